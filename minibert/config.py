@@ -1,0 +1,166 @@
+"""``BertConfig``: the numbers that fix the shape of a BERT, as the official ``config.json`` has them.
+
+The letters behind the fields are used for shapes in every file of this package:
+
+    B batch, T tokens, H hidden, N heads, D = H / N one head, F feed-forward,
+    V vocabulary, P positions, S segment types, C classes
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from dataclasses import dataclass, field
+
+from minibert.files import read_json, write_json
+from minibert.hub import locate
+
+ACTIVATIONS = ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh")
+# Keys whose other values would silently make another model: key -> the one value we implement.
+ONLY = {
+    "model_type": "bert",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """The shape of a BERT. Defaults are those of BERT-base (Devlin 2019, §3 and appendix A.2).
+
+    Keys of a ``config.json`` that minibert has no use for are kept in ``extra`` and written back.
+
+    Raises:
+        ValueError: a value has the wrong type or range, or asks for something minibert does not
+            implement; the message names the key, the value and what is allowed.
+
+    Source: the official ``config.json`` of google-bert/bert-base-uncased.
+    """
+
+    vocab_size: int = 30522  # V
+    hidden_size: int = 768  # H
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12  # N
+    intermediate_size: int = 3072  # F
+    max_position_embeddings: int = 512  # P
+    type_vocab_size: int = 2  # S
+    hidden_act: str = "gelu"  # one of ACTIVATIONS
+    hidden_dropout_prob: float = 0.1  # after embeddings, attention and feed-forward; while training
+    attention_probs_dropout_prob: float = 0.1  # on the attention probabilities; while training
+    classifier_dropout: float | None = None  # before a classifier; None = hidden_dropout_prob
+    layer_norm_eps: float = 1e-12  # added to the variance; torch's own default, 1e-5, is wrong here
+    initializer_range: float = 0.02  # standard deviation of new weights
+    pad_token_id: int | None = 0  # the row of the word table that lookups never train
+    position_embedding_type: str = "absolute"  # learned; or "sinusoidal": how a new table starts
+    id2label: dict[int, str] = field(default_factory=lambda: {0: "LABEL_0", 1: "LABEL_1"})
+    extra: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what does not fit, by name."""
+        sizes = [name for name in self.names() if name.endswith("_size") or name.startswith("num_")]
+        for name in [*sizes, "max_position_embeddings"]:
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number from 1")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} does not divide into "
+                f"{self.num_attention_heads} heads (num_attention_heads)"
+            )
+        if self.hidden_act not in ACTIVATIONS:
+            raise ValueError(
+                f"hidden_act {self.hidden_act!r} is not implemented; these are: {ACTIVATIONS}"
+            )
+        if self.position_embedding_type not in ("absolute", "sinusoidal"):
+            raise ValueError(
+                f"position_embedding_type {self.position_embedding_type!r} is not implemented; "
+                "'absolute' (learned) and 'sinusoidal' are"
+            )
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+            value = getattr(self, name)
+            if value is None and name == "classifier_dropout":
+                continue
+            if not is_number(value) or not 0 <= value < 1:
+                raise ValueError(f"{name} is {value!r}; a probability from 0 to below 1 is allowed")
+        for name in ("layer_norm_eps", "initializer_range"):
+            value = getattr(self, name)
+            if not is_number(value) or not 0 < value < 1:
+                raise ValueError(f"{name} is {value!r}; a number between 0 and 1 is allowed")
+        pad = self.pad_token_id
+        if pad is not None and (type(pad) is not int or not 0 <= pad < self.vocab_size):
+            raise ValueError(f"pad_token_id is {pad!r}; an id below {self.vocab_size}, or null")
+        if sorted(self.id2label) != list(range(len(self.id2label))) or not self.id2label:
+            raise ValueError(f"id2label has the keys {list(self.id2label)}; 0, 1, 2, ... are needed")
+        for key, only in ONLY.items():
+            if self.extra.get(key, only) != only:
+                raise ValueError(f"{key} is {self.extra[key]!r}; minibert implements {only!r} only")
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The official keys that minibert knows, in the order of the fields."""
+        return [item.name for item in dataclasses.fields(cls) if item.name != "extra"]
+
+    @property
+    def num_labels(self) -> int:
+        """C, the number of classes: as in the official files, the length of ``id2label``."""
+        return len(self.id2label)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> BertConfig:
+        """Build a config from the object in an official ``config.json``."""
+        values = dict(values)
+        labels = values.pop("num_labels", None)  # derived: never written, but people pass it
+        if labels is not None and len(values.get("id2label", ())) != labels:
+            if type(labels) is not int or labels < 1:
+                raise ValueError(f"num_labels is {labels!r}; it must be a whole number from 1")
+            values["id2label"] = {i: f"LABEL_{i}" for i in range(labels)}
+            values.pop("label2id", None)
+        if "id2label" in values:
+            try:
+                values["id2label"] = {int(i): str(name) for i, name in values["id2label"].items()}
+            except (AttributeError, ValueError):
+                raise ValueError(
+                    f"id2label is {values['id2label']!r}; an object of number: name is needed"
+                ) from None
+        known = {name: values.pop(name) for name in cls.names() if name in values}
+        return cls(**known, extra=values)
+
+    def to_dict(self) -> dict:
+        """The object for an official ``config.json``, with every unknown key that came in.
+
+        A sinusoidal table is written as ``absolute``: once it exists it is a table like any other,
+        and other libraries would drop the positions of a type they do not know.
+        """
+        known = {name: getattr(self, name) for name in self.names()}
+        known["position_embedding_type"] = "absolute"
+        known["id2label"] = {str(i): name for i, name in self.id2label.items()}
+        known["label2id"] = {name: i for i, name in self.id2label.items()}
+        return {**self.extra, "model_type": "bert", **known}
+
+    def replace(self, **changes: object) -> BertConfig:
+        """A copy with some values changed, under the official keys (``num_labels`` too)."""
+        known = {name: getattr(self, name) for name in self.names()}
+        return self.from_dict({**self.extra, **known, **changes})
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike, **hub: object) -> BertConfig:
+        """Read ``config.json`` of a directory or of a model on the hub (``hub.locate``)."""
+        path = locate(name_or_path, **hub) / "config.json"
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: an object is needed, this is a {type(values).__name__}")
+        try:
+            return cls.from_dict(values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def save_pretrained(self, directory: str | os.PathLike) -> None:
+        """Write ``config.json`` into a directory."""
+        write_json(os.path.join(directory, "config.json"), self.to_dict())
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite int or float (and not a bool, which Python counts as an int)."""
+    return type(value) in (int, float) and math.isfinite(value)

@@ -1,0 +1,223 @@
+"""The six official heads: what one can ask of the vectors. They return logits, never a loss.
+
+All take ``(input_ids, attention_mask=None, token_type_ids=None)``, as `BertModel.forward` does.
+
+Source: Devlin 2019, §3.1 (masked LM, next sentence) and §4 (the others).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minibert.config import BertConfig
+from minibert.encoder import activation
+from minibert.model import BertModel, Pretrained, initialise
+
+
+class Logits(NamedTuple):
+    """``logits``: scores before the softmax; the shape is that of the head."""
+
+    logits: Tensor
+
+
+class PreTrainingLogits(NamedTuple):
+    """``prediction_logits`` (B, T, V) and ``seq_relationship_logits`` (B, 2)."""
+
+    prediction_logits: Tensor
+    seq_relationship_logits: Tensor
+
+
+class SpanLogits(NamedTuple):
+    """``start_logits`` (B, T) and ``end_logits`` (B, T)."""
+
+    start_logits: Tensor
+    end_logits: Tensor
+
+
+class MaskedLMHead(nn.Module):
+    """A vector → a score for every word: transform, then compare with the table of words itself.
+
+    Shapes: (B, T, H) and the word table (V, H) → (B, T, V). Source: Devlin 2019, §3.1.
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        """Make the transform and the bias of every word."""
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = activation(config.hidden_act)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(self.dense.bias.new_zeros(config.vocab_size))
+
+    def forward(self, hidden: Tensor, words: Tensor) -> Tensor:
+        """Score all words at every position."""
+        hidden = self.norm(self.activation(self.dense(hidden)))  # (B, T, H)
+        return F.linear(hidden, words, self.bias)  # (B, T, H) x (V, H)ᵀ → (B, T, V)
+
+
+MASKED_LM_NAMES = (
+    ("predictions.dense", "cls.predictions.transform.dense"),
+    ("predictions.norm", "cls.predictions.transform.LayerNorm"),
+    ("predictions", "cls.predictions"),  # its bias; the decoder's weight is the word table
+)
+NEXT_SENTENCE_NAMES = (("seq_relationship", "cls.seq_relationship"),)
+
+
+class BertForMaskedLM(Pretrained, nn.Module):
+    """Which word stands behind each [MASK]? ``logits`` (B, T, V)."""
+
+    names = MASKED_LM_NAMES
+
+    def __init__(self, config: BertConfig) -> None:
+        """Make the encoder, without a pooler, and the head."""
+        super().__init__()
+        self.config = config
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self.predictions = MaskedLMHead(config)
+        initialise(self.predictions, config)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> Logits:
+        """Score all words at every position."""
+        hidden = self.bert(input_ids, attention_mask, token_type_ids).last_hidden_state
+        return Logits(self.predictions(hidden, self.bert.embeddings.word.weight))  # (B, T, V)
+
+
+class BertForNextSentencePrediction(Pretrained, nn.Module):
+    """Does the second segment follow the first? ``logits`` (B, 2): column 0 = it does."""
+
+    names = NEXT_SENTENCE_NAMES
+
+    def __init__(self, config: BertConfig) -> None:
+        """Make the encoder and the head."""
+        super().__init__()
+        self.config = config
+        self.bert = BertModel(config)
+        self.seq_relationship = nn.Linear(config.hidden_size, 2)
+        initialise(self.seq_relationship, config)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> Logits:
+        """Score "follows" and "does not follow"."""
+        pooled = self.bert(input_ids, attention_mask, token_type_ids).pooler_output  # (B, H)
+        return Logits(self.seq_relationship(pooled))  # (B, 2)
+
+
+class BertForPreTraining(Pretrained, nn.Module):
+    """Both tasks BERT was trained on at once: masked words and next sentence."""
+
+    names = MASKED_LM_NAMES + NEXT_SENTENCE_NAMES
+
+    def __init__(self, config: BertConfig) -> None:
+        """Make the encoder and both heads."""
+        super().__init__()
+        self.config = config
+        self.bert = BertModel(config)
+        self.predictions = MaskedLMHead(config)
+        self.seq_relationship = nn.Linear(config.hidden_size, 2)
+        initialise(self.predictions, config)
+        initialise(self.seq_relationship, config)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> PreTrainingLogits:
+        """Score all words at every position, and "follows" against "does not follow"."""
+        hidden, pooled = self.bert(input_ids, attention_mask, token_type_ids)  # (B, T, H), (B, H)
+        return PreTrainingLogits(
+            self.predictions(hidden, self.bert.embeddings.word.weight),  # (B, T, V)
+            self.seq_relationship(pooled),  # (B, 2)
+        )
+
+
+class BertForSequenceClassification(Pretrained, nn.Module):
+    """Which class has the text (or pair)? ``logits`` (B, C); with one label, a regression."""
+
+    names = (("classifier", "classifier"),)
+
+    def __init__(self, config: BertConfig) -> None:
+        """Make the encoder and the classifier."""
+        super().__init__()
+        self.config = config
+        self.bert = BertModel(config)
+        self.dropout = nn.Dropout(classifier_dropout(config))
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        initialise(self.classifier, config)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> Logits:
+        """Score the classes."""
+        pooled = self.bert(input_ids, attention_mask, token_type_ids).pooler_output  # (B, H)
+        return Logits(self.classifier(self.dropout(pooled)))  # (B, C)
+
+
+class BertForTokenClassification(Pretrained, nn.Module):
+    """Which class has each token? ``logits`` (B, T, C)."""
+
+    names = (("classifier", "classifier"),)
+
+    def __init__(self, config: BertConfig) -> None:
+        """Make the encoder, without a pooler, and the classifier."""
+        super().__init__()
+        self.config = config
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self.dropout = nn.Dropout(classifier_dropout(config))
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        initialise(self.classifier, config)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> Logits:
+        """Score the classes of every token."""
+        hidden = self.bert(input_ids, attention_mask, token_type_ids).last_hidden_state
+        return Logits(self.classifier(self.dropout(hidden)))  # (B, T, C)
+
+
+class BertForQuestionAnswering(Pretrained, nn.Module):
+    """Where in the second segment is the answer to the first? Scores for its first and last token."""
+
+    names = (("qa_outputs", "qa_outputs"),)
+
+    def __init__(self, config: BertConfig) -> None:
+        """Make the encoder, without a pooler, and the map to two scores."""
+        super().__init__()
+        self.config = config
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        initialise(self.qa_outputs, config)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> SpanLogits:
+        """Score every token as the first and as the last of the answer."""
+        hidden = self.bert(input_ids, attention_mask, token_type_ids).last_hidden_state
+        start, end = self.qa_outputs(hidden).unbind(-1)  # (B, T, 2) → (B, T) twice
+        return SpanLogits(start, end)
+
+
+def classifier_dropout(config: BertConfig) -> float:
+    """The dropout before a classifier: its own rate if the config has one, else the general one."""
+    own = config.classifier_dropout
+    return config.hidden_dropout_prob if own is None else own
