@@ -1,8 +1,8 @@
 """Pooling: the hidden states of a text's tokens become one vector for the text.
 
 Six pure functions ``(hidden, mask) -> vectors``. A sentence encoder is trained with one of them and
-must be used with the same one; all-MiniLM-L6-v2 uses ``mean``. Nothing here is learned: the *pooler*
-of the BERT paper, a trained layer over the [CLS] state, is another thing and lives in ``model.py``.
+must be used with the same one; all-MiniLM-L6-v2 uses ``mean``. Nothing here is learned: BERT's
+*pooler*, a trained layer over the [CLS] state, is another thing and lives in ``model.py``.
 
 Shapes, for every function:
     hidden: (B, T, H) hidden states, of any floating dtype
