@@ -1,0 +1,217 @@
+"""Metrics: how good predictions are, in numpy alone, with the values of scikit-learn and scipy.
+
+Arguments are (labels, predictions), the truth first, one entry per example: lists, arrays or CPU
+tensors of shape (n,). Labels are class numbers or strings; predictions are classes too, not logits.
+Where a fraction is 0/0 (a class never predicted, say) it counts as 0, as in scikit-learn; the
+correlation of a constant is undefined and NaN, as in scipy. Both without a warning.
+
+Raises, for every function:
+    ValueError: unequal lengths, no examples, more than one dimension, NaN, or text against numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def accuracy(labels: Any, predictions: Any) -> float:
+    """Return the share of predictions that equal their label, 0 to 1."""
+    labels, predictions = _classes(labels, predictions)
+    return float((labels == predictions).mean())
+
+
+def confusion_matrix(labels: Any, predictions: Any, classes: Any = None) -> np.ndarray:
+    """Return the counts, ``[i][j]`` = examples of class i that were predicted as class j.
+
+    ``classes`` gives the order of rows and columns (C of them); without it they are the classes
+    that occur, sorted.
+
+    Shapes: (n,), (n,) -> (C, C) of int64.
+    Raises:
+        ValueError: a label or prediction is not among ``classes``.
+    """
+    return _confusion(labels, predictions, classes)[1]
+
+
+def precision_recall_f1(
+    labels: Any, predictions: Any, average: str | None = None, classes: Any = None
+) -> tuple[Any, Any, Any]:
+    """Return (precision, recall, F1), each 0 to 1.
+
+    Precision is the share right among those predicted as a class, recall among those that are of
+    it, F1 their harmonic mean. ``average`` is ``None`` (an array with a value per class, in the
+    order of ``classes``), ``"macro"`` (the plain mean over classes), ``"weighted"`` (by the
+    number of labels) or ``"micro"`` (all decisions pooled; with one class per example all three
+    equal the accuracy).
+
+    Shapes: (n,), (n,) -> three arrays (C,) or three floats.
+    """
+    if average not in (None, "micro", "macro", "weighted"):
+        raise ValueError(f"average={average!r}; use None, 'micro', 'macro' or 'weighted'")
+    _, table = _confusion(labels, predictions, classes)  # (C, C)
+    right, actual, predicted = table.diagonal(), table.sum(axis=1), table.sum(axis=0)  # (C,) each
+    if average == "micro":
+        right, actual, predicted = right.sum(), actual.sum(), predicted.sum()
+    precision, recall = _divide(right, predicted), _divide(right, actual)
+    scores = precision, recall, _divide(2 * right, actual + predicted)
+    if average is None:
+        return scores
+    weights = actual if average == "weighted" else None
+    return tuple(float(np.average(score, weights=weights)) for score in scores)
+
+
+def matthews_correlation(labels: Any, predictions: Any) -> float:
+    """Return Matthews' correlation, -1 to 1, for any number of classes; 0 where one side has one.
+
+    Source: Gorodkin 2004, eq. 8: the covariance of the two assignments of classes over the root of
+        the product of their variances.
+    """
+    _, table = _confusion(labels, predictions, None)
+    n, right = float(table.sum()), float(table.trace())
+    actual, predicted = table.sum(axis=1).astype(float), table.sum(axis=0).astype(float)  # (C,)
+    covariance = right * n - actual @ predicted
+    variances = (n * n - actual @ actual) * (n * n - predicted @ predicted)
+    return float(covariance / np.sqrt(variances)) if variances else 0.0
+
+
+def classification_report(labels: Any, predictions: Any, classes: Any = None) -> dict:
+    """Return all of the above in one dictionary that can be written as JSON.
+
+    ``{"accuracy", "matthews_correlation", "macro": {"precision", "recall", "f1"}, "weighted": ...,
+    "classes": {"name": {"precision", "recall", "f1", "support"}, ...}}``; support is the number of
+    labels of that class.
+    """
+    classes, table = _confusion(labels, predictions, classes)
+    names = ("precision", "recall", "f1")
+    report: dict[str, Any] = {
+        "accuracy": accuracy(labels, predictions),
+        "matthews_correlation": matthews_correlation(labels, predictions),
+    }
+    for average in ("macro", "weighted"):
+        scores = precision_recall_f1(labels, predictions, average, classes)
+        report[average] = dict(zip(names, scores, strict=True))
+    per_class = np.stack(precision_recall_f1(labels, predictions, None, classes), axis=1)  # (C, 3)
+    report["classes"] = {
+        str(name): {**dict(zip(names, scores, strict=True)), "support": support}
+        for name, scores, support in zip(
+            classes.tolist(), per_class.tolist(), table.sum(axis=1).tolist(), strict=True
+        )
+    }
+    return report
+
+
+def pearson(x: Any, y: Any) -> float:
+    """Return Pearson's linear correlation, -1 to 1; NaN where x or y is constant.
+
+    Raises:
+        ValueError: also for infinity, and for fewer than two pairs.
+    """
+    x, y = _numbers(x, y)
+    if len(x) < 2:
+        raise ValueError("a correlation needs at least two pairs, and this is one")
+    if (x == x[0]).all() or (y == y[0]).all():  # exactly: x - mean of a constant may be 1e-17
+        return float("nan")
+    return float(np.clip(_direction(x) @ _direction(y), -1.0, 1.0))
+
+
+def spearman(x: Any, y: Any) -> float:
+    """Return Spearman's rank correlation, -1 to 1: Pearson's of the ranks, NaN for a constant.
+
+    Equal values share the average of their ranks.
+
+    Raises:
+        ValueError: also for infinity, and for fewer than two pairs.
+    """
+    x, y = _numbers(x, y)
+    return pearson(_ranks(x), _ranks(y))
+
+
+def mean_squared_error(targets: Any, predictions: Any) -> float:
+    """Return the mean of the squared differences. Units: those of the targets, squared."""
+    targets, predictions = _numbers(targets, predictions)
+    return float(((targets - predictions) ** 2).mean())
+
+
+def mean_absolute_error(targets: Any, predictions: Any) -> float:
+    """Return the mean of the absolute differences. Units: those of the targets."""
+    targets, predictions = _numbers(targets, predictions)
+    return float(abs(targets - predictions).mean())
+
+
+def _confusion(labels: Any, predictions: Any, classes: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the classes, (C,), and the table of counts, (C, C)."""
+    labels, predictions = _classes(labels, predictions)
+    occurring, codes = np.unique(np.concatenate([labels, predictions]), return_inverse=True)
+    order = occurring if classes is None else np.asarray(classes)
+    position = {name: i for i, name in enumerate(order.tolist())}
+    if len(position) < len(order):
+        raise ValueError(f"the classes {order.tolist()} contain one twice")
+    unknown = [name for name in occurring.tolist() if name not in position]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} occurs, but the classes are {order.tolist()}")
+    codes = np.array([position[name] for name in occurring.tolist()])[codes.reshape(-1)]
+    row, column = codes[: len(labels)], codes[len(labels) :]
+    counts = np.bincount(row * len(order) + column, minlength=len(order) ** 2)
+    return order, counts.reshape(len(order), len(order))  # (C, C)
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Return the quotient, 0 where the denominator is 0."""
+    return numerator / np.where(denominator == 0, 1, denominator)
+
+
+def _ranks(x: np.ndarray) -> np.ndarray:
+    """Return the ranks from 1, equal values sharing the average of theirs."""
+    _, codes, counts = np.unique(x, return_inverse=True, return_counts=True)
+    return (counts.cumsum() - (counts - 1) / 2)[codes]
+
+
+def _direction(x: np.ndarray) -> np.ndarray:
+    """Return x less its mean, scaled to length 1."""
+    x = x - x.mean()
+    x = x / abs(x).max()  # first, so that the squares neither overflow nor vanish
+    return x / np.linalg.norm(x)
+
+
+def _classes(labels: Any, predictions: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return both as arrays of classes that can be compared."""
+    labels, predictions = _equally_long(labels, predictions)
+    kinds = ["text" if x.dtype.kind == "U" else "numbers" for x in (labels, predictions)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(f"the labels are {kinds[0]} and the predictions {kinds[1]}")
+    return labels, predictions
+
+
+def _numbers(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return both in float64, finite."""
+    x, y = _equally_long(x, y)
+    if x.dtype.kind == "U" or y.dtype.kind == "U":
+        raise ValueError("text came where numbers are needed")
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    for values in (x, y):
+        if not np.isfinite(values).all():
+            where = int(np.flatnonzero(~np.isfinite(values))[0])
+            raise ValueError(f"entry {where} is {values[where]}; only finite numbers are compared")
+    return x, y
+
+
+def _equally_long(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return both as arrays of shape (n,), n at least 1, without NaN."""
+    x, y = np.asarray(x), np.asarray(y)
+    if x.ndim != 1 or y.ndim != 1:
+        raise ValueError(
+            f"shapes {x.shape} and {y.shape}; one entry per example is needed "
+            "(of logits, take argmax(-1) first)"
+        )
+    if len(x) != len(y):
+        raise ValueError(f"{len(x)} labels, but {len(y)} predictions")
+    if len(x) == 0:
+        raise ValueError("no examples: there is nothing to measure")
+    for values in (x, y):
+        if values.dtype.kind not in "biufU":
+            raise ValueError(f"entries of type {values.dtype}; numbers or strings are needed")
+        if values.dtype.kind == "f" and np.isnan(values).any():
+            raise ValueError(f"entry {int(np.flatnonzero(np.isnan(values))[0])} is NaN")
+    return x, y
