@@ -63,7 +63,7 @@ class MultiHeadSelfAttention(nn.Module):
         return self.output(self.merge_heads(context))  # (B, T, H)
 
     def split_heads(self, x: Tensor) -> Tensor:
-        """Cut the last axis into N heads and move them beside the batch: (B, T, H) → (B, N, T, D)."""
+        """Cut the last axis into N heads, beside the batch: (B, T, H) → (B, N, T, D)."""
         B, T, _ = x.shape
         return x.view(B, T, self.heads, self.head_size).transpose(1, 2)  # (B, N, T, D)
 

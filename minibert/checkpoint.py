@@ -22,7 +22,7 @@ from torch import Tensor
 
 from minibert.files import read_json
 
-# Ours | official. Each row is a module: its .weight and .bias follow. {} is the number of the layer.
+# Ours | official. Each row is a module, with a .weight and a .bias; {} is the number of the layer.
 ENCODER_NAMES = (
     ("embeddings.word", "embeddings.word_embeddings"),
     ("embeddings.position", "embeddings.position_embeddings"),
@@ -255,7 +255,7 @@ def match(
             f"the weights in {directory} do not fit the model of its config.json:\n  "
             + "\n  ".join(errors[:12]) + more
         )
-    dtypes = tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}))
+    dtypes = tuple(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}))
     return state, LoadReport(str(directory), loaded, dropped, new, dtypes)
 
 

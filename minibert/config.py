@@ -1,4 +1,4 @@
-"""``BertConfig``: the numbers that fix the shape of a BERT, as the official ``config.json`` has them.
+"""``BertConfig``: the numbers that fix the shape of a BERT, as in the official ``config.json``.
 
 The letters behind the fields are used for shapes in every file of this package:
 
@@ -91,8 +91,9 @@ class BertConfig:
         pad = self.pad_token_id
         if pad is not None and (type(pad) is not int or not 0 <= pad < self.vocab_size):
             raise ValueError(f"pad_token_id is {pad!r}; an id below {self.vocab_size}, or null")
-        if sorted(self.id2label) != list(range(len(self.id2label))) or not self.id2label:
-            raise ValueError(f"id2label has the keys {list(self.id2label)}; 0, 1, 2, ... are needed")
+        keys = sorted(self.id2label)
+        if not keys or keys != list(range(len(keys))):
+            raise ValueError(f"id2label has the keys {keys}; 0, 1, 2, ... are needed")
         for key, only in ONLY.items():
             if self.extra.get(key, only) != only:
                 raise ValueError(f"{key} is {self.extra[key]!r}; minibert implements {only!r} only")

@@ -12,14 +12,14 @@ from minibert.config import BertConfig
 
 
 def sinusoidal_positions(positions: int, hidden: int) -> Tensor:
-    """The table of Vaswani 2017, §3.5: every pair of columns is a sine and a cosine of one wavelength.
+    """The table of Vaswani 2017, §3.5: two columns, a sine and a cosine, for each wavelength.
 
     ``table[p, 2i] = sin(p / 10000^(2i/H))`` and ``table[p, 2i + 1] = cos(p / 10000^(2i/H))``
 
     Shapes: returns (P, H).
     """
-    position = torch.arange(positions, dtype=torch.float64, device="cpu")[:, None]  # (P, 1)
-    column = torch.arange(0, hidden, 2, dtype=torch.float64, device="cpu")  # (H / 2,)
+    position = torch.arange(positions, dtype=torch.float64)[:, None]  # (P, 1)
+    column = torch.arange(0, hidden, 2, dtype=torch.float64)  # (H / 2,)
     angle = position / 10000 ** (column / hidden)  # (P, H / 2)
     waves = torch.stack([angle.sin(), angle.cos()], dim=-1)  # (P, H / 2, 2)
     return waves.flatten(1)[:, :hidden].to(torch.get_default_dtype())  # (P, H)

@@ -16,10 +16,10 @@ from minibert.config import BertConfig
 
 
 class TanhGELU(nn.Module):
-    """The tanh form of GELU, written out in the order of operations of the reference's ``gelu_new``.
+    """The tanh form of GELU, in the order of operations of the reference's ``gelu_new``.
 
-    It is up to 4.7e-4 away from the exact form (``gelu``), and a few roundings away from torch's own
-    kernel for the same formula (``gelu_pytorch_tanh``).
+    It is up to 4.7e-4 away from the exact form (``gelu``), and a few roundings away from torch's
+    own kernel for the same formula (``gelu_pytorch_tanh``).
 
     Source: Hendrycks & Gimpel 2016, §2.
     """

@@ -193,7 +193,7 @@ class BertForTokenClassification(Pretrained, nn.Module):
 
 
 class BertForQuestionAnswering(Pretrained, nn.Module):
-    """Where in the second segment is the answer to the first? Scores for its first and last token."""
+    """Where in the second segment is the answer to the first? Scores for its two ends."""
 
     names = (("qa_outputs", "qa_outputs"),)
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from minibert import checkpoint
 from minibert.attention import additive_mask
@@ -23,7 +24,7 @@ from minibert.hub import locate
 
 
 class BertOutput(NamedTuple):
-    """What `BertModel` returns: ``last_hidden_state`` (B, T, H), ``pooler_output`` (B, H) or None."""
+    """``last_hidden_state`` (B, T, H) and ``pooler_output`` (B, H), None without a pooler."""
 
     last_hidden_state: Tensor
     pooler_output: Tensor | None
@@ -102,11 +103,11 @@ class Pretrained:
         changed = {k: v for k, v in saved_with.items() if getattr(in_file, k, None) != v}
         if changed:
             raise ValueError(
-                f"{directory}/config.json differs from what its weights were saved with: {changed}; "
-                "put it back, or pass the new value to from_pretrained and save again"
+                f"{directory}/config.json differs from what its weights were saved with: "
+                f"{changed}; put it back, or pass the new value to from_pretrained and save again"
             )
 
-        with torch.device("meta"):  # shapes without numbers: nothing is initialised in vain
+        with torch.device("meta"), NoInitialisation():  # shapes only: the numbers follow
             model = cls(config)
         for part in cls.optional:
             if not any(checkpoint.canonical_name(name).startswith(part + ".") for name in tensors):
@@ -246,7 +247,7 @@ def check_inputs(
 
 
 def initialise(model: nn.Module, config: BertConfig) -> None:
-    """Give new weights to all of a model: N(0, initializer_range), biases 0, LayerNorms the identity.
+    """Give a model new weights: N(0, initializer_range), biases 0, LayerNorms the identity.
 
     Source: google-research/bert, ``modeling.py`` (which cuts the normal at two deviations; here, as
     in the PyTorch port of it, it is not cut); sinusoidal positions: Vaswani 2017, §3.5.
@@ -263,6 +264,16 @@ def initialise(model: nn.Module, config: BertConfig) -> None:
         if name.endswith("embeddings.position") and config.position_embedding_type == "sinusoidal":
             with torch.no_grad():
                 part.weight.copy_(sinusoidal_positions(*part.weight.shape))
+
+
+class NoInitialisation(TorchFunctionMode):
+    """A context in which ``torch.nn.init`` does nothing: weights from a file follow."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        """Let through every other call."""
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return None
+        return function(*args, **(kwargs or {}))
 
 
 def initialise_new(model: nn.Module, config: BertConfig, dtype: torch.dtype) -> None:
