@@ -65,8 +65,8 @@ def precision_recall_f1(
 def matthews_correlation(labels: Any, predictions: Any) -> float:
     """Return Matthews' correlation, -1 to 1, for any number of classes; 0 where one side has one.
 
-    Source: Gorodkin 2004, eq. 8: the covariance of the two assignments of classes over the root of
-        the product of their variances.
+    Source: Gorodkin 2004, the coefficient R_K: the covariance of the two assignments of classes
+        over the root of the product of their variances.
     """
     _, table = _confusion(labels, predictions, None)
     n, right = float(table.sum()), float(table.trace())
@@ -113,7 +113,8 @@ def pearson(x: Any, y: Any) -> float:
         raise ValueError("a correlation needs at least two pairs, and this is one")
     if (x == x[0]).all() or (y == y[0]).all():  # exactly: x - mean of a constant may be 1e-17
         return float("nan")
-    return float(np.clip(_direction(x) @ _direction(y), -1.0, 1.0))
+    x, y = _deviations(x), _deviations(y)
+    return float(np.clip(x @ y / np.sqrt((x @ x) * (y @ y)), -1.0, 1.0))
 
 
 def spearman(x: Any, y: Any) -> float:
@@ -168,11 +169,10 @@ def _ranks(x: np.ndarray) -> np.ndarray:
     return (counts.cumsum() - (counts - 1) / 2)[codes]
 
 
-def _direction(x: np.ndarray) -> np.ndarray:
-    """Return x less its mean, scaled to length 1."""
+def _deviations(x: np.ndarray) -> np.ndarray:
+    """Return x less its mean, the largest scaled to 1: squares then neither overflow nor vanish."""
     x = x - x.mean()
-    x = x / abs(x).max()  # first, so that the squares neither overflow nor vanish
-    return x / np.linalg.norm(x)
+    return x / abs(x).max()
 
 
 def _classes(labels: Any, predictions: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -1,9 +1,10 @@
 """How alike vectors are, and what follows from it: search, paraphrases, key sentences.
 
-Rows are vectors: a is (A, H), b is (B, H), and a 1-D vector counts as one row. Numpy in, numpy out;
-torch in, torch out, on the same device and differentiable (where both come, torch wins). The result
-has the dtype of the inputs; half precision and integers are computed in float32 or wider, and
-integers come back so. Torch is not imported here: without a tensor, numpy is enough.
+Rows are vectors: a is (A, H), b is (B, H). A 1-D vector counts as one row, so two of them give
+(1, 1), or (1,) from the functions that go row by row. Numpy (or lists) in, numpy out; torch in,
+torch out, differentiable, on the device of b; where both come, torch wins. The result has the dtype
+of the inputs; half precision and integers are computed in float32 or wider, and integers come back
+so. Torch is not imported here: without a tensor, numpy is enough.
 
 Raises, for every function:
     ValueError: the rows have different widths, or are not numbers, or (``search``, ``paraphrases``,
@@ -177,7 +178,8 @@ def key_sentences(
     centroid does, and costs n·H steps instead of n²·H.
     ``"mmr"`` (maximal marginal relevance) takes one sentence at a time, each time the one with the
     largest (1 - diversity) · cos(u_i, centroid) - diversity · max of cos(u_i, u_j) over those j
-    already taken, so that the second does not repeat the first. ``diversity`` is 0 (centrality) to 1.
+    already taken, so that the second does not repeat the first (which is the most central one).
+    ``diversity`` runs from 0, centrality alone, to 1, difference alone.
 
     Shapes: (S, H), the vectors of the sentences in order -> min(n, S) indices.
     Raises:
@@ -196,14 +198,12 @@ def key_sentences(
     relevance = _scores(cosine_similarity(units, units.sum(axis=0)))[:, 0]  # (S,)
     if method == "centrality":
         return sorted(_highest(relevance, n).tolist())
-    chosen: list[int] = []
-    nearest = np.zeros(len(units))  # to those chosen: none yet
-    for _ in range(min(n, len(units))):
+    chosen = _highest(relevance, 1).tolist()
+    while len(chosen) < min(n, len(units)):
+        nearest = (units @ units[chosen].T).max(axis=1)  # (S,), the cosine to the most alike taken
         value = (1 - diversity) * relevance - diversity * nearest
         value[chosen] = -np.inf
         chosen.append(int(value.argmax()))
-        cosines = units @ units[chosen[-1]]
-        nearest = cosines if len(chosen) == 1 else np.maximum(nearest, cosines)
     return sorted(chosen)
 
 
@@ -234,7 +234,7 @@ def _prepare(a: Array, b: Array | None, pairwise: bool = False) -> tuple[Array, 
         )
     device = next((x.device for x in (b, a) if _is_tensor(x)), None)
     if device is None:
-        dtype = np.result_type(a, b)
+        dtype = np.result_type(a.dtype, b.dtype)
         floating = dtype.kind == "f"
     else:
         torch = sys.modules["torch"]

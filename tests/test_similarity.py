@@ -1,0 +1,422 @@
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minibert import similarity
+from minibert.similarity import (
+    SIMILARITY,
+    cosine_similarity,
+    dot_similarity,
+    euclidean_distance,
+    euclidean_similarity,
+    key_sentences,
+    manhattan_distance,
+    manhattan_similarity,
+    pairwise_cosine_similarity,
+    pairwise_dot_similarity,
+    pairwise_euclidean_similarity,
+    pairwise_manhattan_similarity,
+    paraphrases,
+    search,
+)
+
+PAIRWISE = {
+    "cosine": pairwise_cosine_similarity,
+    "dot": pairwise_dot_similarity,
+    "euclidean": pairwise_euclidean_similarity,
+    "manhattan": pairwise_manhattan_similarity,
+}
+
+
+def random_rows(rows, width=48, seed=0, dtype=np.float32):
+    return np.random.default_rng(seed).normal(size=(rows, width)).astype(dtype)
+
+
+# --- all pairs, by hand ---
+
+
+def test_cosine_by_hand():
+    a, b = [[2.0, 0.0]], [[5.0, 0.0], [0.0, 3.0], [-1.0, 0.0], [3.0, 4.0], [0.0, 0.0]]
+    assert np.allclose(cosine_similarity(a, b), [[1, 0, -1, 0.6, 0]], atol=1e-15)
+
+
+def test_i_j_is_a_i_against_b_j():
+    a, b = np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([[3.0, 4.0], [1.0, 0.0], [0.0, 1.0]])
+    assert dot_similarity(a, b).tolist() == [[3, 1, 0], [8, 0, 2]]
+    assert np.allclose(cosine_similarity(a, b), [[0.6, 1, 0], [0.8, 0, 1]], atol=1e-15)
+
+
+def test_distances_in_the_3_4_5_triangle():
+    a, b = [[0.0, 0.0], [3.0, 0.0]], [[3.0, 4.0], [0.0, 0.0]]
+    assert euclidean_distance(a, b).tolist() == [[5, 0], [4, 3]]
+    assert manhattan_distance(a, b).tolist() == [[7, 0], [4, 3]]
+    assert euclidean_similarity(a, b).tolist() == [[-5, 0], [-4, -3]]
+    assert manhattan_similarity(a, b).tolist() == [[-7, 0], [-4, -3]]
+    assert not np.signbit(euclidean_similarity(a, b)[0, 1])  # would print as -0.0
+    assert not np.signbit(manhattan_similarity(a, b)[0, 1])
+
+
+def test_row_by_row_by_hand():
+    a, b = [[3.0, 0.0], [0.0, 0.0], [1.0, 1.0]], [[3.0, 4.0], [1.0, 0.0], [-2.0, -2.0]]
+    assert np.allclose(pairwise_cosine_similarity(a, b), [0.6, 0, -1], atol=1e-15)
+    assert pairwise_dot_similarity(a, b).tolist() == [9, 0, -4]
+    assert np.allclose(pairwise_euclidean_similarity(a, b), [-4, -1, -(18**0.5)])
+    assert pairwise_manhattan_similarity(a, b).tolist() == [-4, -1, -6]
+
+
+# --- the same as sentence-transformers, and as each other ---
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", SIMILARITY)
+def test_the_numbers_of_sentence_transformers(name):
+    util = pytest.importorskip("sentence_transformers.util")
+    suffix = {"cosine": "cos_sim", "dot": "dot_score"}.get(name, f"{name}_sim")
+    a, b = random_rows(40, seed=1, dtype=np.float64), random_rows(40, seed=2, dtype=np.float64)
+    a[3] = 0
+    expected = getattr(util, suffix)(a, b).numpy()
+    assert np.allclose(SIMILARITY[name](a, b), expected, rtol=1e-12, atol=1e-12)
+    expected = getattr(util, f"pairwise_{suffix}")(a, b).numpy()
+    assert np.allclose(PAIRWISE[name](a, b), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parity
+def test_the_names_are_those_of_sentence_transformers():
+    util = pytest.importorskip("sentence_transformers.util")
+    assert set(SIMILARITY) <= set(util.SimilarityFunction.possible_values())
+
+
+@pytest.mark.parametrize("name", SIMILARITY)
+def test_numpy_gives_numpy_and_torch_gives_torch(name):
+    a, b = random_rows(5, seed=1), random_rows(5, seed=2)
+    for function in (SIMILARITY[name], PAIRWISE[name]):
+        for dtype in ("float16", "float32", "float64"):
+            expected = function(a.astype(dtype), b.astype(dtype))
+            assert isinstance(expected, np.ndarray) and expected.dtype == dtype
+            tensors = torch.tensor(a.astype(dtype)), torch.tensor(b.astype(dtype))
+            result = function(*tensors)
+            assert isinstance(result, torch.Tensor) and result.dtype == tensors[0].dtype
+            tolerance = 1e-2 if dtype == "float16" else 1e-5
+            assert np.allclose(result.numpy(), expected, rtol=tolerance, atol=tolerance)
+        mixed = function(a, torch.tensor(b))
+        assert isinstance(mixed, torch.Tensor) and mixed.dtype == torch.float32
+        assert function(a, b.astype(np.float64)).dtype == np.float64
+        assert function(tensors[0], tensors[1].float()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", SIMILARITY)
+def test_one_dimension_is_one_row(name):
+    a, b = random_rows(1, seed=1), random_rows(4, seed=2)
+    assert SIMILARITY[name](a[0], b).shape == (1, 4)
+    assert SIMILARITY[name](b, a[0]).shape == (4, 1)
+    assert SIMILARITY[name](torch.tensor(a[0]), torch.tensor(a[0])).shape == (1, 1)
+    assert PAIRWISE[name](a[0], b[0]).shape == (1,)
+    assert SIMILARITY[name](b[:0], b).shape == (0, 4)
+    assert SIMILARITY[name](torch.tensor(b[:0]), torch.tensor(b)).shape == (0, 4)
+    assert np.array_equal(SIMILARITY[name](b), SIMILARITY[name](b, b))
+
+
+@pytest.mark.parametrize("name", SIMILARITY)
+def test_the_arguments_are_left_alone(name):
+    a, b = random_rows(3, seed=1), random_rows(3, seed=2)
+    before = a.copy(), b.copy()
+    SIMILARITY[name](a, b), PAIRWISE[name](a, b)
+    search(a, b, score=SIMILARITY[name]), paraphrases(a, score=SIMILARITY[name])
+    assert np.array_equal(a, before[0]) and np.array_equal(b, before[1])
+
+
+# --- hard cases ---
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_a_cosine_is_finite_and_in_range_whatever_the_length_of_the_vectors(kind):
+    a = random_rows(20)
+    expected = cosine_similarity(a)
+    for scale in (1e-44, 1e-30, 1e30, 1e37):
+        result = np.asarray(cosine_similarity(kind(np.float32(scale) * a), kind(a)))
+        assert np.isfinite(result).all() and (abs(result) <= 1).all()
+        if scale > 1e-40:  # below, float32 itself has but a few digits left
+            assert np.allclose(result, expected, atol=1e-6)
+    half = kind(np.full((1, 4096), 200, np.float16))  # its squares are infinite in half precision
+    assert cosine_similarity(half).tolist() == [[1.0]]
+    assert pairwise_cosine_similarity(half, half).tolist() == [1.0]
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_small_integers_do_not_overflow(kind):
+    a = kind(np.array([[127, 127], [-128, 0]], np.int8))
+    assert dot_similarity(a).tolist() == [[32258, -16256], [-16256, 16384]]
+    assert manhattan_distance(a).tolist() == [[0, 382], [382, 0]]
+    assert "float32" in str(dot_similarity(a).dtype)
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_the_distance_of_near_neighbours_is_not_lost(kind):
+    a = np.repeat(random_rows(1, 384) + 10, 40, axis=0)
+    b = a.copy()
+    b[:, 0] += np.float32(2**-10)  # exact in float32 around 10
+    distances = np.asarray(euclidean_distance(kind(a), kind(b)))
+    assert (distances == 2**-10).all()
+    assert (np.asarray(euclidean_distance(kind(a))) == 0).all()
+
+
+def test_gradients_flow_and_stay_finite():
+    a = torch.tensor(random_rows(4, 8, 1, np.float64), requires_grad=True)
+    b = torch.tensor(random_rows(4, 8, 2, np.float64), requires_grad=True)
+    for function in (*SIMILARITY.values(), *PAIRWISE.values()):
+        assert torch.autograd.gradcheck(function, (a, b))
+    zeros = torch.zeros(2, 8, requires_grad=True)
+    for function in (*SIMILARITY.values(), *PAIRWISE.values()):
+        function(zeros, torch.ones(2, 8)).sum().backward()
+        assert zeros.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "a, b, words",
+    [
+        (np.ones((2, 3)), np.ones((4, 5)), r"\(2, 3\).*\(4, 5\)"),
+        (torch.ones(2, 3), torch.ones(4, 5), r"\(2, 3\).*\(4, 5\)"),
+        (np.ones((2, 3, 4)), np.ones((2, 4)), r"\(2, 3, 4\)"),
+        (np.float32(1), np.ones((2, 4)), r"\(\)"),
+        ([], np.ones((2, 4)), r"\(0,\)"),
+        (["a text"], np.ones((2, 4)), "encode texts first"),
+    ],
+)
+def test_what_does_not_fit_is_named(a, b, words):
+    for function in (*SIMILARITY.values(), *PAIRWISE.values(), search):
+        with pytest.raises(ValueError, match=words):
+            function(a, b)
+
+
+def test_row_by_row_needs_as_many_rows():
+    for function in PAIRWISE.values():
+        with pytest.raises(ValueError, match=r"\(2, 3\).*\(1, 3\).*equal shapes"):
+            function(np.ones((2, 3)), np.ones((1, 3)))
+
+
+def test_torch_is_not_imported_for_numpy():
+    code = (
+        "import sys, importlib.util as u\n"
+        f"spec = u.spec_from_file_location('similarity', {similarity.__file__!r})\n"
+        "module = u.module_from_spec(spec); spec.loader.exec_module(module)\n"
+        "module.search([[1.0, 2.0]], [[1.0, 2.0]]); module.key_sentences([[1.0, 2.0]])\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# --- search ---
+
+
+def test_search_by_hand():
+    corpus = [[0.0, 1.0], [1.0, 0.0], [3.0, 4.0], [-1.0, 0.0]]
+    assert search([[5.0, 0.0], [0.0, -1.0]], corpus, k=2) == [
+        [{"corpus_id": 1, "score": 1.0}, {"corpus_id": 2, "score": pytest.approx(0.6)}],
+        [{"corpus_id": 1, "score": 0.0}, {"corpus_id": 3, "score": 0.0}],
+    ]
+    (hits,) = search([5.0, 0.0], corpus, k=9, score=euclidean_similarity)
+    assert [hit["corpus_id"] for hit in hits] == [1, 2, 0, 3]
+    assert hits[0]["score"] == -4 and type(hits[0]["score"]) is float
+    assert search([[1.0, 0.0]], np.ones((0, 2))) == [[]]
+    assert search(np.ones((0, 2)), corpus) == []
+
+
+small = st.integers(-2, 2)  # few values, so ties abound; sums of products are exact
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    corpus=st.lists(st.tuples(small, small), min_size=1, max_size=25),
+    queries=st.lists(st.tuples(small, small), min_size=1, max_size=4),
+    k=st.integers(1, 30),
+    chunks=st.tuples(st.integers(1, 30), st.integers(1, 5)),
+    kind=st.sampled_from([np.array, torch.tensor]),
+)
+def test_search_is_a_stable_sort_whatever_the_chunks(corpus, queries, k, chunks, kind):
+    result = search(
+        kind(queries),
+        kind(corpus),
+        k,
+        score=dot_similarity,
+        corpus_chunk=chunks[0],
+        query_chunk=chunks[1],
+    )
+    for query, hits in zip(queries, result, strict=True):
+        scores = [query[0] * row[0] + query[1] * row[1] for row in corpus]
+        order = sorted(range(len(corpus)), key=lambda i: (-scores[i], i))[:k]
+        assert hits == [{"corpus_id": i, "score": float(scores[i])} for i in order]
+
+
+@pytest.mark.parity
+def test_search_finds_what_sentence_transformers_finds():
+    util = pytest.importorskip("sentence_transformers.util")
+    queries, corpus = random_rows(30, seed=1), random_rows(500, seed=2)
+    expected = util.semantic_search(torch.tensor(queries), torch.tensor(corpus), top_k=20)
+    result = search(queries, corpus, 20, corpus_chunk=128, query_chunk=7)
+    for ours, theirs in zip(result, expected, strict=True):
+        assert [hit["corpus_id"] for hit in ours] == [hit["corpus_id"] for hit in theirs]
+        assert all(
+            abs(a["score"] - b["score"]) <= 1e-6 for a, b in zip(ours, theirs, strict=True)
+        )
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_search_reads_a_memory_map_piece_by_piece(tmp_path, dtype):
+    rows, width = 40_000, 64
+    corpus = np.lib.format.open_memmap(
+        tmp_path / "corpus.npy", mode="w+", dtype=dtype, shape=(rows, width)
+    )
+    corpus[:] = random_rows(rows, width)
+    corpus.flush()
+    corpus = np.load(tmp_path / "corpus.npy", mmap_mode="r")
+    query = np.array(corpus[31_234], dtype=np.float32)
+    tracemalloc.start()
+    (hits,) = search(query, corpus, 3, corpus_chunk=1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert hits[0]["corpus_id"] == 31_234 and hits[0]["score"] == pytest.approx(1, abs=1e-6)
+    assert peak < rows * width * 4 / 5  # a fifth of the corpus in float32
+    (of_tensor,) = search(torch.tensor(query), corpus, 3, corpus_chunk=1000)
+    assert [hit["corpus_id"] for hit in of_tensor] == [hit["corpus_id"] for hit in hits]
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_half_precision_vectors_are_told_apart(kind):
+    # Cosines to the query of 0.99995 and 0.9998: one number in float16.
+    corpus = kind(np.array([[100, 2], [100, 1]], np.float16))
+    (hits,) = search(kind(np.array([[1, 0]], np.float16)), corpus)
+    assert [hit["corpus_id"] for hit in hits] == [1, 0] and hits[0]["score"] > hits[1]["score"]
+    pairs = paraphrases(kind(np.array([[100, 2], [100, 0], [100, 1]], np.float16)))
+    assert pairs[-1][1:] == (0, 1) and pairs[-1][0] < pairs[0][0] < 1
+
+
+def test_search_says_what_is_wrong():
+    rows = random_rows(5)
+    for values in ({"k": 0}, {"query_chunk": 0}, {"corpus_chunk": -1}):
+        name = next(iter(values))
+        with pytest.raises(ValueError, match=f"{name} is {values[name]}"):
+            search(rows, rows, **values)
+    for bad in (np.nan, np.inf):
+        broken = rows.copy()
+        broken[3, 2] = bad
+        for call in (search, paraphrases, key_sentences):
+            with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="NaN or infinity"):
+                call(rows, broken) if call is search else call(broken)
+
+
+# --- paraphrases ---
+
+
+def test_paraphrases_by_hand():
+    vectors = [[1.0, 0.0], [0.0, 2.0], [3.0, 4.0], [7.0, 0.0]]
+    assert paraphrases(vectors, 3) == [
+        (1.0, 0, 3),
+        (pytest.approx(0.8), 1, 2),
+        (pytest.approx(0.6), 0, 2),
+    ]
+    assert [pair[1:] for pair in paraphrases(vectors, threshold=0.7)] == [(0, 3), (1, 2)]
+    assert paraphrases(vectors[:1]) == [] and paraphrases(np.ones((0, 2))) == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    vectors=st.lists(st.tuples(small, small), min_size=1, max_size=20),
+    k=st.integers(1, 200),
+    chunk=st.integers(1, 25),
+    threshold=st.sampled_from([float("-inf"), 0.0, 2.0]),
+    kind=st.sampled_from([np.array, torch.tensor]),
+)
+def test_paraphrases_are_the_best_of_all_pairs(vectors, k, chunk, threshold, kind):
+    result = paraphrases(
+        kind(vectors), k, threshold=threshold, score=dot_similarity, chunk=chunk
+    )
+    pairs = [
+        (float(a[0] * b[0] + a[1] * b[1]), i, j)
+        for i, a in enumerate(vectors)
+        for j, b in enumerate(vectors)
+        if i < j
+    ]
+    pairs = [pair for pair in pairs if pair[0] >= threshold]
+    assert result == sorted(pairs, key=lambda pair: (-pair[0], pair[1:]))[:k]
+
+
+@pytest.mark.parity
+def test_paraphrases_are_those_of_sentence_transformers():
+    util = pytest.importorskip("sentence_transformers.util")
+    vectors = random_rows(150)
+    expected = util.paraphrase_mining_embeddings(torch.tensor(vectors), max_pairs=50, top_k=150)
+    result = paraphrases(vectors, 50, chunk=37)
+    assert [pair[1:] for pair in result] == [tuple(pair[1:]) for pair in expected]
+    assert np.allclose([p[0] for p in result], [p[0] for p in expected], rtol=0, atol=1e-6)
+
+
+def test_paraphrases_says_what_is_wrong():
+    for values in ({"k": 0}, {"chunk": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(values))} is 0"):
+            paraphrases(random_rows(3), **values)
+
+
+# --- key sentences ---
+
+# 0, 2 and 4 say nearly the same, 1 something else, 3 the opposite.
+SENTENCES = [[1.0, 0.1], [0.2, 1.0], [1.0, 0.0], [-1.0, -0.2], [1.0, 0.2]]
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_key_sentences_come_in_the_order_of_the_text(kind):
+    assert key_sentences(kind(SENTENCES), 1) == [4]
+    assert key_sentences(kind(SENTENCES), 2) == [0, 4]
+    assert key_sentences(kind(SENTENCES), 2, method="mmr", diversity=0.7) == [3, 4]
+    assert key_sentences(kind(SENTENCES), 2, method="mmr", diversity=0.5) == [1, 4]
+    for method in ("centrality", "mmr"):
+        assert key_sentences(kind(SENTENCES), 99, method=method) == [0, 1, 2, 3, 4]
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 12), diversity=st.floats(0, 1))
+def test_key_sentences_follow_their_formulas(seed, n, diversity):
+    vectors = random_rows(10, 4, seed, np.float64)
+    cosines = cosine_similarity(vectors)
+    degree = cosines.sum(axis=1)
+    best = sorted(np.argsort(-degree)[:n].tolist())
+    assert key_sentences(vectors, n) == best
+    assert key_sentences(vectors, n, method="mmr", diversity=0) == best
+
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    relevance = cosine_similarity(units, units.mean(axis=0))[:, 0]
+    taken = [int(relevance.argmax())]
+    while len(taken) < min(n, 10):
+        rest = [i for i in range(10) if i not in taken]
+        taken.append(
+            max(
+                rest,
+                key=lambda i: (
+                    (1 - diversity) * relevance[i] - diversity * max(cosines[i, j] for j in taken)
+                ),
+            )
+        )
+    assert key_sentences(vectors, n, method="mmr", diversity=diversity) == sorted(taken)
+
+
+def test_mmr_does_not_say_the_same_twice():
+    twice = np.array([[1.0, 0.1], [1.0, 0.1], [0.5, 1.0]])
+    assert key_sentences(twice, 2) == [0, 1]
+    assert key_sentences(twice, 2, method="mmr", diversity=0.5) == [0, 2]
+
+
+def test_key_sentences_say_what_is_wrong():
+    with pytest.raises(ValueError, match="'pagerank'.*'centrality' or 'mmr'"):
+        key_sentences(SENTENCES, method="pagerank")
+    with pytest.raises(ValueError, match="diversity is 1.5"):
+        key_sentences(SENTENCES, method="mmr", diversity=1.5)
+    with pytest.raises(ValueError, match="n is 0"):
+        key_sentences(SENTENCES, 0)
+    assert key_sentences(np.ones((0, 4))) == []
+    assert key_sentences(np.ones((0, 4)), method="mmr") == []
+    assert key_sentences(np.zeros((3, 4)), 2) == [0, 1]
