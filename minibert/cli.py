@@ -1,0 +1,481 @@
+"""The command line: each verb reads its arguments, calls one function, prints what came of it.
+
+Results go to stdout (``--json``: as JSON), everything else to stderr. Exit status: 0 done, 1 a
+check failed, 2 wrong use or bad input, 130 interrupted. Nothing here imports torch before a verb
+needs it, so that ``--help`` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from minibert.hub import DEFAULT_MODEL
+
+# What ``minibert show`` prints: topic -> (file, name in it or None for the whole file).
+SHOW = {
+    "config": ("config.py", "BertConfig"),
+    "tokenizer": ("tokenizer.py", None),
+    "wordpiece": ("tokenizer.py", "wordpiece"),
+    "embeddings": ("embeddings.py", None),
+    "attention": ("attention.py", None),
+    "layer": ("encoder.py", "EncoderLayer"),
+    "encoder": ("encoder.py", None),
+    "model": ("model.py", "BertModel"),
+    "pooler": ("model.py", "Pooler"),
+    "heads": ("heads.py", None),
+    "names": ("checkpoint.py", "ENCODER_NAMES"),
+    "pooling": ("pooling.py", None),
+    "encode": ("sentence_encoder.py", "SentenceEncoder"),
+    "similarity": ("similarity.py", None),
+}
+
+# ------------------------------------------------------------------------------------- verbs
+
+
+def similarity(args: argparse.Namespace) -> None:
+    """Print the table of similarities of some texts."""
+    if len(args.texts) < 2:
+        raise ValueError("one text; at least two are needed to compare")
+    from minibert.similarity import SIMILARITY
+
+    encoder = load_encoder(args)
+    vectors = encoder.encode(args.texts)
+    measure = args.measure or encoder.similarity_fn_name
+    table = SIMILARITY[measure](vectors, vectors)
+    if args.json:
+        result = {"model": args.model, "measure": measure, "texts": args.texts}
+        return print_json({**result, "similarity": table.tolist()})
+    print(f"{measure} similarity, {args.model}, {vectors.shape[1]} numbers a text\n")
+    width = min(max(map(len, args.texts)), 48)
+    print(" " * (width + 4) + "".join(f"{i:8}" for i in range(1, len(args.texts) + 1)))
+    for i, text in enumerate(args.texts):
+        cells = "".join(f"{value:8.4f}" for value in table[i])
+        print(f"{i + 1:2}  {shorten(text, width):<{width}}{cells}")
+
+
+def embed(args: argparse.Namespace) -> None:
+    """Write a vector for every line of a file."""
+    from minibert.embed_file import embed_file
+
+    def say(done: int, total: int) -> None:
+        begun = f", {done:,} of them already there" if done else ""
+        print(f"{total:,} lines{begun}", file=sys.stderr)
+
+    rows, width = embed_file(
+        load_encoder(args), args.file, args.out, on_long=args.on_long, on_start=say
+    )
+    if args.json:
+        return print_json({"file": args.file, "out": args.out, "shape": [rows, width]})
+    print(f"{args.out}: {rows:,} x {width} float32")
+
+
+def search(args: argparse.Namespace) -> None:
+    """Print the lines of a file that are most like a query."""
+    import numpy as np
+
+    from minibert.embed_file import read_lines
+    from minibert.similarity import search as nearest
+
+    lines = list(read_lines(args.file))
+    if not any(line.strip() for line in lines):
+        raise ValueError(f"{args.file} has no text in it")
+    encoder = load_encoder(args)
+    if args.vectors:
+        vectors = np.load(args.vectors, mmap_mode="r")
+        if vectors.shape != (len(lines), encoder.dimension):
+            raise ValueError(
+                f"{args.vectors} is {vectors.shape}; {args.file} and {args.model} need "
+                f"{(len(lines), encoder.dimension)}; make it anew with minibert embed"
+            )
+    else:
+        vectors = encoder.encode(lines)
+    hits = nearest(encoder.encode([args.query]), vectors, args.k)[0]
+    hits = [{**hit, "text": lines[hit["corpus_id"]]} for hit in hits]
+    if args.json:
+        return print_json({"query": args.query, "hits": hits})
+    for hit in hits:
+        print(f"{hit['score']:7.4f}  line {hit['corpus_id'] + 1:<6} {hit['text']}")
+
+
+def keysentences(args: argparse.Namespace) -> None:
+    """Print the sentences that stand for a text, in its order."""
+    from minibert.embed_file import read_lines
+    from minibert.similarity import key_sentences, split_sentences
+
+    lines = read_lines(args.file)
+    sentences = [s for line in lines for s in ([line] if args.lines else split_sentences(line))]
+    sentences = [sentence for sentence in sentences if sentence.strip()]
+    if not sentences:
+        raise ValueError(f"{args.file} has no sentences")
+    vectors = load_encoder(args).encode(sentences)
+    chosen = key_sentences(vectors, args.n, method=args.method, diversity=args.diversity)
+    if args.json:
+        rows = [{"sentence": i, "text": sentences[i]} for i in chosen]
+        return print_json({"sentences": len(sentences), "key": rows})
+    for i in chosen:
+        print(sentences[i])
+
+
+def evaluate_similarity(args: argparse.Namespace) -> None:
+    """Print how well the similarities of pairs follow human scores."""
+    from minibert import similarity as measures
+    from minibert.data import read_pairs
+    from minibert.metrics import pearson, spearman
+
+    pairs = read_pairs(args.data)
+    encoder = load_encoder(args)
+    measure = args.measure or encoder.similarity_fn_name
+    first, second = [pair.first for pair in pairs], [pair.second for pair in pairs]
+    vectors = encoder.encode(first + second)
+    pairwise = getattr(measures, f"pairwise_{measure}_similarity")
+    predicted = pairwise(vectors[: len(pairs)], vectors[len(pairs) :])
+    scores = [pair.score for pair in pairs]
+    result = {
+        "model": args.model,
+        "data": args.data,
+        "pairs": len(pairs),
+        "measure": measure,
+        "spearman": spearman(predicted, scores),
+        "pearson": pearson(predicted, scores),
+    }
+    if args.json:
+        return print_json(result)
+    print(f"{len(pairs):,} pairs, {measure} similarity, {args.model}")
+    print(f"Spearman {result['spearman']:.5f}\nPearson  {result['pearson']:.5f}")
+
+
+def download(args: argparse.Namespace) -> None:
+    """Fetch a model and verify it."""
+    from minibert.hub import download as fetch
+
+    path = fetch(args.name, revision=args.revision)
+    if args.json:
+        return print_json({"name": args.name, "path": str(path)})
+    print(path)
+
+
+def inspect(args: argparse.Namespace) -> None:
+    """Print every tensor of a model: its two names, its shape, and what became of it."""
+    from minibert import checkpoint
+    from minibert.hub import locate
+
+    directory = locate(args.model)
+    tensors, _ = checkpoint.read(directory)
+    model = load_model(directory)
+    report = model.load_report
+    ours = {name: report.loaded.get(checkpoint.canonical_name(name)) for name in tensors}
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    config = model.config
+    if args.json:
+        rows = [
+            {
+                "official": name,
+                "ours": ours[name],
+                "shape": list(tensor.shape),
+                "dtype": str(tensor.dtype).removeprefix("torch."),
+                "dropped": report.dropped.get(name),
+            }
+            for name, tensor in tensors.items()
+        ]
+        result = {"model": args.model, "class": type(model).__name__, "parameters": parameters}
+        result |= {"config": config.to_dict(), "tensors": rows, "new": report.new}
+        return print_json(result)
+    print(f"{type(model).__name__} in {directory}")
+    print(
+        f"{config.num_hidden_layers} layers, hidden {config.hidden_size}, "
+        f"{config.num_attention_heads} heads, feed-forward {config.intermediate_size}, "
+        f"{config.vocab_size:,} words, {config.max_position_embeddings} positions"
+    )
+    print(f"{len(tensors)} tensors in the file, {parameters:,} parameters in the model\n")
+    width = max(map(len, tensors))
+    for name, tensor in tensors.items():
+        fate = ours[name] or f"dropped: {report.dropped[name]}"
+        print(f"{name:<{width}}  {str(list(tensor.shape)):<14} {fate}")
+    for name, rule in report.new.items():
+        print(f"new: {name}: {rule}")
+
+
+def fill_mask(args: argparse.Namespace) -> None:
+    """Print the most probable words for each [MASK] of a text."""
+    import torch
+
+    from minibert.heads import BertForMaskedLM
+    from minibert.hub import locate
+    from minibert.tokenizer import BertTokenizer
+
+    directory = locate(args.model)
+    tokenizer = BertTokenizer.from_pretrained(directory)
+    batch = tokenizer(args.text)
+    masked = (batch["input_ids"][0] == tokenizer.mask_token_id).nonzero().flatten().tolist()
+    if not masked:
+        raise ValueError(f"no {tokenizer.mask_token} in the text; write it where a word is missing")
+    model = BertForMaskedLM.from_pretrained(directory)
+    if model.load_report.new:
+        raise ValueError(f"{args.model} has no masked-LM head, so it cannot fill in words")
+    with torch.inference_mode():
+        probabilities = model(**batch).logits[0, masked].softmax(-1)  # (masks, V)
+    best, ids = probabilities.topk(min(args.k, len(tokenizer)))
+    words = [tokenizer.convert_ids_to_tokens(row) for row in ids.tolist()]
+    guesses = [
+        [{"token": w, "probability": p} for w, p in zip(row, values, strict=True)]
+        for row, values in zip(words, best.tolist(), strict=True)
+    ]
+    if args.json:
+        return print_json({"text": args.text, "masks": guesses})
+    for number, row in enumerate(guesses, 1):
+        if len(guesses) > 1:
+            print(f"{tokenizer.mask_token} {number}")
+        for guess in row:
+            print(f"{guess['probability']:7.4f}  {guess['token']}")
+
+
+def trace(args: argparse.Namespace) -> None:
+    """Write every intermediate tensor of a forward pass."""
+    import torch
+    from safetensors.torch import save_file
+
+    from minibert.files import atomic_path
+    from minibert.hub import locate
+    from minibert.tokenizer import BertTokenizer
+    from minibert.trace import trace as recorded
+
+    directory = locate(args.model)
+    tokenizer = BertTokenizer.from_pretrained(directory)
+    batch = tokenizer(args.texts)
+    tokens = [tokenizer.convert_ids_to_tokens(row) for row in batch["input_ids"].tolist()]
+    model = load_model(directory)
+    with torch.no_grad(), recorded(model) as tensors:
+        model(**batch)
+    # A clone: safetensors writes no tensor twice, and some names share one.
+    found = {name: tensor.clone().contiguous() for name, tensor in {**batch, **tensors}.items()}
+    metadata = {"format": "pt", "texts": json.dumps(args.texts), "tokens": json.dumps(tokens)}
+    with atomic_path(args.out) as temporary:
+        save_file(found, temporary, metadata=metadata)
+    shapes = {name: list(tensor.shape) for name, tensor in found.items()}
+    if args.json:
+        return print_json({"out": args.out, "tokens": tokens, "tensors": shapes})
+    print(f"{args.out}: {len(found)} tensors, in the order of computation")
+    for name, shape in shapes.items():
+        print(f"  {name:<42} {shape}")
+
+
+def explain(args: argparse.Namespace) -> None:
+    """Print what the tokenizer does to a text, rule by rule."""
+    from minibert.tokenizer import BertTokenizer
+
+    print(BertTokenizer.from_pretrained(args.model).explain(args.text))
+
+
+def show(args: argparse.Namespace) -> None:
+    """Print the source that a learner should read."""
+    import ast
+
+    if args.topic is None:
+        for topic, (file, name) in SHOW.items():
+            print(f"{topic:<12} minibert/{file}{f', {name}' if name else ''}")
+        return
+    file, name = SHOW[args.topic]
+    source = (Path(__file__).parent / file).read_text(encoding="utf-8")
+    if name is None:
+        print(source, end="")
+        return
+    for node in ast.parse(source).body:
+        targets = [getattr(target, "id", None) for target in getattr(node, "targets", [])]
+        if name in (getattr(node, "name", None), *targets):
+            print(ast.get_source_segment(source, node))
+
+
+# ----------------------------------------------------------------------------------- helpers
+
+
+def load_encoder(args: argparse.Namespace):
+    """The sentence encoder that the arguments name."""
+    from minibert.sentence_encoder import SentenceEncoder
+
+    return SentenceEncoder.from_pretrained(args.model)
+
+
+def load_model(directory: Path):
+    """The model of a directory, in the class that its config names."""
+    from minibert import heads
+    from minibert.config import BertConfig
+    from minibert.model import BertModel
+
+    names = BertConfig.from_pretrained(directory).extra.get("architectures") or ["BertModel"]
+    return getattr(heads, str(names[0]), BertModel).from_pretrained(directory)
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def shorten(text: str, width: int) -> str:
+    """Cut a text for a table, with an ellipsis."""
+    text = " ".join(text.split())
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+# -------------------------------------------------------------------------------- arguments
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The verbs and their arguments."""
+    parser = argparse.ArgumentParser(
+        prog="minibert",
+        description="BERT written by hand: compare, embed and search texts, look inside, and check "
+        "every number against the official model.",
+        epilog="minibert VERB --help explains a verb. The model is a directory, or a name on the "
+        f"Hugging Face hub; without --model it is {DEFAULT_MODEL}.",
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    def verb(run: Callable, name: str, text: str, example: str, parent=verbs, model: bool = True):
+        sub = parent.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=f"Example: minibert {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(run=run)
+        if model:
+            sub.add_argument("--model", default=DEFAULT_MODEL, help="directory or hub name")
+        sub.add_argument("--json", action="store_true", help="print the result as JSON")
+        return sub
+
+    measures = ("cosine", "dot", "euclidean", "manhattan")
+    sub = verb(
+        similarity,
+        "similarity",
+        "compare texts with each other",
+        'similarity "A man is playing a guitar." "Someone plays an instrument."',
+    )
+    sub.add_argument("texts", nargs="+", metavar="TEXT", help="two texts or more")
+    sub.add_argument("--measure", choices=measures, help="default: what the model was made for")
+
+    sub = verb(
+        embed,
+        "embed",
+        "write a vector for every line of a text file; a stopped run goes on where it was",
+        "embed lines.txt --out vectors.npy",
+    )
+    sub.add_argument("file", metavar="FILE", help="a UTF-8 text file, one text a line")
+    sub.add_argument("--out", required=True, metavar="FILE.npy", help="(lines, width) float32")
+    sub.add_argument(
+        "--on-long",
+        choices=("warn", "error", "window"),
+        default="warn",
+        help="texts too long for the model: cut and count, stop, or average over windows",
+    )
+
+    sub = verb(
+        search,
+        "search",
+        "find the lines of a file that are most like a query",
+        'search "how to reset a password" questions.txt -k 5',
+    )
+    sub.add_argument("query", metavar="QUERY", help="what to look for")
+    sub.add_argument("file", metavar="FILE", help="a UTF-8 text file, one text a line")
+    sub.add_argument("-k", type=int, default=5, help="how many (default 5)")
+    sub.add_argument("--vectors", metavar="FILE.npy", help="from minibert embed, to save the work")
+
+    sub = verb(
+        keysentences,
+        "keysentences",
+        "pick the sentences that stand for a text",
+        "keysentences article.txt -n 3",
+    )
+    sub.add_argument("file", metavar="FILE", help="a UTF-8 text file")
+    sub.add_argument("-n", type=int, default=3, help="how many (default 3)")
+    sub.add_argument(
+        "--method",
+        choices=("centrality", "mmr"),
+        default="centrality",
+        help="nearest to all the others, or that with less repetition",
+    )
+    sub.add_argument("--diversity", type=float, default=0.3, help="for mmr: 0 to 1 (default 0.3)")
+    sub.add_argument("--lines", action="store_true", help="each line is one sentence")
+
+    what = verbs.add_parser("evaluate", help="measure a model on labelled data").add_subparsers(
+        metavar="WHAT", required=True
+    )
+    sub = verb(
+        evaluate_similarity,
+        "similarity",
+        "rank correlation of the similarities of pairs with human scores",
+        "evaluate similarity --data stsb/test.csv",
+        parent=what,
+    )
+    sub.add_argument("--data", required=True, metavar="FILE", help="csv, tsv or jsonl: two texts "
+                     "and a score; or a data set on the hub")
+    sub.add_argument("--measure", choices=measures, help="default: what the model was made for")
+
+    sub = verb(
+        download,
+        "download",
+        "fetch a model and verify it",
+        "download all-MiniLM-L6-v2",
+        model=False,
+    )
+    sub.add_argument("name", nargs="?", default=DEFAULT_MODEL, metavar="NAME", help="a hub name")
+    sub.add_argument("--revision", help="a commit, tag or branch; default: pinned where known")
+
+    sub = verb(
+        inspect, "inspect", "list the tensors of a model", "inspect all-MiniLM-L6-v2", model=False
+    )
+    sub.add_argument("model", nargs="?", default=DEFAULT_MODEL, metavar="MODEL")
+
+    sub = verb(
+        fill_mask,
+        "fill-mask",
+        "guess the words behind [MASK]",
+        'fill-mask "Paris is the [MASK] of France." --model google-bert/bert-base-uncased',
+    )
+    sub.add_argument("text", metavar="TEXT", help="a text with [MASK] in it")
+    sub.add_argument("-k", type=int, default=5, help="how many words (default 5)")
+
+    sub = verb(
+        trace,
+        "trace",
+        "write every intermediate tensor of a forward pass",
+        'trace "Hello world." --out trace.safetensors',
+    )
+    sub.add_argument("texts", nargs="+", metavar="TEXT", help="a batch of texts")
+    sub.add_argument("--out", required=True, metavar="FILE.safetensors")
+
+    sub = verb(
+        explain, "explain", "show what the tokenizer does to a text", 'explain "Café déjà-vu"'
+    )
+    sub.add_argument("text", metavar="TEXT")
+
+    sub = verb(show, "show", "print the source to read on a topic", "show attention", model=False)
+    sub.add_argument("topic", nargs="?", choices=SHOW, metavar="TOPIC", help=", ".join(SHOW))
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    warnings.showwarning = lambda message, *rest: print(f"warning: {message}", file=sys.stderr)
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except BrokenPipeError:  # the reader of our output went away: head, less
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, OSError) as error:
+        print(f"minibert: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,462 @@
+"""``SentenceEncoder``: tokenizer + model + pooling (+ normalising) = a vector for a text.
+
+It reads and writes the directories of sentence-transformers, of both generations of that format.
+Source: Reimers & Gurevych 2019 (Sentence-BERT), §3.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minibert.files import atomic_directory, read_json, write_json, write_text
+from minibert.hub import DEFAULT_MODEL, locate
+from minibert.model import BertModel
+from minibert.pooling import POOLING
+from minibert.progress import progress
+from minibert.similarity import SIMILARITY
+from minibert.tokenizer import BertTokenizer
+
+BATCH_TOKENS = 1024  # a batch has at most so many tokens, padding included
+# In pooling configs of the older generation: a flag for each mode of POOLING.
+FLAGS = {
+    "cls": "pooling_mode_cls_token",
+    "max": "pooling_mode_max_tokens",
+    "mean": "pooling_mode_mean_tokens",
+    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
+
+
+class SentenceEncoder:
+    """Texts in, vectors out.
+
+    >>> encoder = SentenceEncoder.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")
+    >>> encoder.encode(["A man is eating.", "Someone has a meal."]).shape
+    (2, 384)
+
+    Args:
+        model: the encoder; put into ``eval()`` while `encode` runs.
+        tokenizer: the tokenizer the model was trained with.
+        pooling: names in ``pooling.POOLING``; several are put side by side.
+        normalize: scale every vector to length 1.
+        max_length: how many tokens of a text are used, [CLS] and [SEP] included.
+        prompts: name → text put before every text.
+        default_prompt_name: the prompt used where `encode` is given none.
+        similarity_fn_name: what `similarity` computes: a name in ``similarity.SIMILARITY``.
+        lower_case: lower-case texts before the tokenizer sees them.
+
+    Raises:
+        ValueError: the parts do not fit each other.
+    """
+
+    def __init__(
+        self,
+        model: BertModel,
+        tokenizer: BertTokenizer,
+        *,
+        pooling: Sequence[str] = ("mean",),
+        normalize: bool = True,
+        max_length: int | None = None,
+        prompts: dict[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        similarity_fn_name: str = "cosine",
+        lower_case: bool = False,
+    ) -> None:
+        """Put the parts together."""
+        config, words = model.config, len(tokenizer)
+        if words > config.vocab_size:
+            raise ValueError(
+                f"the vocabulary has {words} tokens, the model's word table {config.vocab_size} "
+                "rows; they do not belong together"
+            )
+        if words < config.vocab_size:
+            warnings.warn(
+                f"the vocabulary has {words} tokens, the model's word table {config.vocab_size} "
+                "rows; is the vocabulary file complete?",
+                stacklevel=2,
+            )
+        if not pooling or any(name not in POOLING for name in pooling):
+            raise ValueError(f"pooling {list(pooling)}; these are implemented: {list(POOLING)}")
+        if similarity_fn_name not in SIMILARITY:
+            raise ValueError(f"similarity {similarity_fn_name!r}; these are: {list(SIMILARITY)}")
+        positions = config.max_position_embeddings
+        max_length = min(max_length or positions, positions)
+        if max_length < 3:
+            raise ValueError(f"max_length is {max_length}; [CLS], one token and [SEP] need 3")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.pooling = tuple(name for name in POOLING if name in pooling)  # in joining order
+        self.normalize = normalize
+        self.max_length = max_length
+        self.prompts = dict(prompts or {})
+        self.default_prompt_name = default_prompt_name
+        self.similarity_fn_name = similarity_fn_name
+        self.lower_case = lower_case
+
+    @property
+    def dimension(self) -> int:
+        """The width of the vectors: H for each pooling mode."""
+        return self.model.config.hidden_size * len(self.pooling)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.embeddings.word.weight.device
+
+    # ------------------------------------------------------------------------------- encode
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        *,
+        batch_size: int | None = None,
+        batch_tokens: int = BATCH_TOKENS,
+        on_long: str = "warn",
+        normalize_embeddings: bool | None = None,
+        convert_to_tensor: bool = False,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        show_progress_bar: bool | None = None,
+    ) -> np.ndarray | Tensor:
+        """One vector for each text.
+
+        Texts are sorted by their number of tokens and cut into batches, so that next to nothing is
+        padding; the vectors come back in the order of the texts. A vector does not depend on the
+        other texts (2e-6 in float32).
+
+        Args:
+            texts: a text, or a sequence of texts.
+            batch_size: at most so many texts in a batch; None = as ``batch_tokens`` allows.
+            batch_tokens: at most so many tokens in a batch, padding included.
+            on_long: what to do with a text of more than ``max_length`` tokens: ``"warn"`` cuts it
+                and says how many were cut, ``"error"`` raises, ``"window"`` encodes overlapping
+                windows and averages their vectors, weighted by their tokens.
+            normalize_embeddings: overrides ``normalize``.
+            convert_to_tensor: return a tensor on the model's device.
+            prompt: put before every text; or ``prompt_name``, one of ``prompts``.
+            show_progress_bar: None = in a terminal, when it takes more than a second.
+
+        Shapes: (texts, dimension), numpy float32; (dimension,) for a single ``str``.
+
+        Raises:
+            TypeError: something else than texts came.
+            ValueError: an argument is out of range, or a text too long with ``on_long="error"``.
+        """
+        if isinstance(texts, str):
+            one = self.encode(
+                [texts],
+                on_long=on_long,
+                normalize_embeddings=normalize_embeddings,
+                convert_to_tensor=convert_to_tensor,
+                prompt=prompt,
+                prompt_name=prompt_name,
+            )
+            return one[0]
+        if on_long not in ("warn", "error", "window"):
+            raise ValueError(f'on_long is {on_long!r}; "warn", "error" or "window" is allowed')
+        rows, owners = self.rows(list(texts), self.prompt(prompt, prompt_name), on_long)
+        batches = make_batches([len(row) for row in rows], batch_tokens, batch_size)
+        vectors = torch.empty(len(rows), self.dimension, device=self.device)
+        bar = progress(batches, len(rows), "texts", show_progress_bar, size=len)
+
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                for batch in bar:
+                    vectors[batch] = self.embed([rows[i] for i in batch])  # (b, dimension)
+                vectors = merge_windows(vectors, rows, owners, len(texts))
+                if self.normalize if normalize_embeddings is None else normalize_embeddings:
+                    vectors = torch.nn.functional.normalize(vectors, dim=1)
+        finally:
+            self.model.train(training)
+        return vectors.clone() if convert_to_tensor else vectors.cpu().numpy()
+
+    def embed(self, rows: list[list[int]]) -> Tensor:
+        """The pooled vectors of one batch of token ids, not normalised, in float32.
+
+        Shapes: rows of up to T ids; returns (B, dimension).
+        """
+        lengths = [len(row) for row in rows]
+        ids = np.full((len(rows), max(lengths)), self.tokenizer.pad_token_id)  # (B, T)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = row
+        ids = torch.from_numpy(ids).to(self.device)  # (B, T)
+        mask = None  # where there is no padding there is nothing to mask
+        if min(lengths) < max(lengths):
+            mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]  # (B, T)
+            mask = mask.to(self.device)
+        hidden = self.model(ids, mask).last_hidden_state  # (B, T, H)
+        pooled = [POOLING[name](hidden, mask) for name in self.pooling]
+        return torch.cat(pooled, dim=1).float()  # (B, dimension)
+
+    def prompt(self, prompt: str | None, prompt_name: str | None) -> str:
+        """The text to put before every text: given, named, the default, or none."""
+        if prompt is not None:
+            return prompt
+        name = prompt_name if prompt_name is not None else self.default_prompt_name
+        if name is None:
+            return ""
+        if name not in self.prompts:
+            raise ValueError(f"no prompt is named {name!r}; these are: {list(self.prompts)}")
+        return self.prompts[name]
+
+    def rows(
+        self, texts: list[str], prompt: str = "", on_long: str = "warn"
+    ) -> tuple[list[list[int]], list[int]]:
+        """Token ids, a row for a text (or for each window of it), and which text a row is of."""
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"text {i} is a {type(text).__name__}; encode takes texts (str)")
+        texts = [prompt + text for text in texts] if prompt else texts
+        texts = [text.lower() for text in texts] if self.lower_case else texts
+        batch = self.tokenizer.encode_batch(texts, max_length=self.max_length)
+        rows, owners = batch.ids, list(range(len(texts)))
+        long = [i for i, length in enumerate(batch.lengths) if length > self.max_length]
+        if not long:
+            return rows, owners
+        if on_long == "window":
+            for i in long:
+                rows[i], *more = self.windows(self.tokenizer.ids(texts[i]))
+                rows.extend(more)
+                owners.extend([i] * len(more))
+            return rows, owners
+        message = (
+            f"{len(long)} of {len(texts)} texts have more than {self.max_length} tokens, the "
+            f"longest {max(batch.lengths)} (text {batch.lengths.index(max(batch.lengths))})"
+        )
+        if on_long == "error":
+            raise ValueError(f'{message}; shorten them, or pass on_long="window"')
+        warnings.warn(
+            f'{message}; what came after was cut off. on_long="window" reads all of it',
+            stacklevel=3,
+        )
+        return rows, owners
+
+    def windows(self, ids: list[int]) -> list[list[int]]:
+        """Cut the ids of a long text into overlapping windows, each with [CLS] and [SEP].
+
+        Each starts half a window after the one before; the last one ends where the text ends.
+        """
+        size = self.max_length - 2
+        starts = [*range(0, len(ids) - size, max(size // 2, 1)), len(ids) - size]
+        cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
+        return [[cls, *ids[start : start + size], sep] for start in starts]
+
+    def similarity(self, a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> np.ndarray | Tensor:
+        """The similarity the model was trained for: result[i][j] = a[i] against b[j]."""
+        return SIMILARITY[self.similarity_fn_name](a, b)
+
+    # ---------------------------------------------------------------------- load and save
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike = DEFAULT_MODEL,
+        *,
+        device: str | torch.device = "auto",
+        dtype: torch.dtype = torch.float32,
+        revision: str | None = None,
+        token: str | None = None,
+        local_files_only: bool = False,
+        cache_dir: str | None = None,
+    ) -> SentenceEncoder:
+        """Load a sentence-transformers directory, or a plain BERT (mean pooling, one warning).
+
+        Args:
+            name_or_path: a directory or a name for ``hub.locate``, as are the last four.
+            device: ``"auto"`` = cuda, then mps, then cpu.
+            dtype: of the weights and of the computation; vectors are float32 always.
+
+        Raises:
+            FileNotFoundError: no such model.
+            ValueError: a file is damaged, or asks for a module that minibert does not implement.
+        """
+        directory = locate(
+            name_or_path,
+            revision=revision,
+            token=token,
+            local_files_only=local_files_only,
+            cache_dir=cache_dir,
+        )
+        parts = read_modules(directory)
+        home = directory / parts["Transformer"]
+        options: dict = {"pooling": ("mean",), "normalize": "Normalize" in parts}
+        if "Pooling" in parts:
+            options["pooling"] = read_pooling(directory / parts["Pooling"] / "config.json")
+        else:
+            warnings.warn(
+                f"{directory} does not say how to pool (no modules.json): taking the mean, not "
+                "normalised. This is a plain BERT, not trained to compare sentences",
+                stacklevel=2,
+            )
+        tokenizer = BertTokenizer.from_pretrained(home)
+        settings = read_if_there(home / "sentence_bert_config.json")
+        options["max_length"] = settings.get("max_seq_length") or tokenizer.model_max_length
+        options["lower_case"] = bool(settings.get("do_lower_case"))
+        general = read_if_there(directory / "config_sentence_transformers.json")
+        options["prompts"] = general.get("prompts")
+        options["default_prompt_name"] = general.get("default_prompt_name")
+        options["similarity_fn_name"] = general.get("similarity_fn_name") or "cosine"
+        model = BertModel.from_pretrained(home, dtype=dtype).to(best_device(device))
+        return cls(model, tokenizer, **options)
+
+    def save_pretrained(self, directory: str | os.PathLike) -> None:
+        """Write a directory that opens in sentence-transformers, transformers and minibert.
+
+        All files are complete before the first one takes its place.
+
+        Raises:
+            OSError: the directory cannot be written.
+        """
+        H = self.model.config.hidden_size
+        modules = ["Transformer", "Pooling"] + ["Normalize"] * self.normalize
+        paths = ["", "1_Pooling", "2_Normalize"]
+        with atomic_directory(directory) as staging:
+            self.model.save_pretrained(staging)
+            self.tokenizer.model_max_length = self.max_length
+            self.tokenizer.save_pretrained(staging)
+            write_json(
+                staging / "modules.json",
+                [
+                    {
+                        "idx": i,
+                        "name": str(i),
+                        "path": paths[i],
+                        "type": f"sentence_transformers.models.{name}",
+                    }
+                    for i, name in enumerate(modules)
+                ],
+            )
+            write_json(
+                staging / "1_Pooling" / "config.json",
+                {
+                    "word_embedding_dimension": H,
+                    **{flag: name in self.pooling for name, flag in FLAGS.items()},
+                    "include_prompt": True,
+                },
+            )
+            write_json(
+                staging / "sentence_bert_config.json",
+                {"max_seq_length": self.max_length, "do_lower_case": self.lower_case},
+            )
+            write_json(
+                staging / "config_sentence_transformers.json",
+                {
+                    "prompts": self.prompts,
+                    "default_prompt_name": self.default_prompt_name,
+                    "similarity_fn_name": self.similarity_fn_name,
+                    "model_type": "SentenceTransformer",
+                },
+            )
+            if not (Path(directory) / "README.md").exists():  # a card somebody wrote stays
+                write_text(staging / "README.md", self.model_card())
+
+    def model_card(self) -> str:
+        """A short ``README.md`` in the form the hub expects."""
+        return (
+            "---\nlibrary_name: sentence-transformers\npipeline_tag: sentence-similarity\n---\n\n"
+            f"# A sentence encoder\n\n{self.model.config.num_hidden_layers} layers, "
+            f"{self.dimension} numbers a text, {' + '.join(self.pooling)} pooling, "
+            f"{'' if self.normalize else 'not '}normalised, up to {self.max_length} tokens.\n"
+            "Saved by minibert; opens in sentence-transformers and transformers unchanged.\n\n"
+            "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
+            'vectors = SentenceTransformer("this directory").encode(["a text", "another"])\n```\n'
+        )
+
+
+def make_batches(lengths: list[int], tokens: int, size: int | None = None) -> list[list[int]]:
+    """Cut texts, longest first, into batches of at most ``tokens`` tokens, padding included.
+
+    A text longer than that is a batch of its own. Returns the numbers of the texts.
+    """
+    if tokens < 1 or (size is not None and size < 1):
+        raise ValueError(f"batch_tokens is {tokens}, batch_size {size}; both must be at least 1")
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    batches: list[list[int]] = []
+    for i in order:
+        full = not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > tokens
+        if full or len(batches[-1]) == size:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
+
+
+def merge_windows(vectors: Tensor, rows: list[list[int]], owners: list[int], texts: int) -> Tensor:
+    """Average the vectors of the windows of each text, weighted by their tokens.
+
+    Shapes: (rows, dimension) → (texts, dimension). Row i < ``texts`` is of text i.
+    """
+    if len(owners) == texts:
+        return vectors
+    owner = torch.tensor(owners, device=vectors.device)
+    weight = torch.tensor([len(row) - 2.0 for row in rows], device=vectors.device)[:, None]
+    total = torch.zeros_like(vectors[:texts]).index_add(0, owner, vectors * weight)
+    weights = torch.zeros_like(total[:, :1]).index_add(0, owner, weight)
+    windowed = owner[texts:].unique()
+    merged = vectors[:texts].clone()
+    merged[windowed] = total[windowed] / weights[windowed]
+    return merged
+
+
+def best_device(device: str | torch.device) -> torch.device:
+    """``"auto"`` = cuda, then mps, then cpu; anything else as it is."""
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def read_if_there(path: Path) -> dict:
+    """The object in a JSON file, or an empty one where there is no file."""
+    value = read_json(path) if path.exists() else {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: an object is needed, this is a {type(value).__name__}")
+    return value
+
+
+def read_modules(directory: Path) -> dict[str, str]:
+    """Module → folder, from ``modules.json``; a plain BERT has a Transformer only."""
+    path = directory / "modules.json"
+    if not path.exists():
+        return {"Transformer": ""}
+    try:
+        modules = [(entry["type"].rsplit(".", 1)[-1], entry["path"]) for entry in read_json(path)]
+    except (TypeError, KeyError, AttributeError):
+        raise ValueError(f"{path}: a list of objects with type and path is needed") from None
+    names = [name for name, _ in modules]
+    if names not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise ValueError(
+            f"{path} lists {names}; minibert implements Transformer, Pooling and, if need be, "
+            "Normalize, in this order"
+        )
+    return dict(modules)
+
+
+def read_pooling(path: Path) -> tuple[str, ...]:
+    """The pooling modes of a ``1_Pooling/config.json``, of either generation of the format."""
+    values = read_if_there(path)
+    modes = values.get("pooling_mode")
+    if modes is None:
+        modes = [name for name, flag in FLAGS.items() if values.get(flag)]
+        others = [key for key in values if key.startswith("pooling_mode") and values[key]]
+        others = [key for key in others if key not in FLAGS.values()]
+    else:
+        modes = [modes] if isinstance(modes, str) else modes
+        others = [name for name in modes if name not in POOLING]
+    if others or not modes:
+        raise ValueError(f"{path}: pooling {others or 'unsaid'}; these are: {list(POOLING)}")
+    if values.get("include_prompt", True) is not True:
+        raise ValueError(
+            f"{path}: include_prompt false (pooling without the prompt's tokens) is not implemented"
+        )
+    return tuple(modes)
