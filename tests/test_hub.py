@@ -689,7 +689,10 @@ KILLED_AT = {
         "replace = os.replace\n"
         f"os.replace = lambda a, b: {KILL} if b.name == 'tiny-bert' else replace(a, b)"
     ),
-    "after the rename": f"hub.shutil.rmtree = lambda *a, **k: {KILL}",
+    "after the rename": (
+        "replace = os.replace\n"
+        f"os.replace = lambda a, b: (replace(a, b), b.name == 'tiny-bert' and {KILL})"
+    ),
 }
 COPY = """
 import shutil
