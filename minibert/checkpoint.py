@@ -3,6 +3,8 @@
 Strict means: every tensor in a file is loaded, dropped by a rule that has a name, or an error; and
 every tensor of the model is loaded, new by a rule that has a name, or an error. This file knows
 names and shapes; it knows no model class.
+
+Source: the names are those of the official files; docs of safetensors, "Format".
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minibert.files import read_json
+from minibert.files import read_json, stand_in
 
 # Ours | official. Each row is a module, with a .weight and a .bias; {} is the number of the layer.
 ENCODER_NAMES = (
@@ -53,12 +56,15 @@ TIED = {
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
 
+Tensors = tuple[dict[str, Tensor], dict[str, str]]  # what reading gives: tensors, metadata
+DIGEST = "minibert.sha256"  # the key, in the metadata of the files we save, of `content_digest`
+
 
 @dataclass(frozen=True)
 class LoadReport:
     """What became of every tensor: of the file, and of the model.
 
-    ``loaded``: official name → ours. ``dropped``: name in the file → the rule.
+    ``loaded``: name in the file → ours. ``dropped``: name in the file → the rule.
     ``new``: our name → the rule. ``dtypes``: the dtypes in the file.
     """
 
@@ -103,81 +109,113 @@ def canonical_name(stored: str) -> str:
 # --------------------------------------------------------------------------------------- reading
 
 
-def read(directory: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read(directory: str | os.PathLike) -> Tensors:
     """All tensors of a directory under the names they are stored by, and the file's metadata.
 
-    Looks for ``model.safetensors``, its sharded form, then ``pytorch_model.bin`` (read without
-    running any code in it: ``weights_only=True``). Safetensors are memory-mapped, so a tensor costs
-    no memory until it is used.
+    Looks for ``model.safetensors``, its sharded form, then ``pytorch_model.bin`` and its sharded
+    form (read without running any code in it). Files are memory-mapped: a tensor costs no memory
+    until it is used, and a file that is replaced meanwhile (`save`) is read to its end.
+
+    What is checked: the sizes, always; the content of files that minibert saved (by their digest)
+    and of ``.bin`` files (by the checksums of the zip). Safetensors files of other programs carry
+    no checksum: a changed number in one cannot be noticed here.
 
     Raises:
         FileNotFoundError: no weights there, or a shard is missing.
+        OSError: a file cannot be read.
         ValueError: a file is damaged.
     """
     directory = Path(directory)
-    if (directory / "model.safetensors").exists():
-        return read_safetensors(directory / "model.safetensors")
-    if (directory / "model.safetensors.index.json").exists():
-        return read_shards(directory, "model.safetensors.index.json", read_safetensors)
-    if (directory / "pytorch_model.bin").exists():
-        return read_pickle(directory / "pytorch_model.bin")
-    if (directory / "pytorch_model.bin.index.json").exists():
-        return read_shards(directory, "pytorch_model.bin.index.json", read_pickle)
-    there = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else "nothing"
+    for name, read_file in (
+        ("model.safetensors", read_safetensors),
+        ("pytorch_model.bin", read_pickle),
+    ):
+        if os.path.lexists(directory / name):  # also a link to nowhere: reading it will say so
+            return read_file(directory / name)
+        if os.path.lexists(directory / f"{name}.index.json"):
+            return read_shards(directory / f"{name}.index.json", read_file)
+    there = sorted(os.listdir(directory)) if directory.is_dir() else []
     raise FileNotFoundError(
-        f"{directory} has no weights: model.safetensors, model.safetensors.index.json or "
-        f"pytorch_model.bin is needed; there is {there}"
+        f"{directory} has no weights: model.safetensors or pytorch_model.bin, or the "
+        f".index.json of either, is needed; there is {', '.join(there[:12]) or 'nothing'}"
     )
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Memory-map one safetensors file; check the digest that `save` has put into it."""
+def read_safetensors(path: Path) -> Tensors:
+    """Memory-map one safetensors file; check the digest if `save` has put one into it."""
+    head = first_bytes(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             metadata = file.metadata() or {}
-    except (SafetensorError, KeyError, TypeError, OverflowError) as error:
+    except SafetensorError as error:
+        raise damaged(path, head, error) from None
+    digest = metadata.pop(DIGEST, None)
+    if digest is not None and digest != content_digest(tensors, metadata):
         raise ValueError(
-            f"{path} is damaged or incomplete ({error}); get the file again"
-        ) from None
-    digest = metadata.get("minibert.sha256")  # other libraries' files have none
-    if digest is not None and digest != content_digest(tensors):
-        raise ValueError(
-            f"{path} is damaged: its content is not what was saved (sha256 {digest[:12]}… "
-            "was expected); get the file again"
+            f"{path} is damaged: the content is not what was saved (by its sha256, "
+            f"{digest[:12]}...); get the file again. If a program has changed it on purpose, let "
+            f"that program leave out {DIGEST!r} from the metadata of the file"
         )
     return tensors, metadata
 
 
-def read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read one ``.bin`` file: tensors only, no code."""
+def read_pickle(path: Path) -> Tensors:
+    """Memory-map one ``.bin`` file: tensors only, no code. Older ones are no zip and are read."""
+    head = first_bytes(path)
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler has no error class of its own
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise ValueError(f"{path} cannot be read as a file of tensors ({reason})") from None
+        zipped = zipfile.is_zipfile(path)
+        if zipped and (part := zipfile.ZipFile(path).testzip()):  # torch does not check the sums
+            raise ValueError(f"the checksum of {part} is wrong")
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except Exception as error:  # the unpickler has a dozen kinds of error
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if found is None:
+            raise damaged(path, head, error) from None
+        raise ValueError(
+            f"{path} asks to run {found[1]}: a file of tensors has no need to, and minibert never "
+            "does. Do you trust where it comes from? Ask there for a model.safetensors"
+        ) from None
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise ValueError(f"{path} holds something else than names and tensors")
     return dict(tensors), {}
 
 
-def read_shards(directory: Path, index: str, read_file) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_shards(index: Path, read_file: Callable[[Path], Tensors]) -> Tensors:
     """Read the files that an index names, and hold the index to what they contain."""
-    weight_map = read_json(directory / index)
-    weight_map = weight_map.get("weight_map") if isinstance(weight_map, dict) else None
+    content = read_json(index)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict):
-        raise ValueError(f"{directory / index} has no object 'weight_map'")
+        raise ValueError(f"{index} has no object 'weight_map', of names of tensors and files")
     tensors: dict[str, Tensor] = {}
-    for shard in sorted(set(weight_map.values())):
+    for shard in dict.fromkeys(map(str, weight_map.values())):
         if Path(shard).name != shard:
-            raise ValueError(f"{directory / index} names {shard!r}, which is not a file beside it")
-        if not (directory / shard).exists():
-            raise FileNotFoundError(f"{directory / shard}, named in {index}, is missing")
-        part, _ = read_file(directory / shard)
-        if set(part) != {name for name, file in weight_map.items() if file == shard}:
-            raise ValueError(f"{directory / shard} has other tensors than {index} says")
+            raise ValueError(f"{index} names {shard!r}, which is not a file beside it")
+        if not (index.parent / shard).exists():
+            raise FileNotFoundError(f"{index.parent / shard}, named in {index.name}, is missing")
+        part, _ = read_file(index.parent / shard)
+        promised = {name for name, file in weight_map.items() if file == shard}
+        if differ := promised ^ part.keys():
+            raise ValueError(
+                f"{index.parent / shard} and {index.name} do not agree on {len(differ)} tensors: "
+                + ", ".join(sorted(differ)[:3])
+            )
         tensors.update(part)
     return tensors, {}
+
+
+def first_bytes(path: Path) -> bytes:
+    """The beginning of a file, to name it by. No such file, or no right to it: an OSError."""
+    with open(path, "rb") as file:
+        return file.read(64)
+
+
+def damaged(path: Path, head: bytes, error: Exception) -> ValueError:
+    """The error for a file that cannot be read: what it is instead, where its head tells."""
+    reason = (str(error) or type(error).__name__).splitlines()[0][:160]
+    return ValueError(
+        f"{path} " + (stand_in(head) or f"is damaged or incomplete ({reason}); get the file again")
+    )
 
 
 def match(
@@ -197,71 +235,97 @@ def match(
         wanted: our name → a tensor of the right shape (on the meta device is enough).
         names: the table for this model.
         replace: official prefix of a head that is made new where its shapes do not fit.
-        dtype: what floating point tensors are turned into.
+        dtype: what the tensors are turned into.
+
+    Returns:
+        Our name → tensor, without those that the file has none for, and the report.
 
     Raises:
         ValueError: tensors are missing, unexpected, stored twice, of the wrong shape or kind, or a
             tied copy differs from its original. All such findings are listed, not just the first.
     """
     names = tuple(names)
-    stored: dict[str, str] = {}  # canonical name → name in the file
     errors: list[str] = []
+    stored: dict[str, str] = {}  # official name → name in the file
     for name in tensors:
         other = stored.setdefault(canonical_name(name), name)
         if other != name:
             errors.append(f"{name} and {other} are the same tensor, stored twice")
 
     official = {ours: official_name(ours, names) for ours in wanted}
+    heads_in_file = {head_of(name) for name in stored}
+    new_heads = {
+        head: f"{HEADS[head]} is not in the file"
+        for head in map(head_of, official.values())
+        if head and head not in heads_in_file
+    }
+    for ours, name in official.items():
+        if replace and name.startswith(replace) and name in stored:
+            here, asked = tuple(tensors[stored[name]].shape), tuple(wanted[ours].shape)
+            if here != asked:
+                new_heads[replace] = f"{HEADS[replace]} in the file is {here}, not {asked}"
+
     loaded, new, state = {}, {}, {}
     for ours, name in official.items():
         shape = tuple(wanted[ours].shape)
-        if name not in stored:
-            head = head_of(name)
-            if head and not any(canonical.startswith(head) for canonical in stored):
-                new[ours] = f"{HEADS[head]} is not in the file"
-            else:
-                errors.append(f"{name} {shape} is missing")
-            continue
-        tensor = tensors[stored[name]]
-        if tuple(tensor.shape) != shape:
-            if replace and name.startswith(replace):
-                new[ours] = f"{tuple(tensor.shape)} in the file, {shape} asked for"
-            else:
-                errors.append(f"{stored[name]} is {tuple(tensor.shape)}, the config needs {shape}")
-        elif not tensor.is_floating_point():
-            errors.append(f"{stored[name]} is {tensor.dtype}, floating point numbers are needed")
+        if head_of(name) in new_heads:
+            new[ours] = new_heads[head_of(name)]
+        elif name not in stored:
+            errors.append(f"{name} {shape} is missing")
+        elif tuple(tensors[stored[name]].shape) != shape:
+            here = tuple(tensors[stored[name]].shape)
+            errors.append(f"{stored[name]} is {here}, the config needs {shape}")
+        elif not tensors[stored[name]].is_floating_point():
+            kind = tensors[stored[name]].dtype
+            errors.append(f"{stored[name]} is {kind}, floating point numbers are needed")
         else:
-            loaded[name] = ours
-            state[ours] = tensor.to(dtype)
+            loaded[stored[name]] = ours
+            state[ours] = tensors[stored[name]].to(dtype).contiguous()
 
     dropped = {}
     for name, file_name in stored.items():
-        if name in loaded or name in official.values():
-            continue
-        original = TIED.get(name)
-        if name == "embeddings.position_ids":
+        original = stored.get(TIED.get(name, ""))
+        if name in official.values():
+            if head_of(name) in new_heads:
+                dropped[file_name] = new_heads[head_of(name)]
+        elif name == "embeddings.position_ids":
             dropped[file_name] = "the numbers 0, 1, 2, ...; they are computed"
-        elif original in loaded and "cls.predictions.bias" in loaded:
+        elif original in loaded and "cls.predictions.bias" in official.values():
             dropped[file_name] = f"tied: the same numbers as {original}"
-            if not torch.equal(tensors[file_name], tensors[stored[original]]):
+            if not same(tensors[file_name], tensors[original]):
                 errors.append(f"{file_name} differs from {original}: untied is not implemented")
         elif head_of(name):
             dropped[file_name] = f"{HEADS[head_of(name)]} of another class"
         else:
             errors.append(f"{file_name} {tuple(tensors[file_name].shape)} is not expected")
     if errors:
-        more = f"\n  ... and {len(errors) - 12} more" if len(errors) > 12 else ""
+        more = [f"... and {len(errors) - 12} more"] if len(errors) > 12 else []
         raise ValueError(
             f"the weights in {directory} do not fit the model of its config.json:\n  "
-            + "\n  ".join(errors[:12]) + more
+            + "\n  ".join(errors[:12] + more)
         )
     dtypes = tuple(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}))
     return state, LoadReport(str(directory), loaded, dropped, new, dtypes)
 
 
+def number_of_layers(tensors: Iterable[str]) -> int:
+    """How many layers the names of a file speak of.
+
+    >>> number_of_layers(["bert.encoder.layer.0.output.dense.bias", "embeddings.LayerNorm.bias"])
+    1
+    """
+    found = (re.match(r"encoder\.layer\.(\d+)\.", canonical_name(name)) for name in tensors)
+    return 1 + max((int(layer[1]) for layer in found if layer), default=-1)
+
+
 def head_of(name: str) -> str | None:
     """The prefix in HEADS that an official name starts with."""
     return next((prefix for prefix in HEADS if name.startswith(prefix)), None)
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are equal in dtype, shape and every number."""
+    return a.dtype == b.dtype and torch.equal(a, b)
 
 
 # --------------------------------------------------------------------------------------- writing
@@ -281,23 +345,32 @@ def save(
     Raises:
         OSError: it cannot be written (a full disk).
     """
+    names = tuple(names)
     prefix = "bert." if any(name.startswith("bert.") for name in state) else ""
     tensors = {}
     for ours, tensor in state.items():
         name = official_name(ours, names)
-        tensors[name if head_of(name) not in (None, "pooler.") else prefix + name] = (
-            tensor.detach().cpu().contiguous()
-        )
-    metadata = {"format": "pt", **(metadata or {}), "minibert.sha256": content_digest(tensors)}
+        in_encoder = head_of(name) in (None, "pooler.")
+        tensors[prefix + name if in_encoder else name] = tensor.detach().cpu().contiguous()
+    metadata = {"format": "pt", **(metadata or {})}  # "format": transformers 4 insists on it
+    path = Path(directory, "model.safetensors")
     try:
-        save_file(tensors, os.path.join(directory, "model.safetensors"), metadata=metadata)
+        save_file(tensors, path, {**metadata, DIGEST: content_digest(tensors, metadata)})
     except SafetensorError as error:
-        raise OSError(f"cannot write {directory}/model.safetensors: {error}") from None
+        if number := re.search(r"os error (\d+)", str(error)):
+            code = int(number[1])
+            raise OSError(code, os.strerror(code), str(path)) from None
+        raise OSError(f"cannot write {path}: {error}") from None
+    # The library makes files that only their owner may read; we want those of any new file.
+    path.chmod(path.parent.stat().st_mode & 0o666)
 
 
-def content_digest(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over the names, dtypes, shapes and bytes of all tensors, in the order of the names."""
-    digest = hashlib.sha256()
+def content_digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """sha256 over the metadata, and the names, dtypes, shapes and bytes of all tensors.
+
+    The order of the tensors does not count.
+    """
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
