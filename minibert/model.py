@@ -19,7 +19,7 @@ from minibert.attention import additive_mask
 from minibert.config import BertConfig
 from minibert.embeddings import Embeddings, sinusoidal_positions
 from minibert.encoder import EncoderLayer
-from minibert.files import atomic_directory
+from minibert.files import atomic_directory, finish_save
 from minibert.hub import locate
 
 
@@ -96,15 +96,22 @@ class Pretrained:
             local_files_only=local_files_only,
             cache_dir=cache_dir,
         )
+        finish_save(directory)
         in_file = BertConfig.from_pretrained(directory)
         config = in_file.replace(**overrides) if overrides else in_file
         tensors, metadata = checkpoint.read(directory)
         saved_with = json.loads(metadata.get("minibert.numbers", "{}"))
-        changed = {k: v for k, v in saved_with.items() if getattr(in_file, k, None) != v}
+        changed = {k: v for k, v in saved_with.items() if numbers_of(in_file).get(k) != v}
         if changed:
             raise ValueError(
                 f"{directory}/config.json differs from what its weights were saved with: "
                 f"{changed}; put it back, or pass the new value to from_pretrained and save again"
+            )
+        layers = checkpoint.number_of_layers(tensors)
+        if layers != config.num_hidden_layers:  # known before a model of a million layers is built
+            raise ValueError(
+                f"the weights in {directory} have {layers} layers, the config says "
+                f"{config.num_hidden_layers} (num_hidden_layers): do the two belong together?"
             )
 
         with torch.device("meta"), NoInitialisation():  # shapes only: the numbers follow
@@ -143,15 +150,13 @@ class Pretrained:
         config = self.config.replace(
             architectures=[type(self).__name__], dtype=dtype, torch_dtype=dtype
         )
-        numbers = ("hidden_act", "layer_norm_eps", "num_attention_heads")  # no shape shows these
-        numbers = {name: getattr(config, name) for name in numbers}
         with atomic_directory(directory) as staging:
             config.save_pretrained(staging)
             checkpoint.save(
                 staging,
                 self.state_dict(),
                 (*checkpoint.ENCODER_NAMES, *self.names),
-                {"minibert.numbers": json.dumps(numbers)},
+                {"minibert.numbers": json.dumps(numbers_of(config))},
             )
 
 
@@ -202,6 +207,15 @@ class BertModel(Pretrained, nn.Module):
         for layer in self.layers:
             hidden = layer(hidden, mask)  # (B, T, H)
         return BertOutput(hidden, None if self.pooler is None else self.pooler(hidden))
+
+
+def numbers_of(config: BertConfig) -> dict:
+    """What of a config the numbers depend on, while training too: all but the names of the labels.
+
+    It is saved beside the weights, because no shape shows it if one of these is changed.
+    """
+    known = config.to_dict()
+    return {name: known[name] for name in config.names() if name != "id2label"}
 
 
 def check_inputs(
