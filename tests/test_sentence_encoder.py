@@ -1,0 +1,378 @@
+"""The sentence encoder: same vector in any company, both directory formats, nothing cut unsaid."""
+
+import itertools
+import json
+import random
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minibert.config import BertConfig
+from minibert.model import BertModel
+from minibert.sentence_encoder import SentenceEncoder, make_batches
+from minibert.tokenizer import BertTokenizer
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "##x"]
+
+
+@pytest.fixture(scope="module")
+def tiny() -> SentenceEncoder:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+    )
+    return SentenceEncoder(BertModel(config), BertTokenizer(WORDS), max_length=16)
+
+
+def words(seed: int, count: int, longest: int = 12) -> list[str]:
+    choose = random.Random(seed)
+    return [
+        " ".join(choose.choices("abcdefghij", k=choose.randint(0, longest))) for _ in range(count)
+    ]
+
+
+# ------------------------------------------------------------------------------------- encode
+
+
+def test_shapes(tiny):
+    assert tiny.encode(["a b", "c"]).shape == (2, 32)
+    assert tiny.encode("a b").shape == (32,)
+    assert tiny.encode([]).shape == (0, 32)
+    assert tiny.encode(["a"]).dtype == np.float32
+    assert isinstance(tiny.encode(["a"], convert_to_tensor=True), torch.Tensor)
+
+
+def test_a_single_text_is_the_row_of_a_list(tiny):
+    assert np.array_equal(tiny.encode("a b c"), tiny.encode(["a b c"])[0])
+
+
+def test_vectors_by_hand(tiny):
+    ids = torch.tensor([[2, 5, 6, 3]])  # [CLS] a b [SEP]
+    hidden = tiny.model.eval()(ids).last_hidden_state[0]
+    by_hand = hidden.mean(0)
+    by_hand = by_hand / by_hand.norm()
+    assert np.allclose(tiny.encode("a b"), by_hand.detach(), atol=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 9), st.integers(1, 80))
+def test_same_vector_in_any_company(tiny, seed, batch_size, batch_tokens):
+    """Promise 3: batch size, order and padding do not move a vector by more than 2e-6."""
+    texts = words(seed, 12)
+    alone = np.stack([tiny.encode(text) for text in texts])
+    order = random.Random(seed).sample(range(12), 12)
+    together = tiny.encode(
+        [texts[i] for i in order], batch_size=batch_size, batch_tokens=batch_tokens
+    )
+    assert np.abs(together - alone[order]).max() <= 2e-6
+
+
+def test_order_is_restored(tiny):
+    texts = words(1, 30)
+    for permutation in (range(30), reversed(range(30))):
+        order = list(permutation)
+        rows = tiny.encode([texts[i] for i in order], batch_tokens=40)
+        for row, i in zip(rows, order, strict=True):
+            assert np.allclose(row, tiny.encode(texts[i]), atol=2e-6)
+
+
+def test_batches_hold_the_budget_and_lose_nobody():
+    lengths = [random.Random(0).randint(2, 50) for _ in range(200)]
+    for tokens, size in itertools.product((1, 50, 333), (None, 1, 7)):
+        batches = make_batches(lengths, tokens, size)
+        assert sorted(itertools.chain(*batches)) == list(range(200))
+        for batch in batches:
+            longest = max(lengths[i] for i in batch)
+            assert len(batch) * longest <= tokens or len(batch) == 1
+            assert size is None or len(batch) <= size
+
+
+def test_no_mask_where_there_is_no_padding(tiny, monkeypatch):
+    seen = []
+    forward = tiny.model.forward
+    monkeypatch.setattr(tiny.model, "forward", lambda ids, mask: seen.append(mask) or forward(ids, mask))
+    tiny.encode(["a b", "c d"])
+    assert seen == [None]
+    tiny.encode(["a b", "c"])
+    assert seen[1].tolist() == [[True] * 4, [True] * 3 + [False]]
+
+
+def test_normalising(tiny):
+    texts = words(3, 5)
+    raw = tiny.encode(texts, normalize_embeddings=False)
+    assert np.allclose(np.linalg.norm(tiny.encode(texts), axis=1), 1)
+    assert not np.allclose(np.linalg.norm(raw, axis=1), 1, atol=1e-3)
+    assert np.allclose(raw / np.linalg.norm(raw, axis=1, keepdims=True), tiny.encode(texts))
+
+
+def test_encode_leaves_the_model_in_its_mode(tiny):
+    tiny.model.train()
+    once, again = tiny.encode("a b c"), tiny.encode("a b c")
+    assert tiny.model.training
+    assert np.array_equal(once, again)  # no dropout while encoding
+    tiny.model.eval()
+    tiny.encode("a")
+    assert not tiny.model.training
+
+
+def test_prompts(tiny):
+    encoder = SentenceEncoder(
+        tiny.model, tiny.tokenizer, max_length=16, prompts={"query": "q q "}
+    )
+    expected = tiny.encode("q q a")
+    assert np.array_equal(encoder.encode("a", prompt_name="query"), expected)
+    assert np.array_equal(encoder.encode("a", prompt="q q "), expected)
+    encoder.default_prompt_name = "query"
+    assert np.array_equal(encoder.encode("a"), expected)
+    assert np.array_equal(encoder.encode("a", prompt=""), tiny.encode("a"))
+    with pytest.raises(ValueError, match=r"no prompt is named 'passage'; these are: \['query'\]"):
+        encoder.encode("a", prompt_name="passage")
+
+
+# --------------------------------------------------------------------------------- long texts
+
+
+def test_a_text_cut_off_is_counted_once(tiny):
+    texts = ["a " * 20, "b", "c " * 30]
+    with pytest.warns(UserWarning) as record:
+        vectors = tiny.encode(texts)
+    assert [str(w.message) for w in record] == [
+        "2 of 3 texts have more than 16 tokens, the longest 32 (text 2); what came after was cut "
+        'off. on_long="window" reads all of it'
+    ]
+    assert np.allclose(vectors[0], tiny.encode("a " * 14), atol=2e-6)
+
+
+def test_on_long_error(tiny):
+    with pytest.raises(ValueError, match="1 of 1 texts have more than 16 tokens, the longest 22"):
+        tiny.encode(["a " * 20], on_long="error")
+    tiny.encode(["a " * 14], on_long="error")
+
+
+def test_on_long_window(tiny):
+    """30 tokens in windows of 14: 0-14, 7-21, 14-28, 16-30, averaged by their tokens."""
+    letters = [random.Random(5).choice("abcdefghij") for _ in range(30)]
+    windows = [letters[start : start + 14] for start in (0, 7, 14, 16)]
+    rows = tiny.encode([" ".join(w) for w in windows], normalize_embeddings=False)
+    expected = rows.mean(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        texts = ["a b", " ".join(letters), "c"]
+        got = tiny.encode(texts, on_long="window", normalize_embeddings=False)
+    assert np.allclose(got[1], expected, atol=1e-5)
+    assert np.allclose(got[0], tiny.encode("a b", normalize_embeddings=False), atol=2e-6)
+    assert np.isclose(np.linalg.norm(tiny.encode(texts, on_long="window")[1]), 1)
+
+
+def test_windows_see_the_end_of_a_long_text(tiny):
+    """Two texts that differ only behind the cut have one vector when cut, two with windows."""
+    one, other = "a " * 20 + "b", "a " * 20 + "c"
+    with pytest.warns(UserWarning):
+        cut = tiny.encode([one, other])
+    assert np.array_equal(cut[0], cut[1])
+    windows = tiny.encode([one, other], on_long="window")
+    assert np.abs(windows[0] - windows[1]).max() > 1e-3
+
+
+# -------------------------------------------------------------------------------- wrong input
+
+
+def test_wrong_input(tiny):
+    with pytest.raises(TypeError, match="text 1 is a int; encode takes texts"):
+        tiny.encode(["a", 3])
+    with pytest.raises(ValueError, match='on_long is "?\'?cut'):
+        tiny.encode(["a"], on_long="cut")
+    with pytest.raises(ValueError, match="batch_size 0; both must be at least 1"):
+        tiny.encode(["a"], batch_size=0)
+    with pytest.raises(ValueError, match=r"pooling \['middle'\]; these are implemented: \['cls'"):
+        SentenceEncoder(tiny.model, tiny.tokenizer, pooling=["middle"])
+    with pytest.raises(ValueError, match="the vocabulary has 33 tokens, the model's word table 32"):
+        SentenceEncoder(tiny.model, BertTokenizer([*WORDS, "##y"]))
+    with pytest.warns(UserWarning, match="has 31 tokens.*is the vocabulary file complete"):
+        SentenceEncoder(tiny.model, BertTokenizer(WORDS[:-1]))
+
+
+# ------------------------------------------------------------------------------- directories
+
+
+def test_round_trip(tiny, tmp_path):
+    encoder = SentenceEncoder(
+        tiny.model,
+        tiny.tokenizer,
+        pooling=["mean", "cls"],
+        normalize=False,
+        max_length=9,
+        prompts={"query": "q "},
+        default_prompt_name="query",
+        similarity_fn_name="dot",
+    )
+    encoder.save_pretrained(tmp_path / "model")
+    again = SentenceEncoder.from_pretrained(tmp_path / "model")
+    for name in ("pooling", "normalize", "max_length", "prompts", "default_prompt_name"):
+        assert getattr(again, name) == getattr(encoder, name), name
+    assert again.similarity_fn_name == "dot"
+    texts = words(7, 9, longest=6)
+    assert np.array_equal(again.encode(texts), encoder.encode(texts))
+    assert again.encode(texts).shape == (9, 64)
+
+
+def test_a_model_card_that_somebody_wrote_stays(tiny, tmp_path):
+    tiny.save_pretrained(tmp_path)
+    assert "sentence-similarity" in (tmp_path / "README.md").read_text()
+    (tmp_path / "README.md").write_text("mine")
+    tiny.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_plain_bert_pools_with_the_mean_and_says_so(tiny, tmp_path):
+    tiny.model.save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="does not say how to pool.*not normalised"):
+        encoder = SentenceEncoder.from_pretrained(tmp_path)
+    assert (encoder.pooling, encoder.normalize) == (("mean",), False)
+
+
+@pytest.mark.parametrize(
+    "modules, message",
+    [
+        (["Transformer", "Pooling", "Dense"], r"lists \['Transformer', 'Pooling', 'Dense'\]"),
+        (["CLIPModel"], r"lists \['CLIPModel'\]; minibert implements"),
+    ],
+)
+def test_unknown_modules_are_refused_by_name(tiny, tmp_path, modules, message):
+    tiny.save_pretrained(tmp_path)
+    entries = [{"idx": 0, "name": "0", "path": "", "type": f"st.models.{m}"} for m in modules]
+    (tmp_path / "modules.json").write_text(json.dumps(entries))
+    with pytest.raises(ValueError, match=message):
+        SentenceEncoder.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"pooling_mode_mean_tokens": False}, "pooling unsaid"),
+        ({"pooling_mode": "attention"}, r"pooling \['attention'\]; these are"),
+        ({"pooling_mode_attention_tokens": True}, r"pooling \['pooling_mode_attention_tokens'\]"),
+        ({"pooling_mode": "mean", "include_prompt": False}, "include_prompt false"),
+    ],
+)
+def test_unknown_pooling_is_refused_by_name(tiny, tmp_path, config, message):
+    tiny.save_pretrained(tmp_path)
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        SentenceEncoder.from_pretrained(tmp_path)
+
+
+def test_both_generations_of_the_pooling_config(tiny, tmp_path):
+    tiny.save_pretrained(tmp_path)
+    for config, pooling in (
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, ("cls",)),
+        ({"pooling_mode": "max", "embedding_dimension": 32}, ("max",)),
+        ({"pooling_mode": ["mean", "cls"]}, ("cls", "mean")),
+    ):
+        (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(config))
+        assert SentenceEncoder.from_pretrained(tmp_path).pooling == pooling
+
+
+# ----------------------------------------------------------------- with sentence-transformers
+
+
+@pytest.fixture
+def no_noise(caplog, recwarn):
+    """Fails when the other library warns or logs while it opens what we saved."""
+    yield
+    noise = [r.getMessage() for r in caplog.records if r.levelname in ("WARNING", "ERROR")]
+    noise += [str(w.message) for w in recwarn.list]
+    assert noise == []
+
+
+EAGER = {"attn_implementation": "eager"}  # written-out attention, as ours: the same bits
+POOLINGS = ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("pooling", [[p] for p in POOLINGS] + [["mean", "cls"]], ids=str)
+@pytest.mark.parametrize("normalize", [True, False])
+def test_what_we_save_opens_in_sentence_transformers(tiny, tmp_path, pooling, normalize, no_noise):
+    from sentence_transformers import SentenceTransformer
+
+    encoder = SentenceEncoder(
+        tiny.model, tiny.tokenizer, pooling=pooling, normalize=normalize, max_length=16
+    )
+    encoder.save_pretrained(tmp_path)
+    theirs = SentenceTransformer(str(tmp_path), device="cpu", model_kwargs=EAGER)
+    assert theirs.max_seq_length == 16
+    texts = words(11, 7)
+    for text in texts:  # one by one: the same batches, so the same bits
+        assert np.abs(theirs.encode([text]) - encoder.encode([text])).max() == 0.0
+    assert np.abs(theirs.encode(texts) - encoder.encode(texts)).max() <= 2e-6 * (
+        1 if normalize else np.abs(encoder.encode(texts)).max()
+    )
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max", "weightedmean"])
+def test_what_sentence_transformers_saves_opens_here(tiny, tmp_path, pooling):
+    from sentence_transformers import SentenceTransformer
+
+    SentenceEncoder(tiny.model, tiny.tokenizer, pooling=[pooling], max_length=16).save_pretrained(
+        tmp_path / "ours"
+    )
+    theirs = SentenceTransformer(str(tmp_path / "ours"), device="cpu", model_kwargs=EAGER)
+    theirs.save(str(tmp_path / "theirs"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder = SentenceEncoder.from_pretrained(tmp_path / "theirs")
+    assert (encoder.pooling, encoder.normalize, encoder.max_length) == ((pooling,), True, 16)
+    for text in words(12, 5):
+        assert np.abs(theirs.encode([text]) - encoder.encode([text])).max() == 0.0
+
+
+@pytest.mark.parity
+@pytest.mark.weights
+def test_official_round_trip_is_bitwise(official, tmp_path, no_noise):
+    from sentence_transformers import SentenceTransformer
+
+    encoder = SentenceEncoder.from_pretrained(official)
+    encoder.save_pretrained(tmp_path / "ours")
+    texts = ["A man is playing a guitar.", "The stock market fell."]
+    theirs = SentenceTransformer(str(tmp_path / "ours"), device="cpu", model_kwargs=EAGER)
+    theirs.save(str(tmp_path / "theirs"))
+    again = SentenceEncoder.from_pretrained(tmp_path / "theirs")
+    for text in texts:
+        assert np.array_equal(theirs.encode([text]), encoder.encode([text]))
+        assert np.array_equal(again.encode([text]), encoder.encode([text]))
+
+
+@pytest.mark.parity
+@pytest.mark.weights
+@pytest.mark.data
+def test_sts_benchmark(official, data):
+    """All 2,758 sentences within 1e-6 of sentence-transformers; Spearman as published: 82.03."""
+    from sentence_transformers import SentenceTransformer
+
+    from minibert.data import read_pairs
+    from minibert.metrics import spearman
+    from minibert.similarity import pairwise_cosine_similarity
+
+    pairs = read_pairs(data / "stsb" / "test.csv")
+    texts = [pair.first for pair in pairs] + [pair.second for pair in pairs]
+    ours = SentenceEncoder.from_pretrained(official).encode(texts)
+    theirs = SentenceTransformer(str(official), device="cpu", model_kwargs=EAGER).encode(texts)
+    difference = np.abs(ours - theirs).max()
+    cosine = pairwise_cosine_similarity(ours[: len(pairs)], ours[len(pairs) :])
+    score = spearman(cosine, [pair.score for pair in pairs])
+    print(f"\n{len(texts)} sentences, max difference {difference:.1e}, Spearman {score:.5f}")
+    assert len(texts) == 2758
+    assert difference <= 1e-6
+    assert f"{score:.5f}" == "0.82032"  # the figure in the model's card on MTEB, 82.03
