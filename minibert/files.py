@@ -98,7 +98,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path.parent, path.name)
+    temporary = temporary_name(path, path.parent)
     try:
         with errors_about(path, temporary):
             yield temporary
@@ -126,7 +126,7 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
     finish_save(path)
     new = not path.is_dir()
     # Inside a directory that exists: it may be a mounted disk, or the only place we may write to.
-    staging = temporary_name(path.parent if new else path, path.name)
+    staging = temporary_name(path, path.parent if new else path)
     try:
         with errors_about(path, staging):
             staging.mkdir()
@@ -172,16 +172,17 @@ def flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def temporary_name(home: Path, name: str) -> Path:
-    """A new name ``.name.tmp-*`` in a directory; what killed programs left under such goes.
+def temporary_name(path: Path, home: Path) -> Path:
+    """A new name ``.name.tmp-*`` in ``home``; what killed programs left under such names goes.
 
     Only what is older than a day goes: another program may be writing at this moment.
     """
-    for left in home.glob(f".{glob.escape(name)}.tmp-*"):
+    pattern = f".{glob.escape(path.name)}.tmp-*"
+    for left in (*path.parent.glob(pattern), *path.glob(pattern)):  # beside it and in it
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > DAY:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
-    return home / f".{name}.tmp-{secrets.token_hex(4)}"
+    return home / f".{path.name}.tmp-{secrets.token_hex(4)}"
 
 
 @contextlib.contextmanager
