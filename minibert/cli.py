@@ -64,8 +64,7 @@ def embed(args: argparse.Namespace) -> None:
     from minibert.embed_file import embed_file
 
     def say(done: int, total: int) -> None:
-        begun = f", {done:,} of them already there" if done else ""
-        print(f"{total:,} lines{begun}", file=sys.stderr)
+        tell(f"{total:,} lines" + (f", {done:,} of them already there" if done else ""))
 
     rows, width = embed_file(
         load_encoder(args), args.file, args.out, on_long=args.on_long, on_start=say
@@ -125,17 +124,16 @@ def keysentences(args: argparse.Namespace) -> None:
 def evaluate_similarity(args: argparse.Namespace) -> None:
     """Print how well the similarities of pairs follow human scores."""
     from minibert import similarity as measures
-    from minibert.data import read_pairs
+    from minibert.data import read
     from minibert.metrics import pearson, spearman
 
-    pairs = read_pairs(args.data)
+    pairs = read(args.data, ("text", "pair", "score"))
     encoder = load_encoder(args)
     measure = args.measure or encoder.similarity_fn_name
-    first, second = [pair.first for pair in pairs], [pair.second for pair in pairs]
+    first, second, scores = ([p.values[role] for p in pairs] for role in ("text", "pair", "score"))
     vectors = encoder.encode(first + second)
     pairwise = getattr(measures, f"pairwise_{measure}_similarity")
     predicted = pairwise(vectors[: len(pairs)], vectors[len(pairs) :])
-    scores = [pair.score for pair in pairs]
     result = {
         "model": args.model,
         "data": args.data,
@@ -311,6 +309,11 @@ def load_model(directory: Path):
     return getattr(heads, str(names[0]), BertModel).from_pretrained(directory)
 
 
+def tell(text: str) -> None:
+    """Say something that is not the result."""
+    print(text, file=sys.stderr)
+
+
 def print_json(value: object) -> None:
     """Print a value as JSON."""
     print(json.dumps(value, indent=2, ensure_ascii=False))
@@ -413,8 +416,12 @@ def build_parser() -> argparse.ArgumentParser:
         "evaluate similarity --data stsb/test.csv",
         parent=what,
     )
-    sub.add_argument("--data", required=True, metavar="FILE", help="csv, tsv or jsonl: two texts "
-                     "and a score; or a data set on the hub")
+    sub.add_argument(
+        "--data",
+        required=True,
+        metavar="FILE",
+        help="csv, tsv or jsonl with two texts and a score, or hub:OWNER/NAME/FILE",
+    )
     sub.add_argument("--measure", choices=measures, help="default: what the model was made for")
 
     sub = verb(

@@ -361,17 +361,17 @@ def test_sts_benchmark(official, data):
     """All 2,758 sentences within 1e-6 of sentence-transformers; Spearman as published: 82.03."""
     from sentence_transformers import SentenceTransformer
 
-    from minibert.data import read_pairs
+    from minibert.data import read
     from minibert.metrics import spearman
     from minibert.similarity import pairwise_cosine_similarity
 
-    pairs = read_pairs(data / "stsb" / "test.csv")
-    texts = [pair.first for pair in pairs] + [pair.second for pair in pairs]
+    pairs = [row.values for row in read(data / "stsb" / "test.csv", ["text", "pair", "score"])]
+    texts = [pair[role] for role in ("text", "pair") for pair in pairs]
     ours = SentenceEncoder.from_pretrained(official).encode(texts)
     theirs = SentenceTransformer(str(official), device="cpu", model_kwargs=EAGER).encode(texts)
     difference = np.abs(ours - theirs).max()
     cosine = pairwise_cosine_similarity(ours[: len(pairs)], ours[len(pairs) :])
-    score = spearman(cosine, [pair.score for pair in pairs])
+    score = spearman(cosine, [pair["score"] for pair in pairs])
     print(f"\n{len(texts)} sentences, max difference {difference:.1e}, Spearman {score:.5f}")
     assert len(texts) == 2758
     assert difference <= 1e-6
