@@ -1,0 +1,85 @@
+"""Several processes, one training run: each takes its share of every batch, gradients are added up.
+
+Started by ``torchrun``; without it there is one process and nothing here does anything. Sums, not
+means, are exchanged: the loop divides by the weight of the whole batch, so two processes with 8
+examples each take exactly the step of one process with 16.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+Item = TypeVar("Item")
+
+
+def start(device: str) -> None:
+    """Join the other processes, if ``torchrun`` has started any: gloo on CPUs, nccl on GPUs."""
+    if "RANK" in os.environ and dist.is_available() and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+
+
+def stop() -> None:
+    """Leave the other processes."""
+    if processes() > 1 or (dist.is_available() and dist.is_initialized()):
+        dist.destroy_process_group()
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process; number 0 writes the files."""
+    return dist.get_rank() if processes() > 1 else 0
+
+
+def share(items: Sequence[Item]) -> Sequence[Item]:
+    """This process's share: every n-th item, from its own number on."""
+    return items[rank() :: processes()]
+
+
+def add_up(value: float) -> float:
+    """The sum of a number over all processes."""
+    if processes() == 1:
+        return value
+    total = torch.tensor(float(value), dtype=torch.float64)
+    dist.all_reduce(total)
+    return total.item()
+
+
+def add_up_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace the gradient of every trainable parameter by its sum over all processes.
+
+    A process whose share of a short batch is empty has no gradients, and adds zeros.
+    """
+    if processes() == 1:
+        return
+    parameters = [p for p in parameters if p.requires_grad]
+    for p in parameters:
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+    flat = torch.cat([p.grad.flatten() for p in parameters])
+    dist.all_reduce(flat)
+    for p, total in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        p.grad.copy_(total.view_as(p))
+
+
+def gather(value: Tensor) -> list[Tensor]:
+    """The tensors of all processes, which must be of one shape, in the order of their numbers."""
+    if processes() == 1:
+        return [value]
+    found = [torch.empty_like(value) for _ in range(processes())]
+    dist.all_gather(found, value)
+    return found
+
+
+def wait() -> None:
+    """Wait until all processes are here."""
+    if processes() > 1:
+        dist.barrier()
