@@ -163,6 +163,12 @@ def test_the_scale_of_the_numbers_does_not_matter(scale):
     assert math.isclose(spearman(scale * x, y), 0.5, rel_tol=1e-14)
 
 
+def test_rounding_never_takes_a_correlation_out_of_its_range():
+    for x in np.random.default_rng(0).normal(size=(300, 5)):
+        assert 1 - 1e-15 <= pearson(x, 3 * x + 1) <= 1
+        assert -1 <= pearson(x, 1 - 3 * x) <= -1 + 1e-15
+
+
 @pytest.mark.data
 @pytest.mark.parity
 def test_spearman_with_the_ties_of_the_sts_benchmark(data):
