@@ -104,8 +104,8 @@ def search(args: argparse.Namespace) -> None:
 
 def keysentences(args: argparse.Namespace) -> None:
     """Print the sentences that stand for a text, in its order."""
-    from minibert.embed_file import read_lines
-    from minibert.similarity import key_sentences, split_sentences
+    from minibert.embed_file import read_lines, split_sentences
+    from minibert.similarity import key_sentences
 
     lines = read_lines(args.file)
     sentences = [s for line in lines for s in ([line] if args.lines else split_sentences(line))]

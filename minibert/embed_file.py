@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from minibert.files import read_json, write_json
 from minibert.progress import progress
 from minibert.sentence_encoder import SentenceEncoder
 
+SENTENCE_END = re.compile(r"""(?<=[.!?…])\s+|(?<=[.!?…]["'”’)])\s+|(?<=[。！？])""")
 CHUNK = 2048  # lines encoded, written and remembered at a time
 
 
@@ -35,6 +37,14 @@ def read_lines(path: str | os.PathLike) -> Iterator[str]:
                     "save the file as UTF-8 and try again"
                 ) from None
             yield text.rstrip("\r\n")
+
+
+def split_sentences(text: str) -> list[str]:
+    """Cut a text after . ! ? … before a space, and after the full stops of Chinese and Japanese.
+
+    A simple rule on purpose: "Dr. Who" is cut in two. Put a sentence on each line where it matters.
+    """
+    return [part.strip() for part in SENTENCE_END.split(text) if part.strip()]
 
 
 def embed_file(
@@ -76,7 +86,7 @@ def embed_file(
     run = {
         "shape": list(shape),
         "text": digest.hexdigest(),
-        "weights": content_digest(encoder.model.state_dict()),
+        "weights": content_digest(encoder.model.state_dict(), {}),
         "options": repr(
             (on_long, normalize_embeddings, prompt, encoder.max_length, encoder.pooling)
         ),

@@ -292,7 +292,10 @@ class NoInitialisation(TorchFunctionMode):
 
 def initialise_new(model: nn.Module, config: BertConfig, dtype: torch.dtype) -> None:
     """Initialise the modules of a model that no file had weights for: those still on "meta"."""
-    for part in model.modules():
-        if any(parameter.is_meta for parameter in part.parameters(recurse=False)):
-            part.to_empty(device="cpu", recurse=False).to(dtype)
-            initialise(part, config)
+    new = [part for part in model.modules() if any(p.is_meta for p in part.parameters(False))]
+    for part in new:
+        for name, parameter in part.named_parameters(recurse=False):
+            # Not Module.to_empty: it takes a second to import what it needs for the meta device.
+            setattr(part, name, nn.Parameter(torch.empty(parameter.shape, dtype=dtype)))
+    for part in new:
+        initialise(part, config)

@@ -100,7 +100,12 @@ def test_batches_hold_the_budget_and_lose_nobody():
 def test_no_mask_where_there_is_no_padding(tiny, monkeypatch):
     seen = []
     forward = tiny.model.forward
-    monkeypatch.setattr(tiny.model, "forward", lambda ids, mask: seen.append(mask) or forward(ids, mask))
+
+    def spy(ids, mask):
+        seen.append(mask)
+        return forward(ids, mask)
+
+    monkeypatch.setattr(tiny.model, "forward", spy)
     tiny.encode(["a b", "c d"])
     assert seen == [None]
     tiny.encode(["a b", "c"])

@@ -1,0 +1,245 @@
+"""The command line: results on stdout, the rest on stderr, no traceback, no torch for --help."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from test_sentence_encoder import WORDS, tiny  # noqa: F401  (tiny is a fixture)
+
+from minibert import cli
+from minibert.config import BertConfig
+from minibert.heads import BertForMaskedLM
+from minibert.tokenizer import BertTokenizer
+
+
+@pytest.fixture(scope="module")
+def model(tiny, tmp_path_factory):  # noqa: F811
+    directory = tmp_path_factory.mktemp("model")
+    tiny.save_pretrained(directory)
+    return str(directory)
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    """Exit status, stdout, stderr."""
+    try:
+        status = cli.main([str(a) for a in arguments])
+    except SystemExit as stop:
+        status = stop.code
+    output = capsys.readouterr()
+    return status, output.out, output.err
+
+
+def test_help_imports_no_torch():
+    """Nor anything else that takes time; and it names every verb."""
+    code = (
+        "import sys\nfrom minibert.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "slow = {'torch', 'numpy', 'huggingface_hub', 'safetensors'} & set(sys.modules)\n"
+        "sys.exit(f'imported {slow}' if slow else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for verb in ("similarity", "embed", "search", "keysentences", "evaluate", "download"):
+        assert verb in done.stdout
+
+
+def every_verb() -> list[list[str]]:
+    """The words of each verb, those of verbs below a verb too."""
+    import argparse
+
+    def verbs(parser, words):
+        groups = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+        if not groups:
+            return [words]
+        return [v for name, sub in groups[0].choices.items() for v in verbs(sub, [*words, name])]
+
+    return verbs(cli.build_parser(), [])
+
+
+@pytest.mark.parametrize("verb", every_verb(), ids=" ".join)
+def test_every_verb_has_help_that_teaches(capsys, verb):
+    status, out, _ = run(capsys, *verb, "--help")
+    assert status == 0
+    assert f"Example: minibert {' '.join(verb)}" in out
+    assert "--json" in out
+
+
+def test_similarity(capsys, model, tiny):  # noqa: F811
+    status, out, _ = run(capsys, "similarity", "a b", "c", "--model", model)
+    expected = tiny.encode(["a b", "c"]) @ tiny.encode("c")
+    assert status == 0
+    assert f"{expected[0]:8.4f}" in out
+    status, out, _ = run(capsys, "similarity", "a b", "c", "--model", model, "--json")
+    table = np.array(json.loads(out)["similarity"])
+    assert np.allclose(table, [[1, expected[0]], [expected[0], 1]], atol=1e-6)
+
+
+def test_measures(capsys, model, tiny):  # noqa: F811
+    one, other = tiny.encode(["a b", "c"])
+    for measure, expected in (
+        ("dot", one @ other),
+        ("euclidean", -np.linalg.norm(one - other)),
+        ("manhattan", -np.abs(one - other).sum()),
+    ):
+        _, out, _ = run(
+            capsys, "similarity", "a b", "c", "--model", model, "--measure", measure, "--json"
+        )
+        assert np.isclose(json.loads(out)["similarity"][0][1], expected, atol=1e-5), measure
+
+
+def test_one_text_is_too_few(capsys, model):
+    status, out, err = run(capsys, "similarity", "a", "--model", model)
+    assert (status, out) == (2, "")
+    assert err == "minibert: one text; at least two are needed to compare\n"
+
+
+def test_embed_then_search(capsys, model, tmp_path):
+    (tmp_path / "lines.txt").write_text("a b c\nd e f\ng h i\n")
+    lines, vectors = tmp_path / "lines.txt", tmp_path / "vectors.npy"
+    status, out, err = run(capsys, "embed", lines, "--out", vectors, "--model", model)
+    assert (status, out) == (0, f"{vectors}: 3 x 32 float32\n")
+    assert "3 lines" in err
+    arguments = ["search", "d e f", lines, "-k", "2", "--model", model]
+    status, out, _ = run(capsys, *arguments)
+    assert out.splitlines()[0].split() == ["1.0000", "line", "2", "d", "e", "f"]
+    assert len(out.splitlines()) == 2
+    assert run(capsys, *arguments, "--vectors", vectors)[1] == out
+    status, out, _ = run(capsys, *arguments, "--json")
+    assert json.loads(out)["hits"][0]["corpus_id"] == 1
+    lines.write_text("a b c\n")
+    status, _, err = run(capsys, *arguments, "--vectors", vectors)
+    assert status == 2
+    assert "is (3, 32)" in err and "need (1, 32); make it anew with minibert embed" in err
+
+
+def test_keysentences(capsys, model, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("a b. c d e! f g?\nh i j k.\n")
+    status, out, _ = run(capsys, "keysentences", text, "-n", "2", "--model", model)
+    sentences = ["a b.", "c d e!", "f g?", "h i j k."]
+    assert status == 0
+    chosen = out.splitlines()
+    assert len(chosen) == 2
+    assert [s for s in sentences if s in chosen] == chosen  # in the order of the text
+    _, out, _ = run(capsys, "keysentences", text, "-n", "9", "--lines", "--model", model)
+    assert out.splitlines() == ["a b. c d e! f g?", "h i j k."]
+
+
+def test_evaluate_similarity(capsys, model, tiny, tmp_path):  # noqa: F811
+    from minibert.metrics import spearman
+
+    pairs = [("a b", "a c", 4.0), ("d e", "f g", 1.0), ("h", "h i", 3.5), ("j", "a", 0.5)]
+    data = tmp_path / "pairs.csv"
+    data.write_text("".join(f"{a},{b},{score}\n" for a, b, score in pairs))
+    cosines = [float(tiny.encode(a) @ tiny.encode(b)) for a, b, _ in pairs]
+    expected = spearman(cosines, [score for _, _, score in pairs])
+    arguments = ["evaluate", "similarity", "--data", data, "--model", model]
+    status, out, _ = run(capsys, *arguments)
+    assert status == 0
+    assert f"Spearman {expected:.5f}" in out
+    assert np.isclose(json.loads(run(capsys, *arguments, "--json")[1])["spearman"], expected)
+
+
+def test_inspect_accounts_for_every_tensor(capsys, model, tiny):  # noqa: F811
+    status, out, _ = run(capsys, "inspect", model, "--json")
+    result = json.loads(out)
+    assert status == 0
+    assert result["parameters"] == sum(p.numel() for p in tiny.model.parameters())
+    assert {row["ours"] for row in result["tensors"]} == set(tiny.model.state_dict())
+    _, out, _ = run(capsys, "inspect", model)
+    assert "encoder.layer.1.attention.self.key.bias" in out
+    assert "layers.1.attention.key.bias" in out
+
+
+def test_fill_mask(capsys, tmp_path):
+    import torch
+
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=16,
+    )
+    language = BertForMaskedLM(config)
+    language.predictions.bias.data[WORDS.index("q")] = 9.0  # so "q" is by far the likeliest
+    language.save_pretrained(tmp_path)
+    BertTokenizer(WORDS).save_pretrained(tmp_path)
+    arguments = ["fill-mask", "a [MASK] b [MASK]", "--model", tmp_path, "-k", "2"]
+    status, out, _ = run(capsys, *arguments, "--json")
+    guesses = json.loads(out)["masks"]
+    assert status == 0
+    assert [row[0]["token"] for row in guesses] == ["q", "q"]
+    with torch.no_grad():
+        batch = BertTokenizer(WORDS)("a [MASK] b [MASK]")
+        logits = language.eval()(**batch).logits[0, 2]
+    assert np.isclose(guesses[0][0]["probability"], logits.softmax(-1).max().item())
+    status, _, err = run(capsys, "fill-mask", "a b", "--model", tmp_path)
+    assert status == 2
+    assert err == "minibert: no [MASK] in the text; write it where a word is missing\n"
+
+
+def test_fill_mask_without_a_head_is_refused(capsys, model):
+    status, out, err = run(capsys, "fill-mask", "a [MASK]", "--model", model)
+    assert (status, out) == (2, "")
+    assert "has no masked-LM head, so it cannot fill in words" in err
+
+
+def test_trace(capsys, model, tiny, tmp_path):  # noqa: F811
+    import torch
+    from safetensors import safe_open
+
+    out_file = tmp_path / "trace.safetensors"
+    status, out, _ = run(capsys, "trace", "a b", "c", "--out", out_file, "--model", model)
+    assert status == 0
+    assert "layers.1.attention.probabilities" in out
+    with safe_open(out_file, framework="pt") as file:
+        hidden = file.get_tensor("layers.1.feed_forward_norm")
+        tokens = json.loads(file.metadata()["tokens"])
+    assert tokens == [["[CLS]", "a", "b", "[SEP]"], ["[CLS]", "c", "[SEP]", "[PAD]"]]
+    with torch.no_grad():
+        expected = tiny.model.eval()(**tiny.tokenizer(["a b", "c"])).last_hidden_state
+    assert torch.equal(hidden, expected)
+
+
+def test_show_prints_the_source(capsys):
+    for topic, (_, name) in cli.SHOW.items():
+        status, out, _ = run(capsys, "show", topic)
+        assert status == 0, topic
+        assert (name or "from __future__") in out, topic
+    assert "softmax" in run(capsys, "show", "attention")[1].lower()
+    status, out, _ = run(capsys, "show")
+    assert [line.split()[0] for line in out.splitlines()] == list(cli.SHOW)
+    assert run(capsys, "show", "nonsense")[0] == 2
+
+
+def test_bad_input_is_one_line_without_a_traceback(model, tmp_path):
+    (tmp_path / "latin.txt").write_bytes("fünf\n".encode("latin-1"))
+    for arguments, message in (
+        (["search", "a", "no-such-file"], "No such file or directory: 'no-such-file'"),
+        (["search", "a", str(tmp_path / "latin.txt")], "line 1: byte 0xfc is not UTF-8"),
+        (["embed", "no-such-file", "--out", str(tmp_path / "v.npy")], "No such file"),
+        (["keysentences", str(tmp_path / "latin.txt")], "is not UTF-8"),
+        (["inspect", str(tmp_path)], "has no weights: model.safetensors"),
+    ):
+        where = [] if arguments[0] == "inspect" else ["--model", model]
+        done = subprocess.run(
+            [sys.executable, "-m", "minibert", *arguments, *where], capture_output=True, text=True
+        )
+        assert done.returncode == 2, arguments
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_warnings_are_one_line(model):
+    done = subprocess.run(
+        [sys.executable, "-m", "minibert", "similarity", "a " * 20, "b", "--model", model],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert done.stderr.startswith("warning: 1 of 2 texts have more than 16 tokens")
+    assert done.stderr.count("\n") == 1
