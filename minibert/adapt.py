@@ -1,0 +1,163 @@
+"""How far a pre-trained model may move: freezing, fresh layers, LoRA, pulling back, blending.
+
+All of it happens around the loop, which knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minibert.model import BertModel, initialise
+
+PROJECTIONS = ("query", "key", "value", "output")  # of the attention
+
+
+def encoder_of(model: nn.Module) -> BertModel:
+    """The encoder in a model: of a model with a head its ``bert``, else the model itself."""
+    return getattr(model, "bert", model)
+
+
+def freeze(model: nn.Module, what: str | int) -> None:
+    """Keep a part as it is: ``"embeddings"``, the embeddings and the first k layers, ``"encoder"``.
+
+    With ``"encoder"`` only the head learns: the pre-trained model is a feature extractor. The
+    pooler stands between both and goes on learning (where its official weights exist, they come
+    from next-sentence prediction).
+
+    Raises:
+        ValueError: another word, or more layers than there are.
+    """
+    bert = encoder_of(model)
+    layers = len(bert.layers)
+    count = {"embeddings": 0, "encoder": layers}.get(what, what)
+    if type(count) is not int or not 0 <= count <= layers:
+        raise ValueError(
+            f"freeze {what!r}: 'embeddings', 'encoder', or a number of layers up to {layers}"
+        )
+    for part in (bert.embeddings, *bert.layers[:count]):
+        part.requires_grad_(False)
+
+
+def reinitialise(model: nn.Module, layers: int) -> None:
+    """Give the pooler and the top ``layers`` layers new random weights.
+
+    The top layers know most about pre-training and least about the task; on little data a fresh
+    start of theirs made training steadier. Source: Zhang 2021 (2006.05987), §5.
+    """
+    bert = encoder_of(model)
+    if not 0 <= layers <= len(bert.layers):
+        raise ValueError(f"re-initialise {layers} layers; the model has {len(bert.layers)}")
+    for part in (bert.pooler, *bert.layers[len(bert.layers) - layers :]):
+        if part is not None:
+            initialise(part, bert.config)
+
+
+# --------------------------------------------------------------------------------------------- LoRA
+
+
+class LoRALinear(nn.Linear):
+    """A linear map that stays as it is, plus a learned one of low rank: W x + b + s · up (down x).
+
+    ``up`` begins at zero, so at first nothing has changed. Source: Hu 2021, §4.1.
+    Shapes: down (rank, in), up (out, rank).
+    """
+
+    def __init__(self, linear: nn.Linear, rank: int, alpha: float) -> None:
+        """Take over the weights of a linear map and freeze them."""
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self.weight.requires_grad_(False)
+        self.bias.requires_grad_(False)
+        self.scale = alpha / rank
+        self.down = nn.Parameter(self.weight.new_empty(rank, linear.in_features))
+        self.up = nn.Parameter(self.weight.new_zeros(linear.out_features, rank))
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The map as it was, plus the change."""
+        change = F.linear(F.linear(x, self.down), self.up)  # (..., in) → (..., rank) → (..., out)
+        return F.linear(x, self.weight, self.bias) + self.scale * change
+
+
+def add_lora(
+    model: nn.Module, rank: int, alpha: float | None = None, names: Iterable[str] = PROJECTIONS
+) -> None:
+    """Freeze the encoder and give the attention projections of every layer a change of low rank.
+
+    ``alpha`` / rank scales the change; None = 2 · rank.
+    """
+    if rank < 1:
+        raise ValueError(f"rank {rank}; at least 1 is needed")
+    bert = encoder_of(model)
+    bert.embeddings.requires_grad_(False)
+    for layer in bert.layers:
+        layer.requires_grad_(False)
+        for name in names:
+            linear = getattr(layer.attention, name)
+            setattr(layer.attention, name, LoRALinear(linear, rank, alpha or 2.0 * rank))
+
+
+def merge_lora(model: nn.Module) -> None:
+    """Add every low-rank change to the weights it belongs to; plain linear maps remain."""
+    for part in list(model.modules()):
+        for name, child in list(part.named_children()):
+            if isinstance(child, LoRALinear):
+                linear = nn.utils.skip_init(nn.Linear, child.in_features, child.out_features)
+                linear.weight, linear.bias = child.weight, child.bias
+                with torch.no_grad():
+                    linear.weight += child.scale * child.up @ child.down  # (out, in)
+                setattr(part, name, linear)
+
+
+# --------------------------------------------------------------------- staying near, going back
+
+
+def pull_to_start(optimizer: torch.optim.Optimizer, parameters: Iterable, strength: float) -> None:
+    """After every step, pull the parameters back towards where they are now, by lr · strength.
+
+    Weight decay pulls towards zero, this towards the pre-trained weights (L2-SP). As in AdamW the
+    pull is decoupled: it does not go through the moments. Source: Li 2018 (L2-SP), §3.1;
+    Loshchilov & Hutter 2019, §2.
+    """
+    start = [(p, p.detach().clone()) for p in parameters if p.requires_grad]
+    rates = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+
+    def pull(*_) -> None:
+        for parameter, origin in start:
+            share = rates[id(parameter)]["lr"] * strength
+            parameter.detach().lerp_(origin, min(share, 1.0))
+
+    optimizer.register_step_post_hook(pull)
+
+
+def blend(
+    base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], alpha: float
+) -> dict[str, Tensor]:
+    """Average two sets of weights: (1 - alpha) · base + alpha · tuned. What base lacks stays tuned.
+
+    Source: Wortsman 2022 (WiSE-FT), §3.
+
+    Raises:
+        ValueError: alpha outside 0 to 1, a shape that differs, or nothing in common.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is {alpha}; 0 is the base model, 1 the tuned one")
+    shared = base.keys() & tuned.keys()
+    if not shared:
+        raise ValueError("the two models have no tensor in common; is base what tuned began as?")
+    for name in sorted(shared):
+        if base[name].shape != tuned[name].shape:
+            raise ValueError(
+                f"{name} is {tuple(base[name].shape)} in base, {tuple(tuned[name].shape)} in "
+                "tuned; only a model and what was made of it can be blended"
+            )
+    return {
+        name: base[name].lerp(tensor, alpha) if name in shared else tensor
+        for name, tensor in tuned.items()
+    }

@@ -1,0 +1,140 @@
+"""What remains of a run for people to look at: curves, confusion matrix, model card, remarks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+WIDTH, HEIGHT, MARGIN = 640, 300, 52
+COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#7d4f9e", "#b8860b")
+
+
+def curves(
+    title: str,
+    x_label: str,
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+) -> str:
+    """An SVG picture: panels one below the other, each with named curves of (x, y) points.
+
+    Points whose y is not a finite number are left out.
+    """
+    points = [p for panel in panels.values() for curve in panel.values() for p in curve]
+    low_x, high_x = bounds([x for x, _ in points])
+    parts = [f'<text x="{MARGIN}" y="22" font-size="16">{escape(title)}</text>']
+    for number, (name, panel) in enumerate(panels.items()):
+        top = 36 + number * HEIGHT
+        bottom, right = top + HEIGHT - 56, WIDTH - MARGIN
+        finite = {
+            label: [(x, y) for x, y in curve if y is not None and math.isfinite(y)]
+            for label, curve in panel.items()
+        }
+        low_y, high_y = bounds([y for curve in finite.values() for _, y in curve])
+
+        def place(x, y, bottom=bottom, right=right, top=top, low=low_y, high=high_y):
+            across = MARGIN + (x - low_x) / (high_x - low_x) * (right - MARGIN)
+            return round(across, 1), round(bottom - (y - low) / (high - low) * (bottom - top), 1)
+
+        for y in ticks(low_y, high_y):
+            _, level = place(low_x, y)
+            parts.append(
+                f'<path d="M{MARGIN} {level}H{right}" stroke="#ddd"/>'
+                f'<text x="{MARGIN - 6}" y="{level + 4}" text-anchor="end">{y:g}</text>'
+            )
+        for x in ticks(low_x, high_x):
+            across, _ = place(x, low_y)
+            parts.append(
+                f'<text x="{across}" y="{bottom + 16}" text-anchor="middle">{x:g}</text>'
+            )
+        parts.append(f'<path d="M{MARGIN} {top}V{bottom}H{right}" fill="none" stroke="#333"/>')
+        parts.append(
+            f'<text x="{right}" y="{bottom + 32}" text-anchor="end">{escape(x_label)}</text>'
+        )
+        legend = MARGIN
+        for colour, (label, curve) in zip(COLOURS * 9, finite.items(), strict=False):
+            spots = [place(x, y) for x, y in curve]
+            line = " ".join(f"{x},{y}" for x, y in spots)
+            parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}"/>')
+            if len(spots) <= 30:
+                parts += [f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>' for x, y in spots]
+            text = f"{name}: {label}" if label else name
+            parts.append(
+                f'<text x="{legend}" y="{bottom + 32}" fill="{colour}">{escape(text)}</text>'
+            )
+            legend += 7 * len(text) + 16
+    height = 36 + len(panels) * HEIGHT
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
+        f'viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="12">\n'
+        f'<rect width="{WIDTH}" height="{height}" fill="white"/>\n'
+        + "\n".join(parts)
+        + "\n</svg>\n"
+    )
+
+
+def bounds(values: Sequence[float]) -> tuple[float, float]:
+    """The smallest and the largest value, made different if they are not."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    return (low, high) if low < high else (low - 0.5, high + 0.5)
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers between two bounds, three to seven of them."""
+    step = 10.0 ** math.floor(math.log10(high - low))
+    step = next(step * f for f in (1, 0.5, 0.25, 0.2, 0.1) if (high - low) / (step * f) >= 3)
+    first = math.ceil(low / step - 1e-9)
+    return [round(n * step, 12) for n in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def smooth(points: Sequence[tuple[float, float]], n: int = 100) -> list[tuple[float, float]]:
+    """At most about n points: the means of equal stretches of a curve."""
+    size = max(math.ceil(len(points) / n), 1)
+    stretches = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(s[-1][0], sum(y for _, y in s) / len(s)) for s in stretches]
+
+
+def confusion_csv(classes: Sequence[str], table: Sequence[Sequence[int]]) -> str:
+    """The confusion matrix as csv: a row for each true class, a column for each predicted one."""
+    quoted = ['"' + name.replace('"', '""') + '"' for name in classes]
+    lines = [",".join(['"true \\ predicted"', *quoted])]
+    lines += [",".join([q, *map(str, row)]) for q, row in zip(quoted, table, strict=True)]
+    return "\n".join(lines) + "\n"
+
+
+def warnings_about(measures: Mapping[str, float], classes: int | None) -> list[str]:
+    """What the measures of a finished run should make a person doubt."""
+    found = []
+    if classes and classes > 1 and measures.get("predicted_classes") == 1:
+        found.append(
+            "every text was given the same class: the run has failed. Another seed, more steps, a "
+            "longer warm-up or --recipe small usually help"
+        )
+    spread, mean = measures.get("cosine_sd"), measures.get("cosine_mean")
+    if spread is not None and (spread < 0.02 or (mean > 0.95 and spread < 0.05)):
+        found.append(
+            f"the cosines have collapsed: {mean:.3f} on average with a spread of {spread:.3f}. A "
+            "lower learning rate, cosent instead of cosine, or scores that use the whole scale help"
+        )
+    return found
+
+
+def model_card(title: str, task: str, settings: Mapping, facts: Mapping[str, str]) -> str:
+    """A ``README.md`` for the model: what it is, what it was made from, what it can do."""
+    head = {
+        "library_name": "sentence-transformers"
+        if task in ("similarity", "contrastive")
+        else "transformers",
+        "pipeline_tag": {
+            "similarity": "sentence-similarity",
+            "contrastive": "sentence-similarity",
+            "mlm": "fill-mask",
+            "tokens": "token-classification",
+            "qa": "question-answering",
+        }.get(task, "text-classification"),
+    }
+    lines = ["---", *(f"{key}: {value}" for key, value in head.items()), "---", "", f"# {title}"]
+    lines += ["", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in facts.items())]
+    lines += ["", "Trained with minibert, as follows:", "", "| setting | value |", "|---|---|"]
+    lines += [f"| {key} | {value} |" for key, value in settings.items() if value is not None]
+    lines += ["", "`run/` holds the log, the curves and the digests of the data.", ""]
+    return "\n".join(lines)
