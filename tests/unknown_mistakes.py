@@ -171,7 +171,7 @@ class PoolerOnTheSecondToken(Pooler):
 
 
 def median_pooling(hidden, mask):
-    return torch.stack([states[real.bool()].median(0).values for states, real in zip(hidden, mask)])
+    return torch.stack([hidden[b, mask[b].bool()].median(0).values for b in range(len(hidden))])
 
 
 def smoothed_loss(logits, labels):
@@ -230,8 +230,9 @@ class FusedAttention(nn.Module):
         self.out = nn.Linear(config.hidden_size, config.hidden_size)
 
     def take_weights(self, weights):
-        self.qkv.weight.copy_(torch.cat([weights[f"{n}.weight"] for n in ("query", "key", "value")]))
-        self.qkv.bias.copy_(torch.cat([weights[f"{n}.bias"] for n in ("query", "key", "value")]))
+        parts = ("query", "key", "value")
+        self.qkv.weight.copy_(torch.cat([weights[f"{n}.weight"] for n in parts]))
+        self.qkv.bias.copy_(torch.cat([weights[f"{n}.bias"] for n in parts]))
         self.out.weight.copy_(weights["output.weight"])
         self.out.bias.copy_(weights["output.bias"])
 

@@ -1,0 +1,491 @@
+"""Bring your own: a learner's module, function or dump of tensors, held against the reference.
+
+What can be brought, and its signature (weights are copied in by our names):
+
+    embeddings     Class(config); forward(input_ids, token_type_ids) -> (B, T, H)
+    attention      Class(config); forward(hidden, mask) -> (B, T, H), mask (B, 1, 1, T) to be added
+    feed_forward   Class(config); forward(hidden) -> (B, T, H)
+    layer          Class(config); forward(hidden, mask) -> (B, T, H)
+    pooler         Class(config); forward(hidden) -> (B, H)
+    pooling        function(hidden, attention_mask) -> (B, H)
+    loss           function(logits, labels) -> one number; labels of -100 are not asked for
+    optimizer      Class(parameters, lr, betas, eps, weight_decay) with step(), as torch's AdamW
+
+A class may name its parameters as it likes: ``names = {"its": "ours"}`` on the class (or a JSON
+file) maps them, and a method ``take_weights(weights)`` may do the copying itself.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from minibert.config import BertConfig
+from minibert.diagnosis import Diagnosis
+from minibert.files import read_json
+from minibert.mistakes import BY_KEY
+from minibert.model import BertModel
+from minibert.parity import Report, Row, examine, our_name
+from minibert.steps import Computation
+from minibert.trace import INPUTS
+
+MODULES = ("embeddings", "attention", "feed_forward", "layer", "pooler")
+KINDS = (*MODULES, "pooling", "loss", "optimizer")
+
+
+# ----------------------------------------------------------------------- a model to try things on
+
+
+def example(
+    layers: int = 2, hidden_act: str = "gelu"
+) -> tuple[BertConfig, dict[str, Tensor], dict[str, Tensor]]:
+    """A tiny BERT in which every number matters, and a batch that shows every mistake we know.
+
+    A freshly initialised model hides half of them: its biases are zero, its norms do nothing and
+    its attention is nearly uniform. The batch has padding, two segments, a literal [PAD] among the
+    attended tokens, labels, and gradients for five optimizer steps.
+
+    Returns: config, weights by our names, batch.
+    """
+    config = BertConfig(
+        vocab_size=50,
+        hidden_size=24,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=40,
+        max_position_embeddings=32,
+        hidden_act=hidden_act,
+        id2label={0: "a", 1: "b", 2: "c"},
+    )
+    random = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=random)
+
+    weights = {}
+    shapes = {name: tuple(tensor.shape) for name, tensor in BertModel(config).state_dict().items()}
+    H, V = config.hidden_size, config.vocab_size
+    for name, width in (("predictions.dense", H), ("seq_relationship", 2), ("qa_outputs", 2)):
+        shapes |= {f"{name}.weight": (width, H), f"{name}.bias": (width,)}
+    shapes |= {"predictions.norm.weight": (H,), "predictions.norm.bias": (H,)}
+    shapes |= {"predictions.bias": (V,), "classifier.weight": (3, H), "classifier.bias": (3,)}
+    for name, shape in shapes.items():
+        if "norm.weight" in name:
+            weights[name] = 0.4 * (1 + 0.3 * draw(*shape))
+        elif len(shape) == 1:
+            weights[name] = 0.3 * draw(*shape)
+        elif name.startswith("embeddings."):
+            weights[name] = 0.05 * draw(*shape)
+        else:
+            sharp = "query" in name or "key" in name
+            weights[name] = (4 if sharp else 2) / shape[1] ** 0.5 * draw(*shape)
+
+    ids = torch.randint(5, V, (3, 10), generator=random)
+    mask = torch.ones_like(ids)
+    mask[1, 7:] = mask[2, 5:] = 0
+    ids[:, 0], ids[0, 4] = 2, 0
+    types = torch.zeros_like(ids)
+    types[0, 6:] = types[1, 3:7] = 1
+    labels = torch.full_like(ids, -100)
+    for text, token, word in ((0, 2, 7), (0, 3, 9), (0, 8, 0), (1, 4, 11), (2, 1, 20)):
+        labels[text, token] = word
+    batch = {
+        "input_ids": ids * mask,
+        "attention_mask": mask,
+        "token_type_ids": types,
+        "labels": labels,
+        "gradients": draw(5, 3, 40) * torch.tensor([0.2, 2.0, 4.0, 0.5, 3.0])[:, None, None],
+        "counts": torch.tensor([4, 4, 1]),
+        "parameters": draw(40),
+        "zeros": torch.zeros(40),
+        "decayed": (torch.arange(40) < 25).long(),
+        "settings": {
+            "lr": [0.01, 0.02, 0.03, 0.02, 0.01],
+            "beta1": 0.9,
+            "beta2": 0.999,
+            "eps": 1e-6,
+            "weight_decay": 0.1,
+            "max_norm": 4.0,
+        },
+    }
+    return config, weights, batch
+
+
+# ------------------------------------------------------------------------------ a learner's code
+
+
+def load(spec: str) -> Callable:
+    """The class or function that ``my_file.py:Name`` names.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the spec has no name, the file has no such name, or does not run.
+    """
+    path, _, name = spec.rpartition(":")
+    if not path or not name:
+        raise ValueError(f"{spec!r}; give a file and a name in it: my_attention.py:MyAttention")
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module  # dataclasses look their module up there
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{path} does not run: {blame(error, path)}") from error
+    if not hasattr(module, name):
+        there = [key for key, value in vars(module).items() if callable(value)]
+        raise ValueError(f"{path} has no {name!r}; it has {', '.join(there) or 'nothing to call'}")
+    return getattr(module, name)
+
+
+def blame(error: Exception, path: str | None = None) -> str:
+    """An exception in a line: what it says, and the learner's last line on the way to it."""
+    own = str(Path(__file__).parent)
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [
+        frame for frame in frames
+        if (os.path.abspath(frame.filename) == os.path.abspath(path) if path
+            else own not in frame.filename and "torch" not in frame.filename)
+    ]
+    line = f" (line {theirs[-1].lineno}: {theirs[-1].line})" if theirs else ""
+    return f"{type(error).__name__}: {error}{line}"
+
+
+def copy_weights(
+    module: nn.Module, weights: Mapping[str, Tensor], names: Mapping[str, str] | None = None
+) -> None:
+    """Give a module its weights, by our names or through a mapping from its names to ours.
+
+    Raises:
+        ValueError: parameters that have no weight, weights that have no parameter, other shapes;
+            all of them listed.
+    """
+    with torch.no_grad():
+        if hasattr(module, "take_weights"):
+            return module.take_weights(dict(weights))
+        names = names or getattr(module, "names", None) or {}
+        wrong, used = [], set()
+        for name, parameter in module.named_parameters():
+            ours = names.get(name, name)
+            for theirs, own in names.items():  # a whole submodule: "W_q" -> "query"
+                if name.startswith(theirs + "."):
+                    ours = own + name[len(theirs):]
+            used.add(ours)
+            if ours not in weights:
+                wrong.append(f"{name}: we have no weight called {ours}")
+            elif parameter.shape != weights[ours].shape:
+                wrong.append(
+                    f"{name} is {tuple(parameter.shape)}, {ours} is {tuple(weights[ours].shape)}"
+                )
+            else:
+                parameter.copy_(weights[ours])
+        wrong += [f"nothing takes {name}" for name in weights if name not in used]
+    if wrong:
+        raise ValueError(
+            "the weights do not fit " + type(module).__name__ + ":\n  " + "\n  ".join(wrong)
+            + '\nname the parameters as above, give the class names = {"yours": "ours"}, or a '
+            "method take_weights(weights)"
+        )
+
+
+def places_of(kind: str, config: BertConfig) -> list[str]:
+    """The names of the modules of a kind in a BertModel."""
+    inner = {"attention": ".attention", "feed_forward": ".feed_forward", "layer": ""}
+    if kind in inner:
+        return [f"layers.{i}{inner[kind]}" for i in range(config.num_hidden_layers)]
+    return [kind]
+
+
+def replaced(
+    config: BertConfig,
+    weights: Mapping[str, Tensor],
+    replacements: Mapping[str, type],
+    names: Mapping[str, str] | None = None,
+) -> BertModel:
+    """A BertModel with a learner's modules in every place of their kind, and the weights in it."""
+    model = BertModel(config, add_pooling_layer="pooler.dense.weight" in weights)
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    for kind, make in replacements.items():
+        for where in places_of(kind, config):
+            module = make(config)
+            start = where + "."
+            part = {k[len(start):]: v for k, v in weights.items() if k.startswith(start)}
+            copy_weights(module, part, names)
+            parent, _, last = where.rpartition(".")
+            setattr(model.get_submodule(parent), last, module)
+    return model.to(next(iter(weights.values())).dtype).eval()
+
+
+def check(
+    replacements: Mapping[str, Callable],
+    config: BertConfig | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+    batch: Mapping[str, Tensor] | None = None,
+    *,
+    names: Mapping[str, str] | None = None,
+    tokens=None,
+    pairs: bool = True,
+) -> Report:
+    """Put a learner's classes or functions in place of ours, and report.
+
+    Args:
+        replacements: kind → class or function; the module's docstring has the signatures.
+        config, weights, batch: a model by our names and its inputs; None = `example`.
+        names: its parameter names → ours.
+    """
+    if unknown := replacements.keys() - set(KINDS):
+        raise ValueError(f"{sorted(unknown)} cannot be replaced; these can: {', '.join(KINDS)}")
+    if config is None:
+        config, weights, batch = example()
+    title = "Yours: " + ", ".join(
+        f"{kind} = {getattr(thing, '__name__', thing)}" for kind, thing in replacements.items()
+    )
+    modules = {kind: make for kind, make in replacements.items() if kind in MODULES}
+    functions = {kind: make for kind, make in replacements.items() if kind not in MODULES}
+    try:
+        mine = {}
+        if modules:
+            model = replaced(config, weights, modules, names)
+            mine = run(model, batch)
+            if any(not same(mine[name], again) for name, again in run(model, batch).items()):
+                return random_report(title, mine, run(model, batch))
+        for kind, thing in functions.items():
+            mine |= RUN[kind](thing, config, weights, batch)
+    except (NotImplementedError, ArithmeticError, AttributeError, LookupError, RuntimeError,
+            TypeError, AssertionError) as error:
+        report = Report(title, [Row(next(iter(replacements)), (), "missing")])
+        report.shown = [f"  your code raised {blame(error)}"]
+        return report
+    known = set(Computation(config, weights, batch).steps())
+    mine = {our_name(name, config): value for name, value in mine.items()}
+    mine = {name: value for name, value in mine.items() if name in known}
+    outer = {name: value for name, value in mine.items() if not inside(name, modules)}
+    settings = {"tokens": tokens, "pairs": pairs}
+    report = examine(title, config, weights, batch, outer, **settings)
+    if report.passed or len(outer) == len(mine) or report.diagnosis is None:
+        return report
+    closer = examine(title, config, weights, batch, mine, **settings)  # what its parts returned
+    found = closer.diagnosis is not None and closer.diagnosis.answers
+    return closer if found and not closer.diagnosis.partial else report
+
+
+def inside(name: str, modules: Mapping[str, type]) -> bool:
+    """Whether a tensor comes from within a replaced module, and is not its output."""
+    inner = name.split(".", 2)[-1] if name.startswith("layers.") else name
+    return (
+        ("embeddings" in modules and name.startswith("embeddings."))
+        or ("pooler" in modules and name.startswith("pooler."))
+        or ("layer" in modules and name.startswith("layers.") and inner != "feed_forward_norm")
+        or ("attention" in modules and inner.startswith("attention.")
+            and inner != "attention.output")
+        or ("feed_forward" in modules and inner.startswith("feed_forward.")
+            and inner != "feed_forward.contract")
+    )
+
+
+def run(model: BertModel, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a forward pass under the names of the trace; of a learner's parts too.
+
+    Not `trace` itself: a learner's parts may return anything, tuples too; what is no tensor is
+    left out.
+    """
+    inputs = ("input_ids", "attention_mask", "token_type_ids")
+    tensors: dict[str, Tensor] = {}
+
+    def keep(name: str, value: object) -> None:
+        if isinstance(value, Tensor):
+            tensors[name] = value.detach()
+
+    hooks = []
+    for name, module in model.named_modules():
+        for end, before in INPUTS.items():
+            if name.endswith(end):
+                into = name.removesuffix(end) + before
+                hooks.append(module.register_forward_pre_hook(
+                    lambda module, given, into=into: keep(into, given[0] if given else None)))
+        if name:
+            hooks.append(module.register_forward_hook(
+                lambda module, given, output, name=name: keep(name, output)))
+    try:
+        with torch.no_grad():
+            model(**{name: batch[name] for name in inputs if name in batch})
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return tensors
+
+
+def same(one: Tensor, two: Tensor) -> bool:
+    """Whether two runs gave the same (NaN is the same as NaN)."""
+    return one.shape == two.shape and torch.equal(one.nan_to_num(1e30), two.nan_to_num(1e30))
+
+
+def random_report(title: str, mine: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> Report:
+    """The report for a module that gives other numbers each time."""
+    name = next(name for name in mine if not same(mine[name], again[name]))
+    report = Report(title, [Row(name, tuple(mine[name].shape), "differs")])
+    report.shown = ["  the same input twice gave different numbers"]
+    report.diagnosis = Diagnosis(name, [(BY_KEY["dropout-left-on"],)])
+    return report
+
+
+def run_pooling(function, config, weights, batch) -> dict[str, Tensor]:
+    """A pooling function on the last hidden state; with what goes in."""
+    last = f"layers.{config.num_hidden_layers - 1}.feed_forward_norm"
+    hidden = Computation(config, weights, batch, dtype=torch.float32)[last]
+    return {last: hidden, "pooling": function(hidden.clone(), batch["attention_mask"].clone())}
+
+
+def run_loss(function, config, weights, batch) -> dict[str, Tensor]:
+    """A loss on the masked-LM scores of the example; with what goes in."""
+    logits = Computation(config, weights, batch, dtype=torch.float32)["predictions"]
+    loss = function(logits.clone(), batch["labels"].clone())
+    return {"predictions": logits, "loss": torch.as_tensor(loss)}
+
+
+def run_optimizer(make, config, weights, batch) -> dict[str, Tensor]:
+    """An optimizer over five steps, in two groups of parameters: with decay and without."""
+    right = Computation(config, weights, batch, dtype=torch.float32)
+    settings, decayed = batch["settings"], batch["decayed"].bool()
+    parts = [nn.Parameter(batch["parameters"][mask].clone()) for mask in (decayed, ~decayed)]
+    rest = {"lr": settings["lr"][0], "eps": settings["eps"]}
+    rest["betas"] = (settings["beta1"], settings["beta2"])
+    optimizers = [
+        make([part], weight_decay=decay, **rest)
+        for part, decay in zip(parts, (settings["weight_decay"], 0.0), strict=True)
+    ]
+    mine = {}
+    for step, rate in enumerate(settings["lr"], 1):
+        gradient = right[f"steps.{step}.clipped"]
+        mine[f"steps.{step}.clipped"] = gradient
+        for optimizer, part, mask in zip(optimizers, parts, (decayed, ~decayed), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            part.grad = gradient[mask].clone()
+            optimizer.step()
+        after = torch.empty_like(batch["parameters"])
+        after[decayed], after[~decayed] = (part.detach() for part in parts)
+        mine[f"steps.{step}.parameters"] = after
+    return mine
+
+
+RUN = {"pooling": run_pooling, "loss": run_loss, "optimizer": run_optimizer}
+
+
+def assert_parity(
+    thing: Callable,
+    kind: str,
+    config: BertConfig | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+    batch: Mapping[str, Tensor] | None = None,
+    names: Mapping[str, str] | None = None,
+) -> None:
+    """For a test: fail with the whole report unless a class or function does what ours does.
+
+    >>> def test_my_attention():
+    ...     assert_parity(MyAttention, "attention")
+
+    Raises:
+        AssertionError: it does not; the message is the report.
+    """
+    report = check({kind: thing}, config, weights, batch, names=names)
+    if not report.passed:
+        raise AssertionError(f"\n{report}")
+
+
+# -------------------------------------------------------------------------------------- a dump
+
+
+def read_dump(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a ``.safetensors`` or ``.npz`` file, and its metadata.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, damaged, or of another kind.
+    """
+    from minibert.checkpoint import read_safetensors
+
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    if path.suffix == ".npz":
+        import numpy as np
+
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return {name: torch.from_numpy(np.array(file[name])) for name in file.files}, {}
+        except (ValueError, OSError, TypeError) as error:
+            raise ValueError(f"{path} cannot be read as .npz of plain numbers: {error}") from None
+    raise ValueError(f"{path}: a .safetensors or .npz file is needed")
+
+
+def check_dump(
+    path: str | os.PathLike,
+    config: BertConfig,
+    weights: Mapping[str, Tensor],
+    batch: Mapping[str, Tensor] | None = None,
+    *,
+    names: str | os.PathLike | None = None,
+    tokens=None,
+    pairs: bool = True,
+) -> Report:
+    """Compare a dump from any framework, by name.
+
+    Args:
+        path: the dump. It may hold ``input_ids``, ``attention_mask`` and ``token_type_ids`` too.
+        config, weights: the model it was made with, by our names.
+        batch: the inputs, where the dump does not hold them.
+        names: a JSON file {"its name": "our name"}.
+
+    Raises:
+        ValueError: no input ids anywhere, or no name in it is one of ours.
+    """
+    tensors, _ = read_dump(path)
+    mapping = read_json(names) if names else {}
+    absent = [name for name in mapping if name not in tensors]
+    tensors = {mapping.get(name, name): value for name, value in tensors.items()}
+    inputs = {
+        name: tensors.pop(name).long()
+        for name in ("input_ids", "attention_mask", "token_type_ids") if name in tensors
+    }
+    batch = {**(batch or {}), **inputs}
+    if "input_ids" not in batch:
+        raise ValueError(
+            f"{path} has no input_ids; put them into it, or pass --trace with the file that "
+            "`minibert trace` wrote for the same texts"
+        )
+    known = set(Computation(config, weights, batch).steps())
+    if not any(our_name(name, config) in known for name in tensors):
+        raise ValueError(
+            f"{path}: none of its names is one of ours ({', '.join(list(tensors)[:5])}, ...); map "
+            'them with --names names.json: {"your name": "our name"}; `minibert trace` lists ours'
+        )
+    report = examine(f"Dump {path}", config, weights, batch, tensors, tokens=tokens, pairs=pairs)
+    given = {row.name for row in report.rows}
+    wanted = [name for name in traced_names(config, weights) if name not in given]
+    if absent:
+        report.notes.append(f"named in the mapping, but not in the dump: {', '.join(absent)}")
+    if wanted:
+        report.notes.append(
+            f"not in the dump, so not checked by themselves: {len(wanted)} tensors "
+            f"({', '.join(wanted[:4])}{', ...' if len(wanted) > 4 else ''})"
+        )
+    return report
+
+
+def traced_names(config: BertConfig, weights: Mapping[str, Tensor]) -> list[str]:
+    """The names that `minibert trace` writes for a model without a head."""
+    hidden = ("_heads", ".products", ".scaled", ".mask", ".weights", ".mixed", ".places", ".first")
+    names = Computation(config, weights, {}).steps()
+    parts = ("embeddings", "layers.", "pooler") if "pooler.dense.weight" in weights else (
+        "embeddings", "layers.")
+    return [n for n in names if n.startswith(parts) and not n.endswith(hidden)]

@@ -1,0 +1,310 @@
+"""BERT restated as a list of small steps: one name, one line, in the order of computation.
+
+The same arithmetic as the modules, but loose: any step can be computed by itself from any tensors
+that are known before it, in any precision, and any step can be swapped for a wrong one. Parity
+uses it to judge a stage by its own inputs; the catalogue of mistakes replaces single steps.
+
+Names are those of the trace; those of a layer come after ``layers.{i}.``. A few steps have no
+module of their own and so no trace: ``attention.heads``, ``products``, ``scaled``, ``mask``,
+``weights``, ``mixed``, ``embeddings.places``, ``pooler.first``, ``pooling.mask``.
+
+Source: Vaswani 2017, §3; Devlin 2019, §3; AdamW: Loshchilov & Hutter 2019, algorithm 2.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minibert.config import BertConfig
+
+ACTIVATIONS = {
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+}
+
+
+class Here:
+    """What a step sees: values, weights and inputs by name, from where it stands.
+
+    ``here["attention.query"]`` is a value of the same layer (computed if it is not known),
+    ``here.input`` what goes into the layer, ``here.weight("attention.query.bias")`` a weight.
+    """
+
+    def __init__(self, run: Computation, group: str, number: int) -> None:
+        """Stand in a layer ("layers", 3), in an optimizer step ("steps", 1) or outside ("", 0)."""
+        self.run, self.group, self.number, self.config = run, group, number, run.config
+        self.prefix = f"{group}.{number}." if group else ""
+
+    def __getitem__(self, name: str) -> Tensor:
+        """A value from the same place, or of the model."""
+        return self.run[self.prefix + name if name in GROUPS.get(self.group, ()) else name]
+
+    @property
+    def input(self) -> Tensor:
+        """What goes into this layer; outside of the layers, what comes out of the last one."""
+        before = self.number if self.group == "layers" else self.config.num_hidden_layers
+        names = ["embeddings", *(f"layers.{i}.feed_forward_norm" for i in range(before))]
+        known = [i for i, name in enumerate(names) if name in self.run.values]
+        for name in names[max(known, default=0) :]:  # upwards: no recursion through all layers
+            value = self.run[name]
+        return value
+
+    def before(self, name: str, first: str) -> Tensor:
+        """A value of the optimizer step before this one; of the batch, in the first step."""
+        if self.number == 1:
+            return self.run.cast(self.run.batch[first])
+        return self.run[f"steps.{self.number - 1}.{name}"]
+
+    def setting(self, name: str) -> float:
+        """A setting of the optimizer; of a list, the entry for this step."""
+        value = self.run.batch["settings"][name]
+        return value[self.number - 1] if isinstance(value, (list, tuple)) else value
+
+    def weight(self, name: str) -> Tensor:
+        """A parameter of this layer, or of the model, in the precision of the run."""
+        return self.run.weight(self.prefix + name)
+
+    def linear(self, name: str, x: Tensor, bias: bool = True) -> Tensor:
+        """X Wᵀ + b with the weights of a linear map."""
+        return F.linear(
+            x, self.weight(f"{name}.weight"), self.weight(f"{name}.bias") if bias else None
+        )
+
+    def norm(self, name: str, x: Tensor, eps: float | None = None) -> Tensor:
+        """LayerNorm with the weights of a norm."""
+        eps = self.config.layer_norm_eps if eps is None else eps
+        weight, bias = self.weight(f"{name}.weight"), self.weight(f"{name}.bias")
+        return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+    def activate(self, x: Tensor) -> Tensor:
+        """The activation that the config names."""
+        return ACTIVATIONS[self.config.hidden_act](x)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, T, H) → (B, N, T, D)."""
+        return x.unflatten(2, (self.config.num_attention_heads, -1)).transpose(1, 2)
+
+    @property
+    def head_size(self) -> int:
+        """D."""
+        return self.config.hidden_size // self.config.num_attention_heads
+
+    @property
+    def real(self) -> Tensor:
+        """1 = real token, 0 = padding, (B, T), in the precision of the run."""
+        return self.run.real
+
+
+Step = Callable[[Here], Tensor]
+
+
+class Computation:
+    """One computation: what is known, and the steps that lead from there to what is asked for.
+
+    >>> run = Computation(config, weights, batch)
+    >>> run["layers.0.attention.probabilities"]  # (B, N, T, T)
+
+    ``known`` values are taken as they are; ``changes`` puts other steps in place of the right ones
+    (under "weights": another way to look up a weight).
+    ``run.computed`` lists what was computed, in order.
+    """
+
+    def __init__(
+        self,
+        config: BertConfig,
+        weights: Mapping[str, Tensor],
+        batch: Mapping[str, Tensor],
+        known: Mapping[str, Tensor] | None = None,
+        changes: Mapping[str, Step] | None = None,
+        dtype: torch.dtype = torch.float64,
+        cache: dict | None = None,
+    ) -> None:
+        """Nothing is computed yet. ``cache`` keeps converted weights between runs."""
+        self.config, self.weights, self.batch, self.dtype = config, weights, batch, dtype
+        self.values = {name: self.cast(value) for name, value in (known or {}).items()}
+        self.changes = changes or {}
+        self.cache = {} if cache is None else cache
+        self.computed: list[str] = []
+
+    def cast(self, value: Tensor) -> Tensor:
+        """In the precision of the run; whole numbers stay whole."""
+        return value.to(self.dtype) if value.is_floating_point() else value
+
+    def weight(self, name: str) -> Tensor:
+        """A weight in the precision of the run."""
+        load = self.changes.get("weights", lambda run, name: run.weights[name])
+        key = (name, self.dtype, load if "weights" in self.changes else None)
+        if key not in self.cache:
+            self.cache[key] = self.cast(load(self, name).detach())
+        return self.cache[key]
+
+    @property
+    def ids(self) -> Tensor:
+        """The ids, (B, T)."""
+        return self.batch["input_ids"]
+
+    @property
+    def types(self) -> Tensor:
+        """The segment of every token, (B, T)."""
+        types = self.batch.get("token_type_ids")
+        return torch.zeros_like(self.ids) if types is None else types
+
+    @property
+    def real(self) -> Tensor:
+        """1 = real token, 0 = padding, (B, T)."""
+        mask = self.batch.get("attention_mask")
+        return (torch.ones_like(self.ids) if mask is None else mask).to(self.dtype)
+
+    def steps(self) -> list[str]:
+        """The names that can be asked for, in the order of computation."""
+        return order(self.config, len(self.batch.get("gradients", ())))
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The value of a name: known, or computed now."""
+        if name not in self.values:
+            group, number, step = place(name)
+            if step not in STEPS:
+                raise KeyError(f"no step is called {name!r}")
+            self.values[name] = self.changes.get(step, STEPS[step])(Here(self, group, number))
+            self.computed.append(name)
+        return self.values[name]
+
+
+def place(name: str) -> tuple[str, int, str]:
+    """Where a name stands: "layers.3.attention.query" → ("layers", 3, "attention.query")."""
+    match = re.match(r"(layers|steps)\.(\d+)\.(.+)", name)
+    return (match[1], int(match[2]), match[3]) if match else ("", 0, name)
+
+
+def order(config: BertConfig, optimizer_steps: int = 5) -> list[str]:
+    """The names of a whole model, and of its training, in the order of computation."""
+    layers = [f"layers.{i}.{name}" for i in range(config.num_hidden_layers) for name in LAYER]
+    steps = [f"steps.{t}.{name}" for t in range(1, optimizer_steps + 1) for name in OPTIMIZER]
+    return [*EMBEDDINGS, *layers, *POOLER, *POOLING, *HEADS, *LOSS, *steps]
+
+
+EMBEDDINGS: dict[str, Step] = {
+    "embeddings.places": lambda s: torch.arange(s.run.ids.shape[1]),  # (T,)
+    "embeddings.word": lambda s: s.weight("embeddings.word.weight")[s.run.ids],  # (B, T, H)
+    "embeddings.segment": lambda s: s.weight("embeddings.segment.weight")[s.run.types],
+    "embeddings.position": lambda s: s.weight("embeddings.position.weight")[s["embeddings.places"]],
+    "embeddings.sum": lambda s: (
+        s["embeddings.word"] + s["embeddings.segment"] + s["embeddings.position"]
+    ),
+    "embeddings.norm": lambda s: s.norm("embeddings.norm", s["embeddings.sum"]),
+    "embeddings": lambda s: s["embeddings.norm"],  # dropout does nothing outside of training
+}
+
+LAYER: dict[str, Step] = {
+    "attention.query": lambda s: s.linear("attention.query", s.input),  # (B, T, H)
+    "attention.key": lambda s: s.linear("attention.key", s.input),
+    "attention.value": lambda s: s.linear("attention.value", s.input),
+    "attention.query_heads": lambda s: s.split(s["attention.query"]),  # (B, N, T, D)
+    "attention.key_heads": lambda s: s.split(s["attention.key"]),
+    "attention.value_heads": lambda s: s.split(s["attention.value"]),
+    "attention.products": lambda s: (
+        s["attention.query_heads"] @ s["attention.key_heads"].transpose(-1, -2)  # (B, N, T, T)
+    ),
+    "attention.scaled": lambda s: s["attention.products"] * s.head_size**-0.5,
+    "attention.mask": lambda s: (1 - s.real[:, None, None]) * torch.finfo(s.run.dtype).min,
+    "attention.scores": lambda s: s["attention.scaled"] + s["attention.mask"],
+    "attention.probabilities": lambda s: s["attention.scores"].softmax(-1),
+    "attention.weights": lambda s: s["attention.probabilities"],
+    "attention.mixed": lambda s: s["attention.weights"] @ s["attention.value_heads"],
+    "attention.context": lambda s: s["attention.mixed"].transpose(1, 2).flatten(2),  # (B, T, H)
+    "attention.output": lambda s: s.linear("attention.output", s["attention.context"]),
+    "attention_sum": lambda s: s["attention.output"] + s.input,
+    "attention_norm": lambda s: s.norm("attention_norm", s["attention_sum"]),
+    "feed_forward.expand": lambda s: s.linear("feed_forward.expand", s["attention_norm"]),
+    "feed_forward.activation": lambda s: s.activate(s["feed_forward.expand"]),  # (B, T, F)
+    "feed_forward.contract": lambda s: (
+        s.linear("feed_forward.contract", s["feed_forward.activation"])  # (B, T, H)
+    ),
+    "feed_forward_sum": lambda s: s["feed_forward.contract"] + s["attention_norm"],
+    "feed_forward_norm": lambda s: s.norm("feed_forward_norm", s["feed_forward_sum"]),
+}
+
+POOLER: dict[str, Step] = {
+    "pooler.first": lambda s: s.input[:, 0],  # (B, T, H) → (B, H)
+    "pooler.dense": lambda s: s.linear("pooler.dense", s["pooler.first"]),
+    "pooler": lambda s: s["pooler.dense"].tanh(),
+}
+
+POOLING: dict[str, Step] = {
+    "pooling.mask": lambda s: s.real,  # (B, T)
+    "pooling.sum": lambda s: (s.input * s["pooling.mask"][..., None]).sum(1),  # (B, H)
+    "pooling.count": lambda s: s["pooling.mask"].sum(1, keepdim=True).clamp(min=1e-9),  # (B, 1)
+    "pooling": lambda s: s["pooling.sum"] / s["pooling.count"],
+    "sentence": lambda s: F.normalize(s["pooling"], dim=-1),
+}
+
+HEADS: dict[str, Step] = {
+    "predictions.dense": lambda s: s.linear("predictions.dense", s.input),
+    "predictions.activation": lambda s: s.activate(s["predictions.dense"]),
+    "predictions.norm": lambda s: s.norm("predictions.norm", s["predictions.activation"]),
+    "predictions": lambda s: F.linear(
+        s["predictions.norm"], s.weight("embeddings.word.weight"), s.weight("predictions.bias")
+    ),  # (B, T, V)
+    "seq_relationship": lambda s: s.linear("seq_relationship", s["pooler"]),  # (B, 2)
+    "classifier": lambda s: s.linear("classifier", s["pooler"]),  # (B, C)
+    "token_classifier": lambda s: s.linear("classifier", s.input),  # (B, T, C)
+    "qa_outputs": lambda s: s.linear("qa_outputs", s.input),  # (B, T, 2)
+    "start_logits": lambda s: s["qa_outputs"][..., 0],
+    "end_logits": lambda s: s["qa_outputs"][..., 1],
+}
+
+# Classification of each token: logits (B, T, C), labels (B, T), -100 = not asked for.
+LOSS: dict[str, Step] = {
+    "loss.logits": lambda s: s["predictions"],
+    "loss.labels": lambda s: s.run.batch["labels"],
+    "loss.log_probabilities": lambda s: s["loss.logits"].log_softmax(-1),
+    "loss.asked": lambda s: (s["loss.labels"] != -100).to(s.run.dtype),
+    "loss.tokens": lambda s: (
+        -s["loss.log_probabilities"].gather(-1, s["loss.labels"].clamp(min=0)[..., None])[..., 0]
+        * s["loss.asked"]
+    ),
+    "loss": lambda s: s["loss.tokens"].sum() / s["loss.asked"].sum(),
+}
+
+# One step of AdamW after the other, over all parameters laid end to end, n numbers. The batch holds
+# "gradients" (steps, M, n), the mean gradients of M micro-batches; "counts" (M,), how many examples
+# each has; "parameters" (n,), "zeros" (n,); "decayed" (n,), 1 where weights decay; "settings" with
+# lr (one for each step), beta1, beta2, eps, weight_decay, max_norm.
+OPTIMIZER: dict[str, Step] = {
+    "total": lambda s: (
+        s.run.batch["counts"].to(s.run.dtype) @ s.run.cast(s.run.batch["gradients"][s.number - 1])
+    ),
+    "gradient": lambda s: s["total"] / s.run.batch["counts"].sum(),
+    "clipped": lambda s: (
+        s["gradient"] * (s.setting("max_norm") / (s["gradient"].norm() + 1e-6)).clamp(max=1)
+    ),
+    "first": lambda s: (
+        s.setting("beta1") * s.before("first", "zeros") + (1 - s.setting("beta1")) * s["clipped"]
+    ),
+    "second": lambda s: (
+        s.setting("beta2") * s.before("second", "zeros")
+        + (1 - s.setting("beta2")) * s["clipped"] ** 2
+    ),
+    "first_corrected": lambda s: s["first"] / (1 - s.setting("beta1") ** s.number),
+    "second_corrected": lambda s: s["second"] / (1 - s.setting("beta2") ** s.number),
+    "rate": lambda s: torch.tensor(s.setting("lr"), dtype=s.run.dtype),
+    "update": lambda s: s["first_corrected"] / (s["second_corrected"].sqrt() + s.setting("eps")),
+    "decay": lambda s: (
+        s["rate"] * s.setting("weight_decay") * s.run.batch["decayed"]
+        * s.before("parameters", "parameters")
+    ),
+    "parameters": lambda s: (
+        s.before("parameters", "parameters") - s["decay"] - s["rate"] * s["update"]
+    ),
+}
+GROUPS = {"layers": LAYER, "steps": OPTIMIZER}
+STEPS: dict[str, Step] = {
+    **EMBEDDINGS, **LAYER, **POOLER, **POOLING, **HEADS, **LOSS, **OPTIMIZER
+}
