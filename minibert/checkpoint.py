@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from minibert.files import read_json, stand_in
+from minibert.files import atomic_path, read_json, stand_in
 
 # Ours | official. Each row is a module, with a .weight and a .bias; {} is the number of the layer.
 ENCODER_NAMES = (
@@ -57,6 +57,7 @@ TIED = {
 }
 
 Tensors = tuple[dict[str, Tensor], dict[str, str]]  # what reading gives: tensors, metadata
+DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"}
 DIGEST = "minibert.sha256"  # the key, in the metadata of the files we save, of `content_digest`
 
 
@@ -102,8 +103,8 @@ def canonical_name(stored: str) -> str:
 
     Old files, turned from TensorFlow, call the weight of a LayerNorm gamma and its bias beta.
     """
-    name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", stored.removeprefix("bert."))
-    return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
+    name = re.sub(r"\bLayerNorm\.gamma$", "LayerNorm.weight", stored.removeprefix("bert."))
+    return re.sub(r"\bLayerNorm\.beta$", "LayerNorm.bias", name)
 
 
 # --------------------------------------------------------------------------------------- reading
@@ -187,12 +188,14 @@ def read_shards(index: Path, read_file: Callable[[Path], Tensors]) -> Tensors:
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict):
         raise ValueError(f"{index} has no object 'weight_map', of names of tensors and files")
-    tensors: dict[str, Tensor] = {}
-    for shard in dict.fromkeys(map(str, weight_map.values())):
+    shards = list(dict.fromkeys(map(str, weight_map.values())))
+    for shard in shards:
         if Path(shard).name != shard:
             raise ValueError(f"{index} names {shard!r}, which is not a file beside it")
-        if not (index.parent / shard).exists():
+        if not (index.parent / shard).is_file():
             raise FileNotFoundError(f"{index.parent / shard}, named in {index.name}, is missing")
+    tensors: dict[str, Tensor] = {}
+    for shard in shards:
         part, _ = read_file(index.parent / shard)
         promised = {name for name, file in weight_map.items() if file == shard}
         if differ := promised ^ part.keys():
@@ -206,13 +209,17 @@ def read_shards(index: Path, read_file: Callable[[Path], Tensors]) -> Tensors:
 
 def first_bytes(path: Path) -> bytes:
     """The beginning of a file, to name it by. No such file, or no right to it: an OSError."""
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(
+            f"{path} is a link to {os.readlink(path)}, where nothing is; get the model again"
+        )
     with open(path, "rb") as file:
         return file.read(64)
 
 
 def damaged(path: Path, head: bytes, error: Exception) -> ValueError:
     """The error for a file that cannot be read: what it is instead, where its head tells."""
-    reason = (str(error) or type(error).__name__).splitlines()[0][:160]
+    reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0][:160]
     return ValueError(
         f"{path} " + (stand_in(head) or f"is damaged or incomplete ({reason}); get the file again")
     )
@@ -340,10 +347,10 @@ def save(
     """Write ``model.safetensors`` into a directory, under the official names.
 
     The file carries a digest of its content, so that a damaged copy is noticed when it is read.
-    The caller gives a staging directory (``files.atomic_directory``).
 
     Raises:
         OSError: it cannot be written (a full disk).
+        ValueError: a tensor has a dtype other than those of DTYPES.
     """
     names = tuple(names)
     prefix = "bert." if any(name.startswith("bert.") for name in state) else ""
@@ -353,16 +360,37 @@ def save(
         in_encoder = head_of(name) in (None, "pooler.")
         tensors[prefix + name if in_encoder else name] = tensor.detach().cpu().contiguous()
     metadata = {"format": "pt", **(metadata or {})}  # "format": transformers 4 insists on it
-    path = Path(directory, "model.safetensors")
-    try:
-        save_file(tensors, path, {**metadata, DIGEST: content_digest(tensors, metadata)})
-    except SafetensorError as error:
-        if number := re.search(r"os error (\d+)", str(error)):
-            code = int(number[1])
-            raise OSError(code, os.strerror(code), str(path)) from None
-        raise OSError(f"cannot write {path}: {error}") from None
-    # The library makes files that only their owner may read; we want those of any new file.
-    path.chmod(path.parent.stat().st_mode & 0o666)
+    metadata[DIGEST] = content_digest(tensors, metadata)
+    write_safetensors(Path(directory, "model.safetensors"), tensors, metadata)
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write a safetensors file: a length, a header in JSON, the numbers one after the other.
+
+    By hand, because the library writes the metadata in an order that changes from run to run, and
+    the same model should give the same bytes.
+    """
+    header: dict[str, dict] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name in sorted(tensors, key=lambda name: (-tensors[name].itemsize, name)):  # aligned
+        tensor, start = tensors[name], end
+        if tensor.dtype not in DTYPES:
+            allowed = ", ".join(map(str, DTYPES))
+            raise ValueError(f"{name} is {tensor.dtype}; these can be saved: {allowed}")
+        end += tensor.nbytes
+        header[name] = {
+            "dtype": DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in list(header)[1:]:
+            file.write(raw(tensors[name]))
 
 
 def content_digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
@@ -374,5 +402,10 @@ def content_digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(raw(tensor))
     return digest.hexdigest()
+
+
+def raw(tensor: Tensor) -> np.ndarray:
+    """The bytes of a tensor, where they are: nothing is copied if they lie in order."""
+    return tensor.contiguous().flatten().view(torch.uint8).numpy()
