@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -165,20 +166,24 @@ class SentenceEncoder:
         rows, owners = self.rows(list(texts), self.prompt(prompt, prompt_name), on_long)
         batches = make_batches([len(row) for row in rows], batch_tokens, batch_size)
         vectors = torch.empty(len(rows), self.dimension, device=self.device)
-        bar = progress(batches, len(rows), "texts", show_progress_bar, size=len)
+
+        def work(batch: list[int]) -> list[int]:
+            with torch.no_grad():
+                vectors[batch] = self.embed([rows[i] for i in batch])  # (b, dimension)
+            return batch
 
         training = self.model.training
         self.model.eval()
         try:
-            with torch.inference_mode():
-                for batch in bar:
-                    vectors[batch] = self.embed([rows[i] for i in batch])  # (b, dimension)
-                vectors = merge_windows(vectors, rows, owners, len(texts))
-                if self.normalize if normalize_embeddings is None else normalize_embeddings:
-                    vectors = torch.nn.functional.normalize(vectors, dim=1)
+            done = side_by_side(work, batches, self.device)
+            for _ in progress(done, len(rows), "texts", show_progress_bar, size=len):
+                pass
         finally:
             self.model.train(training)
-        return vectors.clone() if convert_to_tensor else vectors.cpu().numpy()
+        vectors = merge_windows(vectors, rows, owners, len(texts))
+        if self.normalize if normalize_embeddings is None else normalize_embeddings:
+            vectors = torch.nn.functional.normalize(vectors, dim=1)
+        return vectors if convert_to_tensor else vectors.cpu().numpy()
 
     def embed(self, rows: list[list[int]]) -> Tensor:
         """The pooled vectors of one batch of token ids, not normalised, in float32.
@@ -388,6 +393,26 @@ def make_batches(lengths: list[int], tokens: int, size: int | None = None) -> li
             batches.append([])
         batches[-1].append(i)
     return batches
+
+
+def side_by_side(
+    work: Callable[[list[int]], list[int]], batches: list[list[int]], device: torch.device
+) -> Iterator[list[int]]:
+    """Run the work for every batch, on a CPU in as many threads as torch has.
+
+    Torch would split every operation over its threads, and they would wait for each other at the
+    end of each, some hundred times a batch. Here each takes whole batches and waits for nobody.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1 or len(batches) == 1:
+        yield from map(work, batches)
+        return
+    torch.set_num_threads(1)  # of each worker: a new thread starts with this number
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            yield from pool.map(work, batches)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def merge_windows(vectors: Tensor, rows: list[list[int]], owners: list[int], texts: int) -> Tensor:
