@@ -1,0 +1,197 @@
+"""Attention with numbers one can follow, the mask, and what must not matter."""
+
+import math
+
+import pytest
+import torch
+from tiny import build, tiny_config
+
+from minibert.attention import MultiHeadSelfAttention, additive_mask
+
+LN3 = math.log(3)  # e^0 and e^ln3 are 1 and 3: a softmax of 1/4 and 3/4
+
+
+def by_hand(hidden_size: int, heads: int, **parameters: object) -> MultiHeadSelfAttention:
+    """Attention in which every parameter is zero but those given, in float64."""
+    config = tiny_config(hidden_size=hidden_size, num_attention_heads=heads)
+    attention = MultiHeadSelfAttention(config).double().eval()
+    with torch.no_grad():
+        for parameter in attention.parameters():
+            parameter.zero_()
+        for name, value in parameters.items():
+            attention.get_parameter(name.replace("_", ".")).copy_(torch.as_tensor(value))
+    return attention
+
+
+def batch_of_one(*tokens: tuple) -> torch.Tensor:
+    """(1, T, H) in float64."""
+    return torch.tensor([tokens], dtype=torch.float64)
+
+
+def close(actual: torch.Tensor, expected: object) -> None:
+    torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float64))
+
+
+# ------------------------------------------------------------------------------- by hand
+
+
+def test_one_head_by_hand():
+    attention = by_hand(
+        1,
+        1,
+        query_bias=[1.0],  # every query is 1
+        key_weight=[[LN3]],  # the keys are 0 and ln 3: weights 1/4 and 3/4
+        value_weight=[[4.0]],  # the values are 0 and 4: context 3
+        output_weight=[[2.0]],
+        output_bias=[1.0],
+    )
+    close(attention(batch_of_one((0,), (1,)), None), [[[7.0], [7.0]]])
+
+
+def test_each_query_has_its_own_weights():
+    attention = by_hand(
+        1,
+        1,
+        query_weight=[[1.0]],  # the queries are 0 and 1: weights (1/2, 1/2) and (1/4, 3/4)
+        key_weight=[[LN3]],
+        value_weight=[[4.0]],
+        output_weight=[[1.0]],
+    )
+    close(attention(batch_of_one((0,), (1,)), None), [[[2.0], [3.0]]])
+
+
+def test_two_heads_by_hand():
+    attention = by_hand(
+        2,
+        2,
+        query_bias=[1.0, 1.0],
+        key_weight=[[LN3, 0], [0, math.log(7)]],  # weights 1 : 3 in one head, 1 : 7 in the other
+        value_weight=[[8.0, 0], [0, 80.0]],
+        output_weight=[[1.0, 0], [0, 1]],
+    )
+    close(attention(batch_of_one((0, 0), (1, 1)), None), [[[6.0, 70.0], [6.0, 70.0]]])
+
+
+def test_scores_are_divided_by_the_root_of_the_head_size():
+    attention = by_hand(
+        8,
+        2,  # D = 4, so the scores are halved
+        query_bias=[2.0, 0, 0, 0, 4, 0, 0, 0],
+        key_weight=torch.eye(8) * LN3,
+        value_weight=torch.eye(8),
+        output_weight=torch.eye(8),
+    )
+    out = attention(batch_of_one((0,) * 8, (1,) * 8), None)
+    # Head 0: 2 ln 3 / 2, weights 1 : 3. Head 1: 4 ln 3 / 2, weights 1 : 9.
+    close(out[0, 0], [0.75] * 4 + [0.9] * 4)
+
+
+def test_a_padded_key_weighs_nothing():
+    attention = by_hand(
+        1,
+        1,
+        query_bias=[1.0],
+        key_weight=[[LN3]],
+        value_weight=[[4.0]],
+        output_weight=[[1.0]],
+    )
+    mask = additive_mask(torch.tensor([[1, 1, 0]]), torch.float64)
+    out = attention(batch_of_one((0,), (1,), (50,)), mask)
+    close(out[0, :2], [[3.0], [3.0]])
+
+
+def test_heads_are_neighbouring_columns():
+    attention = MultiHeadSelfAttention(tiny_config(hidden_size=6, num_attention_heads=3))
+    x = torch.arange(12.0).view(1, 2, 6)  # token 0 is 0 ... 5, token 1 is 6 ... 11
+    heads = attention.split_heads(x)
+    assert heads.tolist() == [
+        [[[0, 1], [6, 7]], [[2, 3], [8, 9]], [[4, 5], [10, 11]]],
+    ]
+    assert torch.equal(attention.merge_heads(heads), x)
+
+
+# ------------------------------------------------------------------------------- the mask
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.int64, torch.int32, torch.uint8, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_additive_mask(kind, dtype):
+    given = torch.tensor([[1, 1, 0], [1, 0, 0]]).to(kind)
+    before = given.clone()
+    mask = additive_mask(given, dtype)
+    lowest = torch.finfo(dtype).min
+    assert mask.dtype == dtype
+    assert mask.shape == (2, 1, 1, 3)
+    assert mask.flatten().tolist() == [0, 0, lowest, 0, lowest, lowest]
+    assert torch.equal(given, before)
+
+
+def test_padding_cannot_be_seen():
+    attention = build(MultiHeadSelfAttention, tiny_config())
+    mask = additive_mask(torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]), torch.float32)
+    hidden = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
+    other = hidden.clone()
+    other[0, 3:] = 100
+    before, after = attention(hidden, mask), attention(other, mask)
+    assert torch.equal(before[0, :3], after[0, :3])
+    assert torch.equal(before[1], after[1])
+    assert not torch.allclose(before[0, 3:], after[0, 3:])
+
+
+def test_a_row_of_padding_alone_attends_to_all_alike():
+    attention = build(MultiHeadSelfAttention, tiny_config())
+    seen = []
+    attention.probabilities.register_forward_hook(lambda m, inputs, output: seen.append(output))
+    hidden = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0))
+    out = attention(hidden, additive_mask(torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1]]), hidden.dtype))
+    assert out.isfinite().all()
+    assert (seen[0][0] == 0.25).all()
+    assert not torch.allclose(seen[0][1], torch.tensor(0.25))
+
+
+# ------------------------------------------------------------------------------- invariances
+
+
+def test_rows_sum_to_one():
+    attention = build(MultiHeadSelfAttention, tiny_config())
+    seen = []
+    attention.probabilities.register_forward_hook(lambda m, inputs, output: seen.append(output))
+    hidden = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
+    attention(hidden, additive_mask(torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]), hidden.dtype))
+    assert seen[0].shape == (2, 4, 5, 5)  # (B, N, T, T)
+    torch.testing.assert_close(seen[0].sum(-1), torch.ones(2, 4, 5))
+    assert seen[0][0, :, :, 3:].abs().max() == 0
+
+
+def test_order_means_nothing_to_attention():
+    attention = build(MultiHeadSelfAttention, tiny_config(), dtype=torch.float64)
+    hidden = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0)).double()
+    order = [3, 0, 4, 1, 2]
+    torch.testing.assert_close(
+        attention(hidden[:, order], None), attention(hidden, None)[:, order], rtol=0, atol=1e-12
+    )
+
+
+def test_the_input_is_not_changed():
+    attention = build(MultiHeadSelfAttention, tiny_config())
+    hidden = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
+    mask = additive_mask(torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]), hidden.dtype)
+    before = hidden.clone(), mask.clone()
+    attention(hidden, mask)
+    assert torch.equal(hidden, before[0])
+    assert torch.equal(mask, before[1])
+
+
+def test_dropout_is_on_the_probabilities_and_only_while_training():
+    config = tiny_config(attention_probs_dropout_prob=0.5, hidden_dropout_prob=0.0)
+    attention = build(MultiHeadSelfAttention, config)
+    seen = []
+    attention.dropout.register_forward_hook(lambda m, inputs, out: seen.append((inputs[0], out)))
+    hidden = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(attention(hidden, None), attention(hidden, None))
+    attention.train()(hidden, None)
+    probabilities, dropped = seen[-1]
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(2, 4, 9))
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], probabilities[kept] * 2)
+    assert 0.4 < kept.double().mean() < 0.6
