@@ -33,6 +33,8 @@ SHOW = {
     "pooling": ("pooling.py", None),
     "encode": ("sentence_encoder.py", "SentenceEncoder"),
     "similarity": ("similarity.py", None),
+    "loop": ("finetune.py", "loop"),
+    "tasks": ("tasks.py", None),
 }
 
 # ------------------------------------------------------------------------------------- verbs
@@ -289,7 +291,141 @@ def show(args: argparse.Namespace) -> None:
             print(ast.get_source_segment(source, node))
 
 
+def finetune(args: argparse.Namespace) -> None:
+    """Fine-tune a model on a file."""
+    import dataclasses
+
+    from minibert.recipe import finetune as run
+    from minibert.recipe import several
+    from minibert.settings import Settings, small
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    if args.resume:
+        wanted = None
+    elif args.task is None or args.train is None:
+        raise ValueError("what is to be learnt from which file? minibert finetune TASK TRAIN ...")
+    else:
+        names = [field.name for field in dataclasses.fields(Settings)]
+        wanted = Settings(**{name: getattr(args, name) for name in names})
+        if args.recipe == "small":
+            from minibert.data import read
+            from minibert.recipe import TASKS
+
+            examples = read(wanted.train, TASKS[wanted.task].roles, wanted.columns)
+            wanted = small(wanted, len(examples))
+    if args.seeds > 1 and wanted:
+        result = several(wanted, args.out, args.seeds, say=say)
+    else:
+        result = run(wanted, args.out, resume=args.resume, say=say)
+    if args.json:
+        return print_json(result)
+    if "mean" in result:
+        spread = "" if result["sd"] is None else f" (sd {result['sd']:.4f})"
+        print(f"{result['measure']}: {result['mean']:.4f}{spread}, worst {result['worst']:.4f}")
+        for name, value in result.get("baselines", {}).items():
+            print(f"{name}: {value:.4f}")
+        if result.get("failed"):
+            print(f"{result['failed']} of {args.seeds} runs failed: no better than one class")
+        return
+    for name, after in result["after"].items():
+        before = result["before"].get(name)
+        change = "" if before is None else f"  (before: {before:.4f}, {after - before:+.4f})"
+        value = f"{after:.4f}" if isinstance(after, float) else after
+        print(f"{name:<22} {value}{change}")
+    print(f"{args.out}: the model; {args.out}/run: how it came about")
+
+
+def predict(args: argparse.Namespace) -> None:
+    """Print what a fine-tuned model says about every row of a file."""
+    from minibert.tuned import predict_file
+
+    answers = predict_file(args.model, args.file, args.columns)
+    if args.json:
+        return print_json(answers)
+    for answer in answers:
+        numbers = [f"{v:.4f}" if isinstance(v, float) else str(v) for v in answer.values()]
+        print("\t".join(numbers[-(2 if "probability" in answer else 1) :] + [next(iter(numbers))]))
+
+
+def evaluate_tuned(args: argparse.Namespace) -> None:
+    """Print how a fine-tuned model does on labelled data."""
+    from minibert.tuned import evaluate_file
+
+    measures = evaluate_file(args.model, args.data, args.columns)
+    if args.json:
+        return print_json({"model": args.model, "data": args.data, **measures})
+    for name, value in measures.items():
+        print(f"{name:<20} {value:.4f}" if isinstance(value, float) else f"{name:<20} {value}")
+
+
+def blend(args: argparse.Namespace) -> None:
+    """Mix the weights of a base model and of what was tuned from it."""
+    if not args.out and not args.data:
+        raise ValueError("--out DIR writes the mixture; --data F --keep G sweeps over alpha")
+    if bool(args.data) != bool(args.keep):
+        raise ValueError("a sweep needs both: --data (of the domain) and --keep (general pairs)")
+    from minibert.tuned import Blend, draw_sweep
+
+    mix = Blend(args.base, args.tuned)
+    rows = []
+    if args.data:
+        rows = mix.sweep(args.data, args.keep)
+        if args.svg:
+            draw_sweep(rows, args.svg)
+        if not args.json:
+            print("alpha  domain  general")
+            for row in rows:
+                print(f"{row['alpha']:5.2f}  {row['domain']:.4f}  {row['general']:.4f}")
+    if args.out:
+        mix.save(args.alpha, args.out)
+    if args.json:
+        return print_json({"alpha": args.alpha, "out": args.out, "sweep": rows})
+    if args.out:
+        print(f"{args.out}: {args.alpha:g} of {args.tuned}, the rest {args.base}")
+
+
 # ----------------------------------------------------------------------------------- helpers
+
+
+def settings_options(parser: argparse.ArgumentParser) -> None:
+    """An option for every setting of a fine-tuning, with its help and its default."""
+    import dataclasses
+
+    from minibert.settings import CHOICES, Settings
+
+    kinds = {"int": int, "float": float}
+    for field in dataclasses.fields(Settings):
+        if "help" not in field.metadata:
+            continue
+        option = "--" + field.name.replace("_", "-")
+        text = field.metadata["help"]
+        if field.type == "bool":
+            parser.add_argument(option, action="store_true", help=text)
+            continue
+        kind = number_or_word if field.name == "freeze" else kinds.get(field.type.split()[0], str)
+        text += "" if field.default is None else f" (default {field.default})"
+        choices = [name for name in CHOICES.get(field.name, ()) if name] or None
+        parser.add_argument(
+            option, type=kind, default=field.default, choices=choices, help=text,
+            metavar=None if choices else field.type.split()[0].upper(),
+        )
+
+
+def number_or_word(text: str) -> int | str:
+    """A number if it is one."""
+    return int(text) if text.isdigit() else text
+
+
+class Columns(argparse.Action):
+    """``--columns text=review label=stars`` as a dictionary."""
+
+    def __call__(self, parser, args, values, option=None) -> None:
+        """Cut each at its equals sign."""
+        if any("=" not in value for value in values):
+            parser.error("--columns takes role=column, such as text=review label=stars")
+        setattr(args, self.dest, dict(value.split("=", 1) for value in values))
 
 
 def load_encoder(args: argparse.Namespace):
@@ -423,6 +559,61 @@ def build_parser() -> argparse.ArgumentParser:
         help="csv, tsv or jsonl with two texts and a score, or hub:OWNER/NAME/FILE",
     )
     sub.add_argument("--measure", choices=measures, help="default: what the model was made for")
+
+    sub = verb(
+        evaluate_tuned,
+        "classify",
+        "accuracy and the other measures of what `minibert finetune` has written, of any task",
+        "evaluate classify --model my-model --data test.tsv",
+        parent=what,
+    )
+    sub.add_argument("--data", required=True, metavar="FILE", help="csv, tsv or jsonl")
+    sub.add_argument("--columns", nargs="+", action=Columns, metavar="ROLE=COLUMN")
+
+    sub = verb(
+        finetune,
+        "finetune",
+        "train a model on a file; the result opens in transformers and sentence-transformers",
+        "finetune classify train.tsv --dev dev.tsv --recipe small --out my-model",
+        model=False,
+    )
+    from minibert.settings import TASKS
+
+    sub.add_argument("task", nargs="?", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
+    sub.add_argument("train", nargs="?", metavar="TRAIN", help="csv, tsv, jsonl or txt")
+    sub.add_argument("--out", required=True, metavar="DIR", help="where the result goes")
+    sub.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    sub.add_argument("--recipe", choices=("plain", "small"), default="plain",
+                     help="small: for some hundred examples")
+    sub.add_argument("--seeds", type=int, default=1, help="so many runs: mean, sd, worst, failed")
+    sub.add_argument("--columns", nargs="+", action=Columns, metavar="ROLE=COLUMN",
+                     help="which column is what, if the names do not tell")
+    sub.add_argument("--scale", nargs=2, type=float, metavar=("LOW", "HIGH"), help="of the scores")
+    settings_options(sub)
+
+    sub = verb(
+        predict,
+        "predict",
+        "ask a fine-tuned model about every row of a file",
+        "predict questions.txt --model my-model",
+    )
+    sub.add_argument("file", metavar="FILE", help="txt (a text a line), csv, tsv or jsonl")
+    sub.add_argument("--columns", nargs="+", action=Columns, metavar="ROLE=COLUMN")
+
+    sub = verb(
+        blend,
+        "blend",
+        "average the weights of a model and of what was tuned from it",
+        "blend all-MiniLM-L6-v2 my-model --alpha 0.5 --out half-way",
+        model=False,
+    )
+    sub.add_argument("base", metavar="BASE")
+    sub.add_argument("tuned", metavar="TUNED")
+    sub.add_argument("--alpha", type=float, default=0.5, help="share of TUNED (default 0.5)")
+    sub.add_argument("--out", metavar="DIR", help="write the mixture there")
+    sub.add_argument("--data", metavar="FILE", help="sweep alpha from 0 to 1: domain data ...")
+    sub.add_argument("--keep", metavar="FILE", help="... and general scored pairs")
+    sub.add_argument("--svg", metavar="FILE.svg", help="draw the two curves of the sweep")
 
     sub = verb(
         download,

@@ -16,7 +16,6 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +37,10 @@ from minibert.finetune import (
     parameter_groups,
     predict,
 )
-from minibert.hub import DEFAULT_MODEL, locate
+from minibert.hub import locate
 from minibert.run import Run
 from minibert.sentence_encoder import SentenceEncoder, best_device
+from minibert.settings import Settings
 from minibert.tasks import (
     Classification,
     Contrastive,
@@ -62,97 +62,6 @@ TASKS = {
     "qa": QuestionAnswering,
 }
 SIDE_BY_SIDE = (Similarity, Contrastive)  # no head: the result is a sentence encoder
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a fine-tuning is asked for. Paths are data files, see ``data.read``.
-
-    Units: ``lr`` per step; ``warmup`` and shares as a part of 1; lengths in tokens.
-    """
-
-    task: str  # one of TASKS
-    train: str
-    dev: str | None = None  # None = a tenth of train is set aside
-    test: str | None = None  # measured once, at the end
-    keep: str | None = None  # general scored pairs: what is forgotten while the domain is learnt
-    base: str = DEFAULT_MODEL
-    columns: dict[str, str] | None = None  # role → column
-    scale: tuple[float, float] | None = None  # of the scores; None = the narrowest usual one
-    max_length: int = 128
-    objective: str = "cosine"  # of similarity: cosine, cosent
-    label_smoothing: float = 0.0
-    class_weights: str | None = None  # "balanced" = every class counts the same in sum
-
-    epochs: int = 3
-    steps: int | None = None  # instead of epochs
-    batch_size: int | None = 16
-    batch_tokens: int | None = None
-    accumulate: int = 1
-    lr: float = 2e-5
-    schedule: str = "linear"
-    warmup: float = 0.1
-    optimizer: str = "adamw"
-    decay: float = 0.01
-    clip: float = 1.0
-    dropout: float | None = None  # None = as the model's config says
-    seed: int = 0
-    patience: int | None = None  # epochs without a better one before the run stops
-    checkpoint_every: int = 200  # steps
-
-    freeze: str | int | None = None  # "embeddings", the first k layers, "encoder"
-    reinit: int | None = None  # the pooler and the top k layers begin anew
-    layer_decay: float = 1.0  # learning rate of a layer against the one above
-    lora: int | None = None  # rank
-    pull: float = 0.0  # towards the start weights (L2-SP)
-    replay: str | None = None  # general examples of the same task, mixed in
-    replay_share: float = 0.5  # as many of them, for each example of train
-
-    device: str = "auto"
-    autocast: bool = False  # bfloat16 where the device has it
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be."""
-        for name, allowed in (
-            ("task", TASKS),
-            ("schedule", SCHEDULES),
-            ("optimizer", ("adamw", "adam", "sgd")),
-            ("objective", ("cosine", "cosent")),
-            ("class_weights", (None, "balanced")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; one of {list(allowed)}")
-        for name in ("epochs", "steps", "batch_size", "batch_tokens", "accumulate", "max_length"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; at least 1 is needed")
-        if not 0 <= self.warmup <= 1 or self.lr <= 0 or self.clip <= 0 or self.decay < 0:
-            raise ValueError(
-                f"warmup {self.warmup} (0 to 1), lr {self.lr}, clip {self.clip} (above 0), "
-                f"decay {self.decay} (0 or more): one is out of range"
-            )
-        if self.columns and self.keep:
-            object.__setattr__(self, "columns", dict(self.columns))
-
-    def replace(self, **changes: object) -> Settings:
-        """A copy with some values changed."""
-        return dataclasses.replace(self, **changes)
-
-
-def small(settings: Settings, examples: int) -> Settings:
-    """The recipe for little data: enough steps, 10 % warm-up, a fresh pooler and top layer.
-
-    Steps, not epochs, are what a run on little data lacks: at least 400 of them, but no example
-    more than 20 times. A layer is re-initialised only below a new head: a sentence encoder
-    keeps what it knows.
-
-    Source: Mosbach 2021 (2006.04884), §6; Zhang 2021 (2006.05987), §4 to §6.
-    """
-    per_epoch = math.ceil(examples / ((settings.batch_size or 16) * settings.accumulate))
-    epochs = max(settings.epochs, min(20, math.ceil(400 / per_epoch)))
-    fresh = settings.task in ("classify", "regression")
-    return settings.replace(
-        epochs=epochs, warmup=0.1, lr=max(settings.lr, 5e-5), reinit=1 if fresh else None
-    )
 
 
 # -------------------------------------------------------------------------------------- one run
@@ -203,7 +112,7 @@ def finetune(
     task, model, save = build(settings, sets["train"])
     digests = {
         **{name: data.digest(path) for name, path in files(settings).items()},
-        "base": content_digest(model.state_dict()),
+        "base": content_digest(model.state_dict(), {}),
     }
     adapt(settings, model)
     features = {name: task.encode(examples) for name, examples in sets.items() if name != "keep"}

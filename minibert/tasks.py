@@ -468,10 +468,11 @@ def embed(model: nn.Module, inputs: dict, pooling: Sequence[str]) -> Tensor:
 class MaskedLM:
     """Which word stands behind [MASK]? For a domain that has texts and no labels.
 
-    15 % of the tokens are to be guessed, chosen anew every time a text comes by; 80 % of these are
-    shown as [MASK], 10 % as another word, 10 % as they are.
+    15 % of the tokens are to be guessed, at least one in a text, chosen anew every time it comes
+    by; 80 % of these are shown as [MASK], 10 % as another word, 10 % as they are.
 
-    Source: Devlin 2019, §3.1 and appendix A.1; anew every time: Liu 2019 (RoBERTa), §4.1.
+    Source: Devlin 2019, §3.1 and appendix A.1; at least one: google-research/bert,
+    ``create_pretraining_data.py``; anew every time: Liu 2019 (RoBERTa), §4.1.
     """
 
     roles = ("text",)
@@ -504,9 +505,8 @@ class MaskedLM:
             chance[:, i, : feature.length] = random.random((3, feature.length))
         guess, fate, word = torch.from_numpy(chance)  # (B, T) each
         guess = guess.masked_fill(torch.isin(ids, self.special), 1.0)
-        places = guess < self.share
-        if not places.any() and guess.min() < 1:  # something must be guessed, or there is no loss
-            places = guess == guess.min()
+        least = guess.min(dim=1, keepdim=True).values  # (B, 1): at least one token of every text
+        places = (guess < self.share) | ((guess == least) & (guess < 1))
         found = ids[places]  # (M,)
         random = self.words[(word[places] * len(self.words)).long()]
         shown = torch.where(fate[places] < 0.8, self.tokenizer.mask_token_id, found)
