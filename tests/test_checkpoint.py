@@ -446,6 +446,20 @@ def test_a_bin_file_gives_the_same_model(tmp_path, zipped):
     assert all(parameter.is_contiguous() for parameter in again.parameters())
 
 
+def test_a_safetensors_file_is_preferred_to_everything_else(tmp_path):
+    model = build(BertModel, CONFIG)
+    model.save_pretrained(tmp_path)
+    content = (tmp_path / "model.safetensors").read_bytes()
+    shards(tmp_path, "safetensors")
+    (tmp_path / "model-00001-of-00003.safetensors").write_bytes(b"damaged")
+    (tmp_path / "model.safetensors").write_bytes(content)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"damaged")
+    assert same_output(quiet_load(BertModel, tmp_path), model)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="model-00001-of-00003.safetensors is damaged"):
+        BertModel.from_pretrained(tmp_path)
+
+
 class Malicious:
     """A pickle that runs a command when it is opened carelessly."""
 
@@ -720,6 +734,11 @@ BAD = [
     ("a flipped byte in the header's length", weights(lambda d: flip(d, 1)), "damaged"),
     ("a flipped byte in the header", weights(lambda d: flip(d, 500)), "damaged"),
     ("a flipped byte in the numbers", weights(lambda d: flip(d, len(d) - 9)), "is damaged: the"),
+    (
+        "a changed number in the metadata",
+        weights(lambda d: d.replace(b'hidden_act\\": \\"relu', b'hidden_act\\": \\"gelu')),
+        "is damaged: the content",
+    ),
     ("an empty file", instead(b""), "is empty"),
     ("a git-lfs pointer", instead(LFS), "is a git-lfs pointer.*git lfs pull"),
     ("a web page", instead(HTML), "is a web page"),

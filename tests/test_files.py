@@ -501,6 +501,17 @@ def test_a_directory_in_the_place_of_a_file_is_an_error_and_can_be_mended(tmp_pa
     assert get(path) == NEW
 
 
+def test_a_save_after_a_killed_one_finishes_that_first(tmp_path):
+    """Else what only the killed one wrote would come later, and win."""
+    path = tmp_path / "model"
+    put(path, OLD)
+    put(path / files.SAVED, {**NEW, "vocab.txt": "of the killed save"})
+    with atomic_directory(path) as staging:
+        put(staging, {"weights": "newer still"})
+    assert get(path) == {**OLD, **NEW, "vocab.txt": "of the killed save", "weights": "newer still"}
+    assert not (path / files.SAVED).exists()
+
+
 def test_two_who_finish_the_same_save_do_not_disturb_each_other(tmp_path, monkeypatch):
     path = tmp_path / "model"
     put(path, OLD)
