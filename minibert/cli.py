@@ -265,6 +265,29 @@ def trace(args: argparse.Namespace) -> None:
         print(f"  {name:<42} {shape}")
 
 
+def parity(args: argparse.Namespace) -> int:
+    """Compare tensors stage by stage; name the first that differs, and the mistake."""
+    import torch
+
+    from minibert import selfcheck
+    from minibert.files import write_text
+    from minibert.parity_report import to_html
+
+    torch.set_num_threads(1)  # many small products: a second thread only costs
+    reports = selfcheck.parity(
+        args.dump, args.replace, args.model, args.names, args.trace, args.goldens, not args.singles
+    )
+    if args.html:
+        write_text(args.html, to_html(reports))
+        tell(f"{args.html} written")
+    passed = all(report.passed for report in reports)
+    if args.json:
+        print_json({"passed": passed, "reports": [report.to_dict() for report in reports]})
+    else:
+        print("\n\n".join(str(report) for report in reports))
+    return 0 if passed else 1
+
+
 def explain(args: argparse.Namespace) -> None:
     """Print what the tokenizer does to a text, rule by rule."""
     from minibert.tokenizer import BertTokenizer
@@ -647,6 +670,37 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("texts", nargs="+", metavar="TEXT", help="a batch of texts")
     sub.add_argument("--out", required=True, metavar="FILE.safetensors")
+
+    sub = verb(
+        parity,
+        "parity",
+        "check this installation, a dump, or your own code against the reference, stage by stage",
+        "parity --replace attention=my_attention.py:MyAttention\n"
+        "         minibert parity                      this installation against the golden files\n"
+        "         minibert parity --model DIR          any weights, against transformers\n"
+        "         minibert parity mine.npz --trace trace.safetensors --names names.json\n\n"
+        "what can be replaced, and how it is called:\n"
+        "  embeddings    Class(config)(input_ids, token_type_ids) -> (B, T, H)\n"
+        "  attention     Class(config)(hidden, mask) -> (B, T, H); mask (B, 1, 1, T) to be added\n"
+        "  feed_forward  Class(config)(hidden) -> (B, T, H)\n"
+        "  layer         Class(config)(hidden, mask) -> (B, T, H)\n"
+        "  pooler        Class(config)(hidden) -> (B, H)\n"
+        "  pooling       function(hidden, attention_mask) -> (B, H)\n"
+        "  loss          function(logits, labels) -> one number; labels of -100 do not count\n"
+        "  optimizer     Class(parameters, lr, betas, eps, weight_decay) with step()",
+        model=False,
+    )
+    sub.add_argument("dump", nargs="?", metavar="DUMP", help=".safetensors or .npz to compare")
+    sub.add_argument(
+        "--replace", action="append", default=[], metavar="KIND=FILE.py:NAME",
+        help="put your class or function in place of ours (may be repeated)",
+    )
+    sub.add_argument("--model", help="directory or hub name: weights to check, or to check with")
+    sub.add_argument("--trace", metavar="FILE", help="the inputs: a file from minibert trace")
+    sub.add_argument("--names", metavar="FILE.json", help='{"your name": "our name"}')
+    sub.add_argument("--goldens", metavar="DIR", help="other golden files")
+    sub.add_argument("--singles", action="store_true", help="do not try pairs of mistakes")
+    sub.add_argument("--html", metavar="FILE", help="write the report as one HTML page too")
 
     sub = verb(
         explain, "explain", "show what the tokenizer does to a text", 'explain "Café déjà-vu"'

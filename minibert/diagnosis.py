@@ -289,7 +289,8 @@ class Judge:
             return None
         first = self.faults[0]
         names = [first, *(name for name in self.scope(first) if name != first)]
-        mistakes = [m for m in self.catalogue if self.touches(m, names) and self.visible(m, names)]
+        wrong = names if self.rounded else [name for name in names if name in self.faults]
+        mistakes = [m for m in self.catalogue if self.touches(m, wrong) and self.visible(m, names)]
         result = Diagnosis(first, [], tried=len(mistakes))
         result.noise = self.noise(
             first, self.predict(first, {}), self.predict(first, {}, torch.float32)
@@ -326,7 +327,7 @@ class Judge:
             result.residual = 0.0
         elif ranked:
             result.residual, result.nearest = min(ranked, key=lambda item: item[0])
-            if result.residual >= 1:
+            if result.residual > 0.9:
                 result.nearest, result.residual = (), 1.0
         return result
 

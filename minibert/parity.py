@@ -106,17 +106,18 @@ def table(rows: Sequence[Row], worst_of: Sequence[str] = ("gradient of ", "after
     for row in rows:
         start = next((start for start in worst_of if row.name.startswith(start)), None)
         key = row.name if start is None or row.verdict in BAD else " ".join(
-            [*row.name.split()[: 2 if start == "gradient of " else 4]])
+            row.name.split()[: 2 if start == "gradient of " else 3])
         groups.setdefault(key, []).append(row)
     for key, group in groups.items():
         row = max(group, key=lambda row: row.largest)
         many = len(group) > 1
         name = f"{key} {len(group)} parameters" if many else row.name
+        note = f"{row.name.split()[-1]}: " if many else ""
         mark = {"equal": "OK", "padding": "ok"}.get(row.verdict, row.verdict.upper())
         exact = all(row.bitwise for row in group)
         lines.append(
             f"{mark:10}{name:42}{row.largest:10.1e}{row.mean:10.1e}{row.tolerance:10.1e}  "
-            f"{'yes' if exact else 'no':7}  {row.name + ': ' if many else ''}{row.place}".rstrip()
+            f"{'yes' if exact else 'no':7}  {note}{row.place}".rstrip()
         )
     return lines
 
@@ -348,8 +349,8 @@ def pattern(got: Tensor, expected: Tensor, allowed: float) -> str:
 
 def permuted(got: Tensor, expected: Tensor, axis: int, near: float) -> bool:
     """Whether the slices along an axis are the reference's in another order."""
-    mine = got.movedim(axis, 0).flatten(1)
-    theirs = expected.movedim(axis, 0).flatten(1)
+    mine = got.movedim(axis, 0).reshape(got.shape[axis], -1)
+    theirs = expected.movedim(axis, 0).reshape(got.shape[axis], -1)
     distance = torch.cdist(mine, theirs)
     match = distance.argmin(1)
     if len(match.unique()) < len(match) or torch.equal(match, torch.arange(len(match))):
