@@ -143,6 +143,8 @@ def test_a_cosine_is_finite_and_in_range_whatever_the_length_of_the_vectors(kind
         assert np.isfinite(result).all() and (abs(result) <= 1).all()
         if scale > 1e-40:  # below, float32 itself has but a few digits left
             assert np.allclose(result, expected, atol=1e-6)
+    many = kind(random_rows(500))
+    assert (pairwise_cosine_similarity(many, many) <= 1).all()  # rounding would exceed it
     half = kind(np.full((1, 4096), 200, np.float16))  # its squares are infinite in half precision
     assert cosine_similarity(half).tolist() == [[1.0]]
     assert pairwise_cosine_similarity(half, half).tolist() == [1.0]
