@@ -292,7 +292,12 @@ def explain(args: argparse.Namespace) -> None:
     """Print what the tokenizer does to a text, rule by rule."""
     from minibert.tokenizer import BertTokenizer
 
-    print(BertTokenizer.from_pretrained(args.model).explain(args.text))
+    explanation = BertTokenizer.from_pretrained(args.model).explain(args.text)
+    if args.json:
+        steps = [step._asdict() for step in explanation.steps]
+        tokens = [piece._asdict() for piece in explanation.pieces]
+        return print_json({"text": args.text, "steps": steps, "tokens": tokens})
+    print(explanation)
 
 
 def show(args: argparse.Namespace) -> None:
@@ -312,6 +317,43 @@ def show(args: argparse.Namespace) -> None:
         targets = [getattr(target, "id", None) for target in getattr(node, "targets", [])]
         if name in (getattr(node, "name", None), *targets):
             print(ast.get_source_segment(source, node))
+
+
+def check(args: argparse.Namespace) -> int | None:
+    """Judge an exercise, a submission or a class; or write a starting file, or give a hint."""
+    from minibert import exercises
+
+    if args.exercise is None:
+        for name, exercise in exercises.EXERCISES.items():
+            print(f"{name:<22} {exercise.title}")
+        return None
+    if args.start:
+        exercises.start(args.exercise, args.start)
+        tell(f"{args.start} is written; judge it: minibert check {args.exercise} {args.start}")
+        return None
+    if args.hint:
+        print(exercises.hint_text(args.exercise, args.hint))
+        return None
+    if args.path is None:
+        raise ValueError("what is to be judged? Give a FILE, or a DIR with all; or --start, --hint")
+    limits = {"seed": args.seed, "seconds": args.seconds, "megabytes": args.memory}
+    if args.exercise != "all":
+        judgement = exercises.judge(args.exercise, args.path, **limits)
+        print_json(judgement.to_dict()) if args.json else print(judgement)
+        return int(not judgement.passed)
+    results = exercises.submissions(args.path, **limits)
+    if args.json:
+        print_json({
+            student: {name: judgement.to_dict() for name, judgement in found.items()}
+            for student, found in results.items()
+        })
+    elif args.csv:
+        print(exercises.as_csv(exercises.class_table(results)), end="")
+    elif len(results) == 1:
+        print(exercises.one_table(next(iter(results.values()))))
+    else:
+        print(exercises.as_text(exercises.class_table(results)))
+    return int(not all(one.passed for found in results.values() for one in found.values()))
 
 
 def finetune(args: argparse.Namespace) -> None:
@@ -709,6 +751,22 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = verb(show, "show", "print the source to read on a topic", "show attention", model=False)
     sub.add_argument("topic", nargs="?", choices=SHOW, metavar="TOPIC", help=", ".join(SHOW))
+
+    sub = verb(
+        check,
+        "check",
+        "judge an exercise: a file, a submission (all DIR) or a class (all DIR of directories)",
+        "check attention --start attention.py, then: minibert check attention attention.py",
+        model=False,
+    )
+    sub.add_argument("exercise", nargs="?", metavar="EXERCISE", help="a name, or all; none: a list")
+    sub.add_argument("path", nargs="?", metavar="FILE", help="to be judged; for all a directory")
+    sub.add_argument("--start", metavar="FILE", help="write the file to start from")
+    sub.add_argument("--hint", type=int, choices=(1, 2, 3), help="a hint, more concrete each time")
+    sub.add_argument("--csv", action="store_true", help="for all: the table as csv")
+    sub.add_argument("--seed", type=int, default=0, help="other inputs (default 0)")
+    sub.add_argument("--seconds", type=float, default=10, help="time for a file (default 10)")
+    sub.add_argument("--memory", type=int, default=2000, help="megabytes for a file (default 2000)")
     return parser
 
 

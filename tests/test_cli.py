@@ -205,6 +205,15 @@ def test_trace(capsys, model, tiny, tmp_path):  # noqa: F811
     assert torch.equal(hidden, expected)
 
 
+def test_explain(capsys, model):
+    status, out, _ = run(capsys, "explain", "A b", "--model", model)
+    assert status == 0
+    assert "lower_case" in out and "U+0041 LATIN CAPITAL LETTER A" in out
+    result = json.loads(run(capsys, "explain", "A b", "--model", model, "--json")[1])
+    assert [token["token"] for token in result["tokens"]] == ["a", "b"]
+    assert result["steps"][0]["before"] == "A" and result["steps"][0]["after"] == "a"
+
+
 def test_show_prints_the_source(capsys):
     for topic, (_, name) in cli.SHOW.items():
         status, out, _ = run(capsys, "show", topic)
