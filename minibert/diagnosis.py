@@ -231,6 +231,8 @@ class Judge:
         In float32: what our own order of operations loses, times 16, and some last digits.
         """
         exact, single = canonical(name, exact.double()), canonical(name, single.double())
+        exact, single = exact.clamp(min=MASKED), single.clamp(min=MASKED)
+        exact, single = (torch.where(t == MASKED, 0.0, t) for t in (exact, single))
         size = float(exact.abs().nan_to_num(0, 0, 0).max()) if exact.numel() else 0.0
         if self.dtype == torch.float64:
             return 1e4 * torch.finfo(torch.float64).eps * size + 1e-15

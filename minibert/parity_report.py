@@ -21,8 +21,8 @@ th { position: sticky; top: 0; background: Canvas; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.name { font-family: ui-monospace, monospace; white-space: nowrap; }
 td.why, td.place { color: var(--dim); }
-tr.differs td, tr.shape td, tr.missing td { background: #c6282822; }
-tr.follows td { background: #f9a82518; }
+tr.differs, tr.shape, tr.missing { background: #c6282822; }
+tr.follows { background: #f9a82518; }
 .mark { font-weight: 600; } .differs .mark, .shape .mark, .missing .mark { color: var(--bad); }
 .equal .mark, .padding .mark { color: var(--ok); }
 pre { background: #8881; padding: .8rem; overflow-x: auto; border-radius: .3rem; }
@@ -31,7 +31,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; mar
 dt { color: var(--dim); } dd { margin: 0; }
 @media (max-width: 40rem) {
   body { font-size: 14px; }
-  thead { display: none; } tr { display: block; border-bottom: 1px solid var(--line); }
+  thead { display: none; } tr { display: block; padding: .3rem; }
   td { display: inline-block; border: 0; padding: .05rem .5rem .05rem 0; }
   td.name { display: block; white-space: normal; overflow-wrap: anywhere; padding-top: .4rem; }
   td.why, td.place { display: block; } td[data-label]::before { content: attr(data-label) " "; }

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from minibert import heads
 from minibert.checkpoint import ENCODER_NAMES, canonical_name, official_name, read
-from minibert.diagnosis import canonical
 from minibert.config import BertConfig
+from minibert.diagnosis import canonical
 from minibert.files import read_json
 from minibert.hub import DEFAULT_MODEL, locate
 from minibert.learner import check, check_dump, load, read_dump

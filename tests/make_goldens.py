@@ -33,18 +33,21 @@ OFFICIAL = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def golden_batch():
-    """Three ragged texts with two segments, and labels for every head."""
+    """Three ragged texts with two segments, one of padding alone, and labels for every head."""
     _, _, batch = example()
     batch = {
-        key: batch[key] for key in ("input_ids", "attention_mask", "token_type_ids", "labels")
+        key: torch.cat([batch[key], torch.full((1, 10), empty)])
+        for key, empty in (
+            ("input_ids", 0), ("attention_mask", 0), ("token_type_ids", 0), ("labels", -100)
+        )
     }
-    batch["next_sentence_label"] = torch.tensor([0, 1, 1])
-    batch["text_labels"] = torch.tensor([2, 0, 1])
+    batch["next_sentence_label"] = torch.tensor([0, 1, 1, 0])
+    batch["text_labels"] = torch.tensor([2, 0, 1, 2])
     batch["token_labels"] = torch.where(
         batch["attention_mask"] == 1, batch["input_ids"] % 3, torch.tensor(-100)
     )
-    batch["start_positions"] = torch.tensor([3, 1, 2])
-    batch["end_positions"] = torch.tensor([5, 6, 2])
+    batch["start_positions"] = torch.tensor([3, 1, 2, 0])
+    batch["end_positions"] = torch.tensor([5, 6, 2, 0])
     return batch
 
 
@@ -71,8 +74,6 @@ def make(directory: Path) -> None:
     write_model(directory)
     batch = golden_batch()
     found = theirs(directory, batch, torch.float64)
-    dropout = theirs(directory, batch, torch.float64)
-    assert all(torch.equal(found[name], dropout[name]) for name in found), "not repeatable"
     found["probe"] = dropout_probe(torch.float64)
     tensors = {name: value.float().contiguous() for name, value in found.items()}
     tensors |= {f"batch.{name}": value for name, value in batch.items()}
