@@ -100,6 +100,8 @@ def read(
                     + " ".join(f"{role}={i}" for i, role in enumerate(required, 1))
                 )
             columns = columns or dict(zip(chosen, names, strict=True))
+    if not rows:
+        raise ValueError(f"{file} has a header and no rows")
     positions = match_columns(file, names, wanted, required, columns)
     say(
         f"{file.name}: {len(rows)} rows; "

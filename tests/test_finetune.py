@@ -1,19 +1,11 @@
 import itertools
 import math
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from minibert import recipe
-from minibert.data import Example, read
+from minibert.data import Example
 from minibert.finetune import (
     Batches,
     evaluate,
@@ -25,12 +17,9 @@ from minibert.finetune import (
 )
 from minibert.heads import BertForSequenceClassification
 from minibert.model import BertModel
-from minibert.recipe import finetune
 from minibert.run import Diverged, Run
-from minibert.settings import Settings, small
 from minibert.tasks import (
     Classification,
-    Contrastive,
     MaskedLM,
     PairRegression,
     Similarity,
@@ -38,9 +27,6 @@ from minibert.tasks import (
 )
 from tests import small as tiny
 from tests.tiny import build, tiny_config
-
-CHECKOUT = Path(__file__).resolve().parent.parent
-
 
 # ---------------------------------------------------------------------------- the loop by itself
 
@@ -290,166 +276,3 @@ def test_steps_instead_of_epochs():
     task, rows = tasks()["classification"]
     batches = Batches(task, task.encode(rows), steps=8, size=4)  # 6 batches an epoch
     assert [len(epoch) for epoch in batches.plan] == [6, 2]
-
-
-# ------------------------------------------------------------------------------------- whole runs
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A base model and data files."""
-    home = tmp_path_factory.mktemp("world")
-    tiny.base(home / "base")
-    tiny.classes(home / "train.tsv", 40, seed=0)
-    tiny.classes(home / "dev.tsv", 12, seed=1)
-    tiny.pairs(home / "pairs.csv", 24, seed=2)
-    tiny.pairs(home / "general.csv", 12, seed=4)
-    return home
-
-
-def settings(world, task="classify", **changes):
-    train, dev = ("train.tsv", "dev.tsv") if task == "classify" else ("pairs.csv", None)
-    values = {
-        "train": str(world / train),
-        "dev": dev and str(world / dev),
-        "base": str(world / "base"),
-        "lr": 1e-3,
-        "max_length": 40,
-        "batch_size": 8,
-        "epochs": 2,
-        "device": "cpu",
-    }
-    return Settings(task=task, **{**values, **changes})
-
-
-def files_of(directory):
-    """Every file below a directory, but for the one that holds times."""
-    return {
-        str(path.relative_to(directory)): path.read_bytes()
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != "timing.json"
-    }
-
-
-def test_two_equal_runs_write_equal_bytes_and_another_seed_does_not(world, tmp_path):
-    wanted = settings(world, keep=str(world / "general.csv"))
-    for name in "ab":
-        finetune(wanted, tmp_path / name)
-    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
-    finetune(wanted.replace(seed=1), tmp_path / "c")
-    a, c = files_of(tmp_path / "a"), files_of(tmp_path / "c")
-    assert a.keys() == c.keys() and a["model.safetensors"] != c["model.safetensors"]
-    names = "config.json model.safetensors tokenizer.json README.md run/settings.json"
-    names += " run/versions.json run/log.jsonl run/metrics.json run/confusion.csv run/curves.svg"
-    assert set(names.split()) <= a.keys()
-    assert not [name for name in a if "checkpoint" in name or "best" in name or "tmp" in name]
-
-
-def stop_at(monkeypatch, step):
-    """Let the next run be interrupted in a step, as by Ctrl-C."""
-    original = Run.after_step
-
-    def after_step(run, loss, norm):
-        run.interrupted = run.interrupted or run.step + 1 == step
-        original(run, loss, norm)
-
-    monkeypatch.setattr(Run, "after_step", after_step)
-    return lambda: monkeypatch.setattr(Run, "after_step", original)
-
-
-@pytest.mark.parametrize("task", ["classify", "similarity", "mlm"])
-@pytest.mark.parametrize("step", [1, 4, 6])
-def test_interrupted_and_resumed_ends_in_the_same_bytes(
-    world, tmp_path, monkeypatch, task, step
-):
-    changes = {"train": str(world / "train.tsv"), "columns": {"text": "text"}}
-    wanted = settings(world, task, epochs=2, **(changes if task == "mlm" else {}))
-    finetune(wanted, tmp_path / "whole")
-    undo = stop_at(monkeypatch, step)
-    with pytest.raises(KeyboardInterrupt, match=f"saved after step {step}"):
-        finetune(wanted, tmp_path / "cut")
-    undo()
-    finetune(None, tmp_path / "cut", resume=True)
-    assert files_of(tmp_path / "whole") == files_of(tmp_path / "cut")
-
-
-def test_a_finished_run_is_not_done_again_and_never_overwritten(world, tmp_path):
-    result = finetune(settings(world), tmp_path / "run")
-    before = files_of(tmp_path / "run")
-    assert finetune(None, tmp_path / "run", resume=True) == result
-    with pytest.raises(ValueError, match="already holds a run"):
-        finetune(settings(world), tmp_path / "run")
-    assert files_of(tmp_path / "run") == before
-    with pytest.raises(FileNotFoundError, match="no run"):
-        finetune(None, tmp_path / "nothing", resume=True)
-
-
-def test_changed_data_are_noticed_on_resume(world, tmp_path, monkeypatch):
-    copy = tmp_path / "train.tsv"
-    copy.write_bytes((world / "train.tsv").read_bytes())
-    undo = stop_at(monkeypatch, 2)
-    with pytest.raises(KeyboardInterrupt):
-        finetune(settings(world, train=str(copy)), tmp_path / "run")
-    undo()
-    copy.write_text(copy.read_text() + "a sweet song\tgood\n")
-    with pytest.raises(ValueError, match="changed.*train"):
-        finetune(None, tmp_path / "run", resume=True)
-
-
-PROGRAM = """
-import sys, torch
-torch.set_num_threads(1)
-from minibert.recipe import finetune
-from minibert.settings import Settings
-from pathlib import Path
-out, resume = Path(sys.argv[1]), sys.argv[2] == "resume"
-wanted = None if resume else Settings(**eval(sys.argv[3]))
-print("ready", flush=True)
-finetune(wanted, out, resume=resume)
-"""
-
-
-def start_process(out, how, wanted="{}"):
-    env = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(out), how, wanted],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def kill_and_resume(world, tmp_path, times, seed):
-    """Kill a run ``times`` times at random moments after its start; count the different ends."""
-    wanted = settings(world, epochs=4, checkpoint_every=3)
-    values = repr({f: getattr(wanted, f) for f in wanted.__dataclass_fields__})
-    whole = start_process(tmp_path / "whole", "new", values)
-    whole.stdout.readline()
-    began = time.monotonic()
-    assert whole.wait(300) == 0, whole.stderr.read()
-    duration = time.monotonic() - began
-    expected = files_of(tmp_path / "whole")
-    draw = random.Random(seed)
-    killed = 0
-    for number in range(times):
-        home = tmp_path / f"home-{number}"
-        home.mkdir()
-        out = home / "out"
-        process = start_process(out, "new", values)
-        process.stdout.readline()
-        time.sleep(draw.random() * duration)
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
-        for path in out.rglob("*.json") if out.exists() else ():
-            recipe.read_json(path)  # whole, or not there
-        begun = (out / "run" / "settings.json").exists()
-        again = start_process(out, "resume" if begun else "new", values)
-        assert again.wait(300) == 0, again.stderr.read()
-        assert files_of(out) == expected, f"kill {number}"
-        assert [path.name for path in home.iterdir()] == ["out"]
-    return killed
-
-
-def test_killed_at_random_moments(world, tmp_path):
-    assert kill_and_resume(world, tmp_path, times=2, seed=0) > 0
