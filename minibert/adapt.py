@@ -125,13 +125,14 @@ def pull_to_start(optimizer: torch.optim.Optimizer, parameters: Iterable, streng
     pull is decoupled: it does not go through the moments. Source: Li 2018 (L2-SP), §3.1;
     Loshchilov & Hutter 2019, §2.
     """
-    start = [(p, p.detach().clone()) for p in parameters if p.requires_grad]
-    rates = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    start = {id(p): p.detach().clone() for p in parameters if p.requires_grad}
 
     def pull(*_) -> None:
-        for parameter, origin in start:
-            share = rates[id(parameter)]["lr"] * strength
-            parameter.detach().lerp_(origin, min(share, 1.0))
+        for group in optimizer.param_groups:
+            share = min(group["lr"] * strength, 1.0)
+            for parameter in group["params"]:
+                if id(parameter) in start:
+                    parameter.detach().lerp_(start[id(parameter)], share)
 
     optimizer.register_step_post_hook(pull)
 

@@ -75,9 +75,12 @@ def predict_file(
 ) -> list[dict]:
     """What the model says about every row of a file: the texts, and the answer of its task."""
     task, model, _ = load(name_or_path)
-    roles = [role for role in task.roles if role not in ("label", "score", "tags")]
-    roles = [role for role in roles if role not in ("answer", "start")]
-    examples = data.read(path, roles, columns)
+    truth = ("label", "score", "tags", "answer", "start")  # may stand in the file; is not looked at
+    roles = [role + "?" if role in truth else role for role in task.roles]
+    examples = [
+        example._replace(values={k: v for k, v in example.values.items() if k not in truth})
+        for example in data.read(path, roles, columns)
+    ]
     predictions, _ = predict(model, task, task.encode(examples))
     return [
         {**example.values, **task.answer(prediction)}

