@@ -298,6 +298,14 @@ def test_half_precision_vectors_are_told_apart(kind):
     assert pairs[-1][1:] == (0, 1) and pairs[-1][0] < pairs[0][0] < 1
 
 
+def test_tensors_in_training_are_searched_too():
+    rows = random_rows(6)
+    trained = torch.tensor(rows, requires_grad=True)
+    assert [hits[0]["corpus_id"] for hits in search(trained, trained)] == [0, 1, 2, 3, 4, 5]
+    assert [p[1:] for p in paraphrases(trained)] == [p[1:] for p in paraphrases(rows)]
+    assert key_sentences(trained) == key_sentences(rows)
+
+
 def test_search_says_what_is_wrong():
     rows = random_rows(5)
     for values in ({"k": 0}, {"query_chunk": 0}, {"corpus_chunk": -1}):
