@@ -210,6 +210,7 @@ REFUSED = [
     ("hidden_dropout_prob", None, "probability"),
     ("hidden_dropout_prob", "0.1", "probability"),
     ("hidden_dropout_prob", True, "probability"),
+    ("hidden_dropout_prob", False, "probability"),
     ("attention_probs_dropout_prob", 1.5, "probability"),
     ("attention_probs_dropout_prob", math.nan, "probability"),
     ("classifier_dropout", 1.0, "probability"),
@@ -239,6 +240,7 @@ REFUSED = [
     ("num_labels", 2.5, "whole number"),
     ("num_labels", "3", "whole number"),
     ("num_labels", True, "whole number"),
+    ("num_labels", False, "whole number"),
 ]
 
 
@@ -286,6 +288,14 @@ def test_num_labels_makes_names_and_is_never_written():
     assert "num_labels" not in written
     assert written["id2label"] == {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}
     assert written["label2id"] == {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2}
+
+
+def test_num_labels_beside_an_empty_id2label():
+    assert BertConfig.from_dict({"num_labels": 3, "id2label": None}).num_labels == 3
+
+
+def test_the_model_type_is_always_written():
+    assert BertConfig().to_dict()["model_type"] == "bert"
 
 
 def test_num_labels_equal_to_the_names_keeps_the_names():

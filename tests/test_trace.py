@@ -348,6 +348,15 @@ def test_a_second_pass_overwrites_the_first():
     assert not torch.equal(tensors["embeddings"], first["embeddings"])
 
 
+def test_a_part_of_a_model_can_be_traced():
+    model, batch, whole = traced()
+    layer = model.layers[0]
+    with trace(layer) as tensors:
+        layer(whole["embeddings"], additive_mask(batch["attention_mask"], torch.float32))
+    assert list(tensors) == list(LAYER)
+    assert all(torch.equal(tensors[name], whole[f"layers.0.{name}"]) for name in LAYER)
+
+
 def test_without_a_pooler():
     config = tiny_config()
     model = BertModel(config, add_pooling_layer=False).eval()
