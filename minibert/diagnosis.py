@@ -169,10 +169,10 @@ class Judge:
     def known_before(self, name: str) -> dict[str, Tensor]:
         """What a tensor is predicted from."""
         position = self.order[name]
-        if self.rounded:  # nothing of the same part: a fault may hide below the rounding there
-            same = self.scope(name)
-            before = [n for n in self.good if n not in same and self.order[n] < position]
-            return {n: self.good[n] for n in before}
+        if self.rounded:
+            if name.startswith("steps."):  # a fault may hide below the rounding in earlier steps
+                return {}
+            return {n: v for n, v in self.good.items() if self.order[n] < position}
         return {n: self.mine[n] for n in self.names if self.order[n] < position}
 
     def predict(self, name: str, changes: Mapping, dtype=torch.float64) -> Tensor:

@@ -129,6 +129,12 @@ def last_real(s: Here) -> Tensor:
     return x[torch.arange(len(x)), s.real.sum(1).long().sub(1).clamp(min=0)]
 
 
+def with_penalty(s: Here) -> Tensor:
+    """The gradient of the loss plus half the decay times the squared weights."""
+    decay = s.setting("weight_decay") * s.run.batch["decayed"]
+    return s["clipped"] + decay * s.before("parameters", "parameters")
+
+
 def other_layer(run: Computation, name: str, choose: Callable[[int, int], int]) -> Tensor:
     """A weight from another layer."""
     if name.startswith("layers."):
@@ -1235,9 +1241,12 @@ OPTIMIZER = (
     Mistake(
         "l2-instead-of-decay", "L2 regularisation in the gradient instead of decoupled decay",
         {
-            "clipped": lambda s: (
-                STEPS["clipped"](s) + s.setting("weight_decay") * s.run.batch["decayed"]
-                * s.before("parameters", "parameters")),
+            "first": lambda s: (
+                s.setting("beta1") * s.before("first", "zeros")
+                + (1 - s.setting("beta1")) * with_penalty(s)),
+            "second": lambda s: (
+                s.setting("beta2") * s.before("second", "zeros")
+                + (1 - s.setting("beta2")) * with_penalty(s) ** 2),
             "decay": lambda s: torch.zeros_like(s.before("parameters", "parameters")),
         },
         "weights with large gradients are hardly decayed",

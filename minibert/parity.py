@@ -296,14 +296,14 @@ def where(name: str, wrong: Tensor, batch=None, heads: int = 0) -> str:
             padded_keys = ~real[:, None, None, :]
             if not bool((wrong & ~padded_keys).any()):
                 return "on padded keys only: the mask"
+        by_text = wrong.reshape(len(wrong), -1).any(1)
+        if by_text.sum() == 1 and len(by_text) > 1:
+            return f"in text {int(by_text.int().argmax())} only"
         padded = (~real).any(1)
         if padded.any() and not padded.all():
             rows = wrong.reshape(len(wrong), -1).any(1)
             if not bool((rows & ~padded).any()):
                 return "only in texts that have padding"
-        by_text = wrong.reshape(len(wrong), -1).any(1)
-        if by_text.sum() == 1 and len(by_text) > 1:
-            return f"in text {int(by_text.int().argmax())} only"
         parts = None
         if "head" in names:
             parts = wrong.transpose(0, 1).reshape(wrong.shape[1], -1).any(1)

@@ -56,7 +56,12 @@ def possible(kind):
     outputs = KINDS[kind][0]
     known = inputs(kind)
     judge = Judge(*EXAMPLE, known | {n: Computation(*EXAMPLE, known)[n] for n in outputs})
-    return [m for m in CATALOGUE if judge.touches(m, outputs) and judge.visible(m, outputs)]
+    given = [name for name in known if name in judge.scope(outputs[0])]
+    return [
+        m for m in CATALOGUE
+        if judge.touches(m, outputs) and judge.visible(m, outputs)
+        and all(judge.explained(name, m.changes) for name in given)  # it fits what went in
+    ]
 
 
 def outcome(kind, mistakes, rounding):
