@@ -36,7 +36,7 @@ from minibert.learner import blame
 from minibert.mistakes import BY_KEY, CATALOGUE, Mistake
 from minibert.model import BertModel
 from minibert.parity import describe
-from minibert.steps import STEPS, Computation
+from minibert.steps import STEPS, Computation, place
 from minibert.unicode_tables import CJK, PUNCTUATION, SPACE
 
 # What right code may differ by in float32 when it takes another order of operations, for numbers of
@@ -123,6 +123,7 @@ class Part:
     points: int
     out_of: int
     lines: list[str] = field(default_factory=list)  # what is wrong
+    judged: bool = True  # False: it was not reached
 
 
 @dataclass
@@ -164,7 +165,7 @@ class Judgement:
         """The report."""
         lines = [f"{self.exercise}: {self.points} of {self.out_of} points  ({self.source})", ""]
         for part in self.parts:
-            mark = "ok   " if part.points == part.out_of else "wrong"
+            mark = "ok   " if part.points else "wrong" if part.judged else "-    "
             lines.append(f"  {mark} {part.points}/{part.out_of}  {part.title}")
         if self.stopped:
             lines += ["", self.stopped]
@@ -265,7 +266,7 @@ def observe(
             seen = {"got": encode(got)}
         except NotImplementedError:
             seen = {"error": "not written yet"}
-        except (Exception, SystemExit, sandbox.Refused) as error:
+        except (Exception, SystemExit, sandbox.Refused) as error:  # an interrupt goes through
             seen = {"error": blame(error, path)}
         if exercise.repeatable and isinstance(seen.get("got"), dict):
             again = encode((case.call or plain_call)(function, copied(case.args)))
@@ -288,7 +289,8 @@ def judgement(
         if "error" in seen:
             lines = [f"  {line}" for line in str(seen["error"]).splitlines()]
         elif "got" not in seen:
-            lines = ["  not reached"]
+            parts.append(Part(case.title, 0, case.points, judged=False))
+            continue
         else:
             try:
                 got = decode(seen["got"])
@@ -303,10 +305,11 @@ def judgement(
     elif any(part.lines for part in parts) and pairs:
         finding = exercise.diagnose(pairs)
     if exercise.leaves_arguments:
-        lines = [f"  written to: {', '.join(dict.fromkeys(changed))}; work on a copy (x = x + 1, not "
-                 "x += 1)"] if changed else []
-        one = int(not lines and any(part.points for part in parts))  # doing nothing earns nothing
-        parts.append(Part("the arguments are left as they were", one, 1, lines))
+        names = ", ".join(dict.fromkeys(changed))
+        lines = [f"  written to: {names}; work on a copy (x = x + 1, not x += 1)"] if names else []
+        earned = any(part.points for part in parts)  # doing nothing earns nothing
+        title, one = "the arguments are left as they were", int(earned and not lines)
+        parts.append(Part(title, one, 1, lines, judged=bool(one or lines)))
     return Judgement(exercise.name, source, parts, stopped, finding, printed)
 
 
@@ -563,13 +566,19 @@ def tiny(
                  "layers.0.attention.output.bias"):
         weights[name] = scale * weights[name]
 
+    return config, weights, ragged(seed, lengths)
+
+
+def ragged(seed: int, lengths: Sequence[int], words: int = 40) -> dict[str, Tensor]:
+    """Texts of these lengths in tokens, of two segments each, padded to the longest."""
+    generator = torch.Generator().manual_seed(seed)
     B, T = len(lengths), max(lengths)
-    ids = torch.randint(5, config.vocab_size, (B, T), generator=generator)
+    ids = torch.randint(5, words, (B, T), generator=generator)
     mask, types = torch.zeros(B, T, dtype=torch.long), torch.zeros(B, T, dtype=torch.long)
     for row, length in enumerate(lengths):
         mask[row, :length] = 1
         types[row, length // 2 : length] = 1
-    return config, weights, {"input_ids": ids * mask, "attention_mask": mask, "token_type_ids": types}
+    return {"input_ids": ids * mask, "attention_mask": mask, "token_type_ids": types}
 
 
 def stage(model: tuple, known: Sequence[str], name: str) -> Stage:
@@ -612,7 +621,8 @@ def by_catalogue(extra: Sequence[Mistake] = (), only: Sequence[str] | None = Non
     ``only``: mistakes that change none but these steps.
     """
     catalogue = [
-        mistake for mistake in (*CATALOGUE, *extra)
+        mistake for mistake in (*extra, *CATALOGUE)
+        if mistake in extra or mistake.key not in {own.key for own in extra}
         if only is None or (mistake.changes and set(mistake.changes) <= set(only))
     ]
 
@@ -624,22 +634,36 @@ def by_catalogue(extra: Sequence[Mistake] = (), only: Sequence[str] | None = Non
             except Unusable:
                 continue
             if found and all(tensor.dim() and tensor.numel() for tensor in found):
-                judges.append((case.stage.names, case.stage.judge(found, catalogue)))
-        failing = [judge for _, judge in judges if judge.faults]
-        if not failing:
-            return None
-        finding = failing[0].diagnose()
-        if not finding.answers and not math.isfinite(finding.residual):
-            return None  # another shape, or NaN: nothing is near
-        finding.answers = [
-            answer for answer in finding.answers
-            if all(
-                judge.explained(name, {k: v for mistake in answer for k, v in mistake.changes.items()})
-                for names, judge in judges for name in names
-                if not finding.partial or name == finding.name
-            )
-        ]
-        return finding
+                judges.append((case, case.stage.judge(found, catalogue)))
+        failing = [(case, judge) for case, judge in judges if judge.faults]
+        findings = [(case, judge, judge.diagnose()) for case, judge in reversed(failing)]
+        for _, judge, finding in findings:  # the last part asks for most, so it tells most apart
+            all_of_it = [
+                answer for answer in finding.answers
+                if all(explains(answer, *place, finding) for place in judges)
+            ]
+            if all_of_it:
+                finding.answers = tightest(all_of_it, judge, finding.name)
+                return finding
+        for case, judge, finding in reversed(findings):
+            if finding.answers:
+                finding.answers = tightest(finding.answers, judge, finding.name)
+                finding.name, finding.partial = f"the part {case.title!r}", True
+                return finding
+            if math.isfinite(finding.residual):  # else another shape, or NaN: nothing is near
+                return finding
+        return None
+
+    def explains(answer: tuple, case: Case, judge: Judge, finding: Diagnosis) -> bool:
+        changes = {key: step for mistake in answer for key, step in mistake.changes.items()}
+        names = [finding.name] if finding.partial else case.stage.names
+        return all(judge.explained(name, changes) for name in names)
+
+    def tightest(answers: list, judge: Judge, name: str) -> list:
+        """Of answers that give the same numbers, those that change nothing beyond what is asked."""
+        here = {place(step)[2] for step in judge.right_run(name, torch.float64).computed}
+        within = [answer for answer in answers if all(set(m.changes) <= here for m in answer)]
+        return within or answers
 
     return diagnose
 
@@ -982,19 +1006,36 @@ def attention_cases(seed: int) -> list[Case]:
     """One head, several, padding, padding alone."""
     cases = []
     for number, (title, points, heads, size, lengths) in enumerate((
-        ("one head, no padding", 3, 1, 6, (5, 5)),
-        ("several heads", 3, 3, 5, (4, 4, 4, 4)),
+        ("every row sums to 1, nothing is negative", 2, 1, 6, (5, 5)),
+        ("one head, no padding", 2, 1, 6, (4, 4, 4)),
+        ("several heads", 2, 3, 5, (4, 4, 4, 4)),
         ("padding", 2, 2, 7, (6, 3, 9)),
         ("a text of padding alone gives finite numbers", 1, 2, 6, (4, 0, 7)),
     )):
         prefix = "layers.0.attention."
         model = tiny(seed + 100 * number, heads=heads, size=size, lengths=lengths)
         known = [prefix + "query_heads", prefix + "key_heads"]
-        place = stage(model, known, prefix + "probabilities")
+        place = stage(model, known, prefix + "weights")
         args = (place.known[known[0]], place.known[known[1]], model[2]["attention_mask"])
         wrong = near(place, what="a (B, N, T, T) tensor")
-        cases.append(Case(title, points, args, finite(wrong) if 0 in lengths else wrong, place))
+        if number == 0:
+            wrong = adds_up
+        elif 0 in lengths:
+            wrong = finite(wrong)
+        cases.append(Case(title, points, args, wrong, place))
     return cases
+
+
+def adds_up(got: Any) -> list[str]:
+    """Judge that there are probabilities, whichever."""
+    rows = tensors(got, 1, "a (B, N, T, T) tensor")[0]
+    if rows.dim() != 4:
+        return [f"  shape {tuple(rows.shape)}; (B, N, T, T) is needed"]
+    sums = rows.sum(-1)
+    if bool(((sums - 1).abs() <= TOLERANCE).all()) and bool((rows >= 0).all()):
+        return []
+    return [f"  the first rows sum to {', '.join(f'{x:.4g}' for x in sums.flatten()[:4].tolist())}; "
+            f"the smallest number is {float(rows.min()):.4g}"]
 
 
 def finite(then: Callable) -> Callable:
@@ -1439,6 +1480,11 @@ def adamw_one(args: tuple) -> tuple:
 # ------------------------------------------------------------------------- 12: one training step
 
 STEP_EXTRA = (
+    Mistake("no-zero-grad", "the gradients are never cleared: they pile up from step to step",
+            {"total": lambda s: (
+                STEPS["total"](s) + s.before("clipped", "zeros") * s.run.batch["counts"].sum())},
+            "the first step is right, all others are not",
+            "optimizer.zero_grad(), before the first backward of a step or after its last line"),
     Mistake("last-micro-batch", "only the last micro-batch counts",
             {"gradient": lambda s: s.run.cast(s.run.batch["gradients"][s.number - 1][-1])},
             "the others are computed in vain",
@@ -1498,10 +1544,10 @@ def training_case(title: str, points: int, args: tuple, what: str) -> Case:
         sum(loss_of(model, *batch).item() * len(batch[1]) for batch in step) / sum(sizes)
         for step in batches
     ]
-    if not max_norm:  # between the shortest and the longest
-        norms = gradients.mean(1).norm(dim=-1).sort().values
-        max_norm = float(norms[:2].prod().sqrt()) if steps > 1 else float(norms[0])
-    place = steps_stage(gradients, torch.tensor(sizes), ("clipped",), {"max_norm": max_norm})
+    limits = [max_norm] * steps
+    if not max_norm:  # one gradient is short enough, one is too long, one is far too long
+        limits = (gradients[:, 0].norm(dim=-1) * torch.tensor([2.0, 0.5, 0.02])).tolist()
+    place = steps_stage(gradients, torch.tensor(sizes), ("clipped",), {"max_norm": limits})
     judged = near(place)
 
     def wrong(seen: Any) -> list[str]:
@@ -1521,11 +1567,11 @@ def training_case(title: str, points: int, args: tuple, what: str) -> Case:
         return []
 
     def call(function: Callable, _: tuple) -> list:
-        return watch(function, tiny_classifier(seed), batches, max_norm)
+        return watch(function, tiny_classifier(seed), batches, limits)
 
     def one(_: tuple) -> tuple:
         model = tiny_classifier(seed)
-        return model, batches[0], Descent(model), max_norm
+        return model, batches[0], Descent(model), limits[0]
 
     return Case(title, points, args, wrong, place if what == "clipped" else None, call, one)
 
@@ -1535,7 +1581,7 @@ def micro_batches(seed: int, sizes: Sequence[int]) -> list[tuple[dict, Tensor]]:
     found = []
     for number, size in enumerate(sizes):
         lengths = [3 + (i + number) % 4 for i in range(size)]
-        inputs = tiny(1000 * seed + number, lengths=lengths)[2]
+        inputs = ragged(1000 * seed + number, lengths)
         labels = (inputs["input_ids"].sum(1) + number) % 3
         found.append((inputs, labels))
     return found
@@ -1580,7 +1626,9 @@ class Descent:
             parameter.grad = None
 
 
-def watch(function: Callable, model: torch.nn.Module, batches: list, max_norm: float) -> list:
+def watch(
+    function: Callable, model: torch.nn.Module, batches: list, limits: Sequence[float]
+) -> list:
     """What a training step does: the gradient it goes down by, what it returns, the mode, the steps.
 
     Every step begins with the same parameters; what an earlier one left in .grad stays there.
@@ -1591,7 +1639,7 @@ def watch(function: Callable, model: torch.nn.Module, batches: list, max_norm: f
     taken: list[int] = []
     model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
     gradients, returned = [], []
-    for batch in batches:
+    for batch, max_norm in zip(batches, limits, strict=True):
         model.eval()
         optimizer.taken = 0
         got = function(model, copied_batches(batch), optimizer, max_norm)
@@ -1613,8 +1661,7 @@ def copied_batches(batches: list) -> list:
 
 def diagnose_training(pairs: list[tuple[Case, Any]]) -> Diagnosis | None:
     """Name the mistake from the gradients of those parts that look at them."""
-    steps = by_catalogue(STEP_EXTRA, ("total", "gradient", "clipped"))
-    return steps([
+    return by_catalogue(STEP_EXTRA, ("total", "gradient", "clipped"))([
         (case, got[0] if len(case.stage.names) == 1 else got[: len(case.stage.names)])
         for case, got in pairs if case.stage
     ])

@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 STARTUP = 120  # seconds that starting Python and importing torch may take on a very busy machine
 PRINTED = 2000  # characters of the learner's own output that are kept
@@ -53,7 +54,8 @@ def run(
     what the file printed.
     """
     path = Path(path).resolve()
-    environment = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    environment = {**os.environ, **one_thread}
     ours = str(Path(__file__).resolve().parents[1])
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, (ours, os.environ.get("PYTHONPATH")))
@@ -64,8 +66,8 @@ def run(
         work.mkdir()
         limits = [str(seed), str(seconds), str(megabytes)]
         child = subprocess.Popen(
-            [sys.executable, "-m", "minibert.sandbox", exercise, str(path), *limits, str(result),
-             str(trace)],
+            [sys.executable, "-c", "import sys, minibert.sandbox as s; s.main(*sys.argv[1:])",
+             exercise, str(path), *limits, str(result), str(trace)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             cwd=work, env=environment, start_new_session=True,
         )
@@ -196,7 +198,9 @@ def refuse(event: str, arguments: tuple) -> None:
         raise Refused(f"{event} is not allowed here: no exercise needs it")
 
 
-def child(exercise: str, path: str, seed: int, seconds: float, megabytes: int, result, trace) -> None:
+def child(
+    exercise: str, path: str, seed: int, seconds: float, megabytes: int, result: IO, trace: IO
+) -> None:
     """Load the learner's file, call it on every part, write down what came back."""
     import torch
 
@@ -220,17 +224,20 @@ def child(exercise: str, path: str, seed: int, seconds: float, megabytes: int, r
     stopped = ""
     try:
         function = load(path, task.name)
-        for number, observed in enumerate(observe(task, function, cases, path)):
-            write({"part": number, **observed})
     except BaseException as error:  # SystemExit and whatever else the file may raise
         stopped = f"the file does not run: {blame(error, path)}"
+    else:
+        for number, observed in enumerate(observe(task, function, cases, path)):
+            write({"part": number, **observed})
     write({"printed": printed.text})
     write({"stopped": stopped})
     faulthandler.cancel_dump_traceback_later()
 
 
-if __name__ == "__main__":
-    name, file, *numbers, result_path, trace_path = sys.argv[1:]
-    with open(result_path, "w", encoding="utf-8") as result, open(trace_path, "w") as trace:
-        child(name, file, int(numbers[0]), float(numbers[1]), int(numbers[2]), result, trace)
+def main(
+    exercise: str, path: str, seed: str, seconds: str, megabytes: str, result: str, trace: str
+) -> None:
+    """Where the child begins: the arguments as they stand on the command line."""
+    with open(result, "w", encoding="utf-8") as lines, open(trace, "w") as last_words:
+        child(exercise, path, int(seed), float(seconds), int(megabytes), lines, last_words)
     os._exit(0)  # nothing the file left behind may still run
