@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minibert.embeddings import sinusoidal_positions
-from minibert.steps import STEPS, Here, Computation, Step
+from minibert.steps import STEPS, Computation, Here, Step
 
 NORMS = ("embeddings.norm", "attention_norm", "feed_forward_norm", "predictions.norm")
 SUMS = {

@@ -55,7 +55,7 @@ def possible(kind):
     """The mistakes that change what this kind of code returns."""
     outputs = KINDS[kind][0]
     known = inputs(kind)
-    judge = Judge(*EXAMPLE, known | {n: Computation(*EXAMPLE, known)[n] for n in outputs})
+    judge = Judge(*EXAMPLE, plant(kind, []))
     given = [name for name in known if name in judge.scope(outputs[0])]
     return [
         m for m in CATALOGUE

@@ -81,8 +81,8 @@ def test_an_invisible_mistake_shows_in_the_intermediates():
     wrong = Computation(config, weights, batch, changes=changes, dtype=torch.float32)
     output = {name: wrong[name] for name in ("embeddings", "layers.0.attention.output")}
     assert Judge(config, weights, batch, output).diagnose() is None
-    keys = {name: wrong[name] for name in ("embeddings", "layers.0.attention.key")}
-    answers = Judge(config, weights, batch, keys).diagnose().answers
+    parts = ["embeddings", *(f"layers.0.attention.{part}" for part in ("query", "key", "value"))]
+    answers = Judge(config, weights, batch, {n: wrong[n] for n in parts}).diagnose().answers
     assert answers == [(BY_KEY["no-key-bias"],)]
 
 
