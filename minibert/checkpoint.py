@@ -4,7 +4,7 @@ Strict means: every tensor in a file is loaded, dropped by a rule that has a nam
 every tensor of the model is loaded, new by a rule that has a name, or an error. This file knows
 names and shapes; it knows no model class.
 
-Source: the names are those of the official files; docs of safetensors, "Format".
+Source: the names are those of the official files; the format is that of safetensors.
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ def read(directory: str | os.PathLike) -> Tensors:
 
     Looks for ``model.safetensors``, its sharded form, then ``pytorch_model.bin`` and its sharded
     form (read without running any code in it). Files are memory-mapped: a tensor costs no memory
-    until it is used, and a file that is replaced meanwhile (`save`) is read to its end.
+    until it is used. A file may be replaced meanwhile, as `save` does, but not be overwritten in
+    place, as ``cp`` does: the model would change with it.
 
     What is checked: the sizes, always; the content of files that minibert saved (by their digest)
     and of ``.bin`` files (by the checksums of the zip). Safetensors files of other programs carry
@@ -165,9 +166,10 @@ def read_pickle(path: Path) -> Tensors:
     """Memory-map one ``.bin`` file: tensors only, no code. Older ones are no zip and are read."""
     head = first_bytes(path)
     try:
-        zipped = zipfile.is_zipfile(path)
-        if zipped and (part := zipfile.ZipFile(path).testzip()):  # torch does not check the sums
-            raise ValueError(f"the checksum of {part} is wrong")
+        if zipped := zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if part := archive.testzip():  # torch does not look at the checksums
+                    raise ValueError(f"the checksum of {part} is wrong")
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # the unpickler has a dozen kinds of error
         found = re.search(r"GLOBAL (\S+)", str(error))
@@ -177,7 +179,8 @@ def read_pickle(path: Path) -> Tensors:
             f"{path} asks to run {found[1]}: a file of tensors has no need to, and minibert never "
             "does. Do you trust where it comes from? Ask there for a model.safetensors"
         ) from None
-    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+    items = tensors.items() if isinstance(tensors, dict) else [(None, None)]
+    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in items):
         raise ValueError(f"{path} holds something else than names and tensors")
     return dict(tensors), {}
 
@@ -358,7 +361,7 @@ def save(
     for ours, tensor in state.items():
         name = official_name(ours, names)
         in_encoder = head_of(name) in (None, "pooler.")
-        tensors[prefix + name if in_encoder else name] = tensor.detach().cpu().contiguous()
+        tensors[prefix + name if in_encoder else name] = tensor.detach().cpu()
     metadata = {"format": "pt", **(metadata or {})}  # "format": transformers 4 insists on it
     metadata[DIGEST] = content_digest(tensors, metadata)
     write_safetensors(Path(directory, "model.safetensors"), tensors, metadata)

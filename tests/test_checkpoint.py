@@ -821,6 +821,7 @@ BAD = [
     ("a .bin file that is a web page", as_bin(HTML), "is a web page"),
     ("a .bin file that is empty", as_bin(b""), "is empty"),
     ("a .bin file of something else", as_bin({"epoch": 3}), "something else than names and tens"),
+    ("a .bin file without names", as_bin({0: torch.zeros(2)}), "something else than names and te"),
     ("a .bin file of a list", as_bin([torch.zeros(2)]), "something else than names and tensors"),
 ]
 
@@ -834,12 +835,24 @@ def test_bad_input_is_refused_in_plain_words(tmp_path, what, damage, message):
     MESSAGES.append((what, caught.value, tmp_path))
 
 
+def test_another_dtype_of_the_same_size_is_noticed(tmp_path):
+    build(BertModel, CONFIG).half().save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + length].replace(b'"F16"', b'"BF16"')
+    assert len(header) > length
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
+    with pytest.raises(ValueError, match="the content is not what was saved"):
+        BertModel.from_pretrained(tmp_path)
+
+
 def test_an_untied_decoder_is_refused(tmp_path):
     saved(tmp_path, BertForMaskedLM)
     content = load_file(tmp_path / "model.safetensors")
     for name, like in checkpoint.TIED.items():
         like = like if like in content else "bert." + like
-        for other in (content[like] + 1, content[like].half(), content[like][:-1]):
+        for other in (content[like] + 1, content[like].double(), content[like][:-1]):
             foreign(tmp_path, {**content, name: other})
             with pytest.raises(ValueError, match=f"{name} differs from {like}: untied is not impl"):
                 BertForMaskedLM.from_pretrained(tmp_path)
