@@ -17,6 +17,7 @@ from minibert.files import read_json, write_json
 from minibert.hub import locate
 
 ACTIVATIONS = ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh")
+LARGEST = 10_000_000  # of any size: far above every BERT, far below what fills a machine
 # Keys whose other values would silently make another model: key -> the one value we implement.
 ONLY = {
     "model_type": "bert",
@@ -62,8 +63,8 @@ class BertConfig:
         sizes = [name for name in self.names() if name.endswith("_size") or name.startswith("num_")]
         for name in [*sizes, "max_position_embeddings"]:
             value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number from 1")
+            if type(value) is not int or not 1 <= value <= LARGEST:
+                raise ValueError(f"{name} is {value!r}; a whole number from 1 to {LARGEST:,}")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} does not divide into "
@@ -113,9 +114,10 @@ class BertConfig:
         """Build a config from the object in an official ``config.json``."""
         values = dict(values)
         labels = values.pop("num_labels", None)  # derived: never written, but people pass it
-        if labels is not None and len(values.get("id2label", ())) != labels:
-            if type(labels) is not int or labels < 1:
-                raise ValueError(f"num_labels is {labels!r}; it must be a whole number from 1")
+        named = values.get("id2label")
+        if labels is not None and not (isinstance(named, dict) and len(named) == labels):
+            if type(labels) is not int or not 1 <= labels <= LARGEST:
+                raise ValueError(f"num_labels is {labels!r}; a whole number from 1 to {LARGEST:,}")
             values["id2label"] = {i: f"LABEL_{i}" for i in range(labels)}
             values.pop("label2id", None)
         if "id2label" in values:
@@ -149,6 +151,8 @@ class BertConfig:
     def from_pretrained(cls, name_or_path: str | os.PathLike, **hub: object) -> BertConfig:
         """Read ``config.json`` of a directory or of a model on the hub (``hub.locate``)."""
         path = locate(name_or_path, **hub) / "config.json"
+        if not path.exists():
+            raise FileNotFoundError(f"{path.parent} has no config.json; is it a model directory?")
         values = read_json(path)
         if not isinstance(values, dict):
             raise ValueError(f"{path}: an object is needed, this is a {type(values).__name__}")

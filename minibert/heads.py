@@ -200,7 +200,7 @@ class BertForQuestionAnswering(Pretrained, nn.Module):
     def __init__(self, config: BertConfig) -> None:
         """Make the encoder, without a pooler, and the map to two scores."""
         super().__init__()
-        self.config = config
+        self.config = config.replace(num_labels=2)  # other libraries make a row for each label
         self.bert = BertModel(config, add_pooling_layer=False)
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         initialise(self.qa_outputs, config)

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from .files import read_json, write_json
+from minibert.files import finish_save, read_json, write_json
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -111,6 +111,7 @@ def locate(
     """
     path = os.path.expanduser(name_or_path)
     if os.path.isdir(path):
+        finish_save(path)  # where a program was killed while it saved
         return Path(path)
     name, revision, known = _resolve(os.fspath(name_or_path), revision)
     tried = [f"a directory of that name: there is none in {Path.cwd()}"]

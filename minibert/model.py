@@ -19,7 +19,7 @@ from minibert.attention import additive_mask
 from minibert.config import BertConfig
 from minibert.embeddings import Embeddings, sinusoidal_positions
 from minibert.encoder import EncoderLayer
-from minibert.files import atomic_directory, finish_save
+from minibert.files import atomic_directory
 from minibert.hub import locate
 
 
@@ -96,7 +96,6 @@ class Pretrained:
             local_files_only=local_files_only,
             cache_dir=cache_dir,
         )
-        finish_save(directory)
         in_file = BertConfig.from_pretrained(directory)
         config = in_file.replace(**overrides) if overrides else in_file
         tensors, metadata = checkpoint.read(directory)

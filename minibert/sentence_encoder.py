@@ -149,7 +149,8 @@ class SentenceEncoder:
 
         Raises:
             TypeError: something else than texts came.
-            ValueError: an argument is out of range, or a text too long with ``on_long="error"``.
+            ValueError: an argument is out of range, a text is too long with ``on_long="error"``, or
+                the model gives NaN.
         """
         if isinstance(texts, str):
             one = self.encode(
@@ -183,6 +184,12 @@ class SentenceEncoder:
         vectors = merge_windows(vectors, rows, owners, len(texts))
         if self.normalize if normalize_embeddings is None else normalize_embeddings:
             vectors = torch.nn.functional.normalize(vectors, dim=1)
+        if not torch.isfinite(vectors).all():
+            bad = (~torch.isfinite(vectors)).any(1).nonzero().flatten().tolist()
+            raise ValueError(
+                f"the vectors of texts {bad[:5]} are not numbers (NaN or infinity): the weights "
+                "are damaged or training diverged; get the model again, or its last good checkpoint"
+            )
         return vectors if convert_to_tensor else vectors.cpu().numpy()
 
     def embed(self, rows: list[list[int]]) -> Tensor:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from .files import atomic_directory, read_json, read_text, write_json, write_text
+from minibert.files import atomic_directory, read_json, read_text, write_json, write_text
 
 LONGEST_WORD = 100  # characters; a longer word is [UNK]
 

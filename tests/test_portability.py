@@ -241,15 +241,8 @@ def test_other_precisions_keep_their_numbers(tmp_path, dtype):
     assert difference(wide, theirs.float()) == 0.0
 
 
-ROWS_BY_LABELS = pytest.mark.xfail(
-    strict=True, reason="transformers gives this head a row a label; ours has two and keeps labels"
-)
-
-
 @pytest.mark.parametrize("labels", [1, 5])
-@pytest.mark.parametrize(
-    "cls", [*CLASSES[:-1], pytest.param(CLASSES[-1], marks=ROWS_BY_LABELS)]
-)
+@pytest.mark.parametrize("cls", CLASSES)
 def test_any_number_of_labels_opens_there(tmp_path, cls, labels):
     """Also under the heads that have nothing to do with labels."""
     ours = build(cls, CONFIG.replace(num_labels=labels))

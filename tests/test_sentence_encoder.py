@@ -207,6 +207,14 @@ def test_wrong_input(tiny):
         SentenceEncoder(tiny.model, BertTokenizer(WORDS[:-1]))
 
 
+def test_nan_is_an_error_that_says_so(tiny):
+    bias = tiny.model.layers[1].attention.value.bias
+    bias.data[3] = float("nan")
+    with pytest.raises(ValueError, match=r"texts \[0, 1\] are not numbers .* weights are damaged"):
+        tiny.encode(["a b", "c"])
+    bias.data[3] = 0.0
+
+
 # ------------------------------------------------------------------------------- directories
 
 
