@@ -340,7 +340,8 @@ def test_forgetting_is_measured_before_during_and_after(world, tmp_path):
     "change",
     [{"lora": 2}, {"freeze": 1}, {"freeze": "embeddings"}, {"pull": 5.0}, {"layer_decay": 0.5},
      {"reinit": 1}, {"replay": "train.tsv"}, {"optimizer": "sgd"}, {"batch_tokens": 64},
-     {"class_weights": "balanced", "label_smoothing": 0.1}, {"schedule": "cosine"}],
+     {"class_weights": "balanced", "label_smoothing": 0.1}, {"schedule": "cosine"},
+     {"autocast": True}],
 )  # fmt: skip
 def test_every_way_of_training_resumes_to_the_same_bytes(world, tmp_path, monkeypatch, change):
     if "replay" in change:
