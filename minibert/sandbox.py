@@ -28,9 +28,22 @@ PRINTED = 2000  # characters of the learner's own output that are kept
 LARGEST = 64 << 20  # bytes that the child may write to a file
 # What an exercise never needs, and what would hurt by accident.
 REFUSED = (
-    "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.exec", "os.system", "os.startfile",
-    "os.kill", "os.killpg", "subprocess.Popen", "pty.spawn", "socket.connect",
-    "os.remove", "os.rename", "os.rmdir", "shutil.rmtree",
+    "os.fork",
+    "os.forkpty",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.exec",
+    "os.system",
+    "os.startfile",
+    "os.kill",
+    "os.killpg",
+    "subprocess.Popen",
+    "pty.spawn",
+    "socket.connect",
+    "os.remove",
+    "os.rename",
+    "os.rmdir",
+    "shutil.rmtree",
 )
 
 
@@ -39,7 +52,11 @@ class Refused(BaseException):
 
 
 def run(
-    exercise: str, path: str | os.PathLike, *, seed: int = 0, seconds: float = 10,
+    exercise: str,
+    path: str | os.PathLike,
+    *,
+    seed: int = 0,
+    seconds: float = 10,
     megabytes: int = 2000,
 ) -> tuple[list[dict], str, str]:
     """What a learner's file gave for each part.
@@ -57,19 +74,29 @@ def run(
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     environment = {**os.environ, **one_thread}
     ours = str(Path(__file__).resolve().parents[1])
-    environment["PYTHONPATH"] = os.pathsep.join(
-        filter(None, (ours, os.environ.get("PYTHONPATH")))
-    )
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (ours, os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryDirectory(prefix="minibert-check-") as scratch:
         result, trace = Path(scratch, "result"), Path(scratch, "trace")
         work = Path(scratch, "work")
         work.mkdir()
         limits = [str(seed), str(seconds), str(megabytes)]
         child = subprocess.Popen(
-            [sys.executable, "-c", "import sys, minibert.sandbox as s; s.main(*sys.argv[1:])",
-             exercise, str(path), *limits, str(result), str(trace)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            cwd=work, env=environment, start_new_session=True,
+            [
+                sys.executable,
+                "-c",
+                "import sys, minibert.sandbox as s; s.main(*sys.argv[1:])",
+                exercise,
+                str(path),
+                *limits,
+                str(result),
+                str(trace),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=work,
+            env=environment,
+            start_new_session=True,
         )
         try:
             child.wait(seconds + STARTUP)
@@ -145,12 +172,19 @@ class Printed:
 
     def __init__(self) -> None:
         """Nothing has been printed yet."""
-        self.text = ""
+        self.text, self.room = "", PRINTED
 
     def write(self, text: str) -> int:
         """Keep as much as there is room for."""
-        self.text += text[: PRINTED - len(self.text)]
+        kept = text[: self.room]
+        self.text += kept
+        self.room -= len(kept)
         return len(text)
+
+    def take(self) -> str:
+        """What has come since the last time."""
+        text, self.text = self.text, ""
+        return text
 
     def flush(self) -> None:
         """There is nothing to do."""
@@ -169,7 +203,8 @@ def load(path: str, name: str) -> Callable:
     spec.loader.exec_module(module)
     if not callable(getattr(module, name, None)):
         own = [
-            key for key, value in vars(module).items()
+            key
+            for key, value in vars(module).items()
             if getattr(value, "__module__", None) == "submission" and callable(value)
         ]
         raise LookupError(f"it has no function {name}; it has {', '.join(own) or 'none at all'}")
@@ -204,7 +239,9 @@ def child(
     """Load the learner's file, call it on every part, write down what came back."""
     import torch
 
-    from minibert.exercises import EXERCISES, blame, observe
+    from minibert.exercises import EXERCISES
+    from minibert.judging import observe
+    from minibert.learner import blame
 
     torch.set_num_threads(1)
     task = EXERCISES[exercise]
@@ -218,7 +255,7 @@ def child(
     faulthandler.dump_traceback_later(seconds, exit=True, file=trace)
 
     def write(line: dict) -> None:
-        result.write(json.dumps(line) + "\n")
+        result.write(json.dumps({**line, "printed": printed.take()}) + "\n")
         result.flush()
 
     stopped = ""
@@ -229,7 +266,6 @@ def child(
     else:
         for number, observed in enumerate(observe(task, function, cases, path)):
             write({"part": number, **observed})
-    write({"printed": printed.text})
     write({"stopped": stopped})
     faulthandler.cancel_dump_traceback_later()
 

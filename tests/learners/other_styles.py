@@ -1,0 +1,215 @@
+"""The same exercises in other styles: numpy, loops, einsum, fused kernels, other orders."""
+
+import math
+import random
+import re
+import unicodedata
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+
+def clean_and_split__regular_expressions(text):
+    text = re.sub(r"\s", " ", text.replace("\u200b", ""))  # \s is all white space
+    text = "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cf"))
+    text = "".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c))
+    ideograph = "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]"
+    marks = "".join(
+        re.escape(c)
+        for c in map(chr, range(0x3100))
+        if unicodedata.category(c)[0] == "P"
+        or (c.isascii() and c.isprintable() and not c.isalnum() and c != " ")
+    )
+    return re.sub(f"({ideograph}|[{marks}])", r" \1 ", text.lower()).split()
+
+
+def wordpiece__recursive(word, vocab):
+    def rest(start):
+        if start == len(word):
+            return []
+        for piece in (
+            ("##" if start else "") + word[start:end] for end in range(len(word), start, -1)
+        ):
+            if piece in vocab:
+                after = rest(start + len(piece.removeprefix("##")))
+                return None if after is None else [piece, *after]
+        return None
+
+    found = rest(0) if len(word) <= 100 else None
+    return ["[UNK]"] if found is None else found
+
+
+def embeddings__fused(input_ids, token_type_ids, word, segment, position, gain, bias, eps):
+    B, T = input_ids.shape
+    total = F.embedding(torch.arange(T).expand(B, T), position)
+    total = total + F.embedding(input_ids, word) + F.embedding(token_type_ids, segment)
+    return F.layer_norm(total, total.shape[-1:], gain, bias, eps)
+
+
+def embeddings__one_hot_numpy(input_ids, token_type_ids, word, segment, position, gain, bias, eps):
+    ids, types = input_ids.numpy(), token_type_ids.numpy()
+    x = np.eye(len(word), dtype=np.float32)[ids] @ word.numpy()
+    x = x + np.eye(len(segment), dtype=np.float32)[types] @ segment.numpy()
+    x = x + position.numpy()[None, : ids.shape[1]]
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps)
+    return x * gain.numpy() + bias.numpy()
+
+
+def attention__loops(query, key, mask):
+    B, N, T, D = query.shape
+    result = torch.zeros(B, N, T, T)
+    for b in range(B):
+        for n in range(N):
+            for i in range(T):
+                exps = [
+                    math.exp(float(query[b, n, i] @ key[b, n, j]) / math.sqrt(D)) * int(mask[b, j])
+                    for j in range(T)
+                ]
+                for j in range(T):
+                    result[b, n, i, j] = exps[j] / (sum(exps) or 1.0)
+    return result
+
+
+def attention__numpy(query, key, mask):
+    q, k = query.numpy().astype("float64"), key.numpy().astype("float64")
+    scores = np.einsum("bnid,bnjd->bnij", q, k) / np.sqrt(q.shape[-1])
+    scores = np.where(mask.numpy()[:, None, None] == 1, scores, -1e30)
+    scores = np.exp(scores - scores.max(-1, keepdims=True))
+    return scores / scores.sum(-1, keepdims=True)
+
+
+def attention__scaled_first(query, key, mask):
+    B, N, T, D = query.shape
+    scores = torch.bmm((query / D**0.5).reshape(-1, T, D), key.reshape(-1, T, D).transpose(1, 2))
+    scores = scores.view(B, N, T, T)
+    scores += torch.where(mask.bool(), 0.0, torch.finfo(torch.float32).min)[:, None, None]
+    return torch.exp(scores.log_softmax(-1))
+
+
+def multi_head_attention__fused(hidden, mask, heads, weights):
+    B, T, H = hidden.shape
+    w = torch.cat([weights[f"{n}.weight"] for n in ("query", "key", "value")])
+    b = torch.cat([weights[f"{n}.bias"] for n in ("query", "key", "value")])
+    q, k, v = F.linear(hidden, w, b).view(B, T, 3, heads, H // heads).permute(2, 0, 3, 1, 4)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.bool()[:, None, None])
+    return F.linear(
+        mixed.transpose(1, 2).flatten(2), weights["output.weight"], weights["output.bias"]
+    )
+
+
+def multi_head_attention__head_by_head(hidden, mask, heads, weights):
+    D = hidden.shape[-1] // heads
+    result = weights["output.bias"]
+    for n in range(heads):
+        own = slice(n * D, (n + 1) * D)
+        q, k, v = (
+            hidden @ weights[f"{name}.weight"][own].T + weights[f"{name}.bias"][own]
+            for name in ("query", "key", "value")
+        )
+        scores = torch.einsum("bid,bjd->bij", q, k) / D**0.5
+        scores = scores.masked_fill(~mask.bool()[:, None], float("-inf"))
+        result = result + scores.softmax(-1) @ v @ weights["output.weight"][:, own].T
+    return result
+
+
+def add_and_norm__torch_var(x, sublayer, gain, bias, eps):
+    total = sublayer + x
+    variance, mean = torch.var_mean(total, -1, correction=0, keepdim=True)
+    return torch.addcmul(bias, (total - mean) * torch.rsqrt(variance + eps), gain)
+
+
+def feed_forward__token_by_token(hidden, weights):
+    rows = []
+    for token in hidden.reshape(-1, hidden.shape[-1]):
+        wide = weights["expand.weight"] @ token + weights["expand.bias"]
+        wide = wide * torch.distributions.Normal(0, 1).cdf(wide)
+        rows.append(weights["contract.weight"] @ wide + weights["contract.bias"])
+    return torch.stack(rows).reshape(hidden.shape)
+
+
+def feed_forward__fused(hidden, weights):
+    wide = F.gelu(F.linear(hidden, weights["expand.weight"], weights["expand.bias"]))
+    return F.linear(wide, weights["contract.weight"], weights["contract.bias"])
+
+
+def mean_pooling__loop(hidden, mask):
+    rows = []
+    for states, real in zip(hidden, mask, strict=True):
+        own = states[real.bool()]
+        rows.append(own.mean(0) if len(own) else torch.zeros(states.shape[-1]))
+    return torch.stack(rows)
+
+
+def mean_pooling__einsum(hidden, mask):
+    return torch.einsum("bth,bt->bh", hidden, mask / mask.sum(1, keepdim=True).clamp(min=1))
+
+
+def cosine_similarity__library(a, b):
+    return F.cosine_similarity(a[:, None], b[None], dim=-1)
+
+
+def cosine_similarity__plain_python(a, b):
+    def cosine(x, y):
+        dot = sum(p * q for p, q in zip(x, y, strict=True))
+        return dot / (math.sqrt(sum(p * p for p in x) * sum(q * q for q in y)) or 1.0)
+
+    return [[cosine(x, y) for y in b.tolist()] for x in a.tolist()]
+
+
+def mask_tokens__one_by_one(input_ids, special, mask_id, vocab_size):
+    inputs, labels = input_ids.tolist(), torch.full_like(input_ids, -100).tolist()
+    for row, marks in enumerate(special.tolist()):
+        for t, is_special in enumerate(marks):
+            if not is_special and random.random() < 0.15:
+                labels[row][t] = inputs[row][t]
+                fate = random.random()
+                if fate < 0.8:
+                    inputs[row][t] = mask_id
+                elif fate < 0.9:
+                    inputs[row][t] = random.randrange(vocab_size)
+    return torch.tensor(inputs), torch.tensor(labels)
+
+
+def mask_tokens__numpy_exactly_fifteen_percent(input_ids, special, mask_id, vocab_size):
+    ids = input_ids.numpy()
+    inputs, labels = ids.copy(), np.full_like(ids, -100)
+    for row in range(len(ids)):
+        words = np.flatnonzero(~special[row].numpy())
+        chosen = np.random.permutation(words)[: round(0.15 * len(words))]
+        labels[row, chosen] = ids[row, chosen]
+        for t in chosen:
+            inputs[row, t] = np.random.choice(
+                [mask_id, np.random.randint(vocab_size), ids[row, t]], p=[0.8, 0.1, 0.1]
+            )
+    return inputs, labels
+
+
+def adamw_step__numbers(
+    parameter, gradient, first, second, step, lr, beta1, beta2, eps, weight_decay
+):
+    rows = []
+    for p, g, m, v in zip(*(x.tolist() for x in (parameter, gradient, first, second)), strict=True):
+        m += (1 - beta1) * (g - m)
+        v += (1 - beta2) * (g * g - v)
+        rate = lr * math.sqrt(1 - beta2**step) / (1 - beta1**step)
+        p = p - rate * m / (math.sqrt(v) + eps * math.sqrt(1 - beta2**step)) - lr * weight_decay * p
+        rows.append((p, m, v))
+    return tuple(torch.tensor(column) for column in zip(*rows, strict=True))
+
+
+def training_step__sums_first(model, micro_batches, optimizer, max_norm):
+    model.train()
+    losses, count = 0, 0
+    for inputs, labels in micro_batches:
+        losses = losses + F.cross_entropy(model(**inputs).logits, labels, reduction="sum")
+        count += len(labels)
+    loss = losses / count
+    loss.backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = torch.cat([g.flatten() for g in gradients]).norm()
+    for g in gradients:
+        g *= min(1.0, max_norm / float(norm))
+    optimizer.step()
+    model.zero_grad()
+    return loss
