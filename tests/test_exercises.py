@@ -52,6 +52,8 @@ def test_a_known_mistake_is_named(name):
     assert report.finding is not None and report.finding.answers, str(report)
     named = [{mistake.key for mistake in answer} for answer in report.finding.answers]
     assert {key.replace("_", "-") for key in keys} in named, str(report)
+    # Q with K exchanged is K Qᵀ: these two are one and the same, all others can be told apart.
+    assert len(named) == (2 if name.endswith("query_key_swapped") else 1)
     for answer in report.finding.answers:
         assert all(mistake.cure in str(report) for mistake in answer)
 
