@@ -290,7 +290,7 @@ def clean_and_split_cases(seed: int) -> list[Case]:
         "well... what?!",
         "snake_case costs 5€ or $6",
     ]
-    accented = [" ".join(draw.sample(ACCENTED, 6)), "e\u0301te\u0301", "cafe\u0301".upper()]
+    accented = [" ".join(draw.sample(ACCENTED, 6)).lower(), "e\u0301te\u0301", "cafe\u0301"]
     hidden = [plain(1)[0] + c + plain(1)[0] for c in CONTROLS]
     cjk = [
         "".join(draw.sample(IDEOGRAPHS, 5)),
