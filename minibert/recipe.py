@@ -174,7 +174,9 @@ def finetune(
         say(f"resumed after step {run.step} of {batches.steps}")
     else:
         torch.manual_seed(settings.seed + parallel.rank())  # each process its own dropout
-        run.log(step=0, epoch=0, **measures())
+        untouched = evaluate(model, task, features["test"]) if "test" in features else {}
+        untouched = {f"test_{key}": value for key, value in untouched.items()}
+        run.log(step=0, epoch=0, **measures(), **untouched)
     started = time.perf_counter(), run.step
     with run.interruptible():
         loop(
@@ -351,7 +353,7 @@ def finish(
     if general:
         after["general_spearman"] = evaluate(encoder_of(model), *general)["spearman"]
     result = {
-        "before": {k: v for k, v in first.items() if k.startswith(("dev_", "general_"))},
+        "before": {k: v for k, v in first.items() if k.startswith(("dev_", "test_", "general_"))},
         "after": after,
     }
     classes = getattr(task, "classes", None)
@@ -359,15 +361,13 @@ def finish(
     if out is None:
         return result
 
-    gains = [(f"dev {task.best}", f"dev_{task.best}"), ("general", "general_spearman")]
+    names = [f"dev_{task.best}", f"test_{task.best}", "general_spearman"]
     facts = {
-        label: f"{result['before'][key]:.4f} before, {after[key]:.4f} after "
-        f"({after[key] - result['before'][key]:+.4f})"
-        for label, key in gains
-        if key in after and result["before"].get(key) is not None
+        name.replace("_", " "): f"{result['before'][name]:.4f} before, {after[name]:.4f} after "
+        f"({after[name] - result['before'][name]:+.4f})"
+        for name in names
+        if name in after and result["before"].get(name) is not None
     }
-    if f"test_{task.best}" in after:
-        facts[f"test {task.best}"] = f"{after[f'test_{task.best}']:.4f}"
     named = {
         f.name: getattr(settings, f.name)
         for f in dataclasses.fields(settings)

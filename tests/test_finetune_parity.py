@@ -115,15 +115,20 @@ def parameters(model, reference):
 
 
 def compare(model, reference, batches, task, lr):
-    """The largest relative differences of losses and of parameters."""
+    """The largest relative differences of losses and of parameters.
+
+    A key bias is compared absolutely: its gradient is zero in theory (the softmax is blind to it),
+    so what Adam makes of it are roundings, blown up.
+    """
     found, expected = ours(model, task, batches, lr), theirs(reference, task, batches, lr)
     assert len(found) == len(expected) == batches.steps
     assert abs(found[0] - found[-1]) > 0.01  # something was learnt
     losses = max(abs(a - b) / abs(b) for a, b in zip(found, expected, strict=True))
-    far = 0.0
+    far = (0.0, "none")
     for (name, a), (other, b) in parameters(model, reference):
         assert name == other
-        far = max(far, ((a - b).abs().max() / b.abs().max()).item())
+        scale = 1.0 if name.endswith("key.bias") else b.abs().max().item()
+        far = max(far, ((a - b).abs().max().item() / scale, name))
     return losses, far
 
 
@@ -135,7 +140,8 @@ def test_fifty_steps_in_float64_go_the_same_path(name, tmp_path):
     )
     batches = Batches(task, features, steps=STEPS, size=8)
     losses, far = compare(model, reference, batches, task, LR)
-    assert losses <= 1e-12 and far <= 1e-12, (losses, far)
+    print(f"losses {losses:.1e}, parameters {far[0]:.1e} ({far[1]})")  # pytest -s shows it
+    assert losses <= 1e-12 and far[0] <= 1e-12
 
 
 @pytest.mark.parametrize("name", ["classification", "regression", "mlm"])
@@ -159,7 +165,8 @@ def test_from_the_official_weights(name, official):
     model, reference, task, features = start(name, official, torch.float64, 0.0, texts)
     batches = Batches(task, features, steps=STEPS, size=4)
     losses, far = compare(model, reference, batches, task, 2e-5 if name != "mlm" else 1e-4)
-    assert losses <= 1e-12 and far <= 1e-12, (losses, far)
+    print(f"losses {losses:.1e}, parameters {far[0]:.1e} ({far[1]})")  # pytest -s shows it
+    assert losses <= 1e-12 and far[0] <= 1e-12
 
 
 @pytest.mark.parametrize("warmup, total", [(0, 7), (3, 10), (5, 5), (1, 1), (10, 4)])

@@ -333,7 +333,7 @@ def test_forgetting_is_measured_before_during_and_after(world, tmp_path):
     assert result["before"]["general_spearman"] == during[0]
     assert result["after"]["general_spearman"] in during[1:]
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "| general |" in card and "| dev spearman |" in card
+    assert "| general spearman |" in card and "| dev spearman |" in card
 
 
 @pytest.mark.parametrize(
