@@ -19,18 +19,19 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from .hub import locate
 from .unicode_tables import (
     CJK,
-    DROPPED,
+    DECOMPOSED,
+    IS_CJK,
+    IS_DROPPED,
+    LOWER,
     MARK,
     PUNCTUATION,
     SPACE,
-    combining_class,
-    decompose,
-    lower,
 )
 from .vocabulary import (
     LONGEST_WORD,
@@ -64,14 +65,14 @@ Rule = Callable[[list[Character]], list[Character]]
 
 def clean(text: list[Character]) -> list[Character]:
     """Drop control characters; make a blank of every other kind of white space."""
-    return [(" " if c in SPACE else c, place) for c, place in text if c not in DROPPED]
+    return [(" " if c in SPACE else c, place) for c, place in text if not IS_DROPPED[c]]
 
 
 def space_cjk(text: list[Character]) -> list[Character]:
     """Put blanks around every CJK ideograph, which makes it a word of its own."""
     spaced = []
     for c, place in text:
-        spaced += [(" ", place), (c, place), (" ", place)] if c in CJK else [(c, place)]
+        spaced += [(" ", place), (c, place), (" ", place)] if IS_CJK[c] else [(c, place)]
     return spaced
 
 
@@ -85,14 +86,15 @@ def strip_accents(text: list[Character]) -> list[Character]:
     parts = []
     letters = 0
     for c, _ in text:
-        for number, part in enumerate(decompose(c)):
-            rank = combining_class(part)
+        is_first = True
+        for part, rank in DECOMPOSED[c]:
             letters += rank == 0
-            parts.append(((letters, rank), part, number == 0))
-    parts.sort(key=lambda entry: entry[0])  # stable: marks of one class keep their order
+            parts.append((letters, rank, part, is_first))
+            is_first = False
+    parts.sort(key=itemgetter(0, 1))  # stable: marks of one class keep their order
     stripped = []
     index = -1
-    for _, part, is_first in parts:
+    for _, _, part, is_first in parts:
         index += is_first
         if part not in MARK:
             stripped.append((part, text[index][1]))
@@ -101,7 +103,7 @@ def strip_accents(text: list[Character]) -> list[Character]:
 
 def lower_case(text: list[Character]) -> list[Character]:
     """Lower-case each character by itself; İ becomes two."""
-    return [(small, place) for c, place in text for small in lower(c)]
+    return [(small, place) for c, place in text for small in LOWER[c]]
 
 
 # ------------------------------------------------------------------------------------------ split
@@ -205,7 +207,7 @@ def _check_text(text: str) -> None:
 
 
 def _joined(characters: list[Character]) -> str:
-    return "".join(c for c, _ in characters)
+    return "".join([c for c, _ in characters])
 
 
 class BertTokenizer:
@@ -269,7 +271,7 @@ class BertTokenizer:
         literals = sorted((token["content"] for token in self._added), key=len, reverse=True)
         self._literals = re.compile("|".join(map(re.escape, literals)))  # the longest comes first
         # The fast path cuts at white space and CJK, so it must not be able to cut a literal.
-        self._by_stretch = not any(c in SPACE or c in CJK for text in literals for c in text)
+        self._by_stretch = not any(c in SPACE or IS_CJK[c] for text in literals for c in text)
         self._cache: dict[str, list[int]] = {}
         self._warned = False
         if not do_lower_case and not any(
@@ -304,7 +306,7 @@ class BertTokenizer:
     def _cut_out_literals(self, text: str) -> Iterator[tuple[list[Character], str | None]]:
         """The text as characters, cut where a special token is spelt out: exact case, anywhere."""
         _check_text(text)
-        characters = [(c, place) for place, c in enumerate(text)]
+        characters = list(zip(text, range(len(text)), strict=True))
         start = 0
         for match in self._literals.finditer(text):
             yield characters[start : match.start()], None
@@ -671,7 +673,7 @@ def _reason(rule: Callable, was: str, became: str) -> str:
     if rule is space_cjk:
         return names + ": an ideograph is a word of its own"
     if rule is strip_accents:
-        marks = [part for c in was for part in decompose(c) if part in MARK]
+        marks = [part for c in was for part, _ in DECOMPOSED[c] if part in MARK]
         dropped = ", ".join(f"U+{ord(mark):04X}" for mark in marks)
         return names + (f": {dropped} dropped" if marks else ": taken apart")
     return names

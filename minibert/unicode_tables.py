@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import unicodedata
 from bisect import bisect_right
+from collections.abc import Callable
 
 
 def spans(text: str) -> list[tuple[int, int]]:
@@ -33,7 +34,7 @@ def characters(text: str) -> frozenset[str]:
 class Ranges:
     """The same for great sets, of which only the bounds are kept."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str) -> None:
         """Read the ranges, which must be in ascending order."""
         self.spans = spans(text)
         self.bounds = [bound for first, last in self.spans for bound in (first, last + 1)]
@@ -45,6 +46,22 @@ class Ranges:
     def regex(self) -> str:
         """The set as the inside of a regular expression's ``[...]``."""
         return "".join(rf"\U{first:08x}-\U{last:08x}" for first, last in self.spans)
+
+
+class Remembered(dict):
+    """A function of one character, ``table[c]``, that remembers its last answers."""
+
+    def __init__(self, function: Callable[[str], object]) -> None:
+        """Take the function."""
+        super().__init__()
+        self.function = function
+
+    def __missing__(self, character: str) -> object:
+        """Ask the function once; forget all when 5,000 answers are there."""
+        if len(self) >= 5_000:
+            self.clear()
+        answer = self[character] = self.function(character)
+        return answer
 
 
 # White_Space, less the control characters among it, which are dropped.
@@ -155,11 +172,19 @@ def lower(character: str) -> str:
     return _NEW_CAPITALS.get(character) or character.lower()
 
 
-def decompose(character: str) -> str:
-    """The canonical decomposition (NFD) of one character: é is e and U+0301."""
-    return character if character in NEWER_THAN_NFD else unicodedata.normalize("NFD", character)
+def decompose(character: str) -> tuple[tuple[str, int], ...]:
+    """The canonical decomposition (NFD) of one character, as characters with their rank.
+
+    The rank is the combining class, by which the marks behind a letter are sorted; a letter has 0.
+    é is e with 0 and U+0301 with 230.
+    """
+    if character in NEWER_THAN_NFD:
+        return ((character, 0),)
+    parts = unicodedata.normalize("NFD", character)
+    return tuple((part, unicodedata.combining(part)) for part in parts)
 
 
-def combining_class(character: str) -> int:
-    """The rank at which a mark is sorted behind its letter; 0 for a letter."""
-    return 0 if character in NEWER_THAN_NFD else unicodedata.combining(character)
+IS_DROPPED = Remembered(DROPPED.__contains__)
+IS_CJK = Remembered(CJK.__contains__)
+LOWER = Remembered(lower)
+DECOMPOSED = Remembered(decompose)

