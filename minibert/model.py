@@ -228,11 +228,14 @@ def check_inputs(
     Raises:
         ValueError: what came, what is allowed, what to do.
     """
-    if input_ids.dim() != 2 or input_ids.shape[1] == 0 or input_ids.is_floating_point():
+    if input_ids.dim() != 2 or input_ids.shape[1] == 0:
         raise ValueError(
-            f"input_ids is {tuple(input_ids.shape)} of {input_ids.dtype}; whole numbers of shape "
-            "(texts, tokens) are needed, with at least one token: ids.unsqueeze(0) for one text"
+            f"input_ids is {tuple(input_ids.shape)}; (texts, tokens) is needed, with at least one "
+            "token: ids.unsqueeze(0) for one text"
         )
+    for name, ids in (("input_ids", input_ids), ("token_type_ids", token_type_ids)):
+        if ids is not None and ids.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"{name} is {ids.dtype}; whole numbers (torch.int64) are needed")
     for name, other in (("attention_mask", attention_mask), ("token_type_ids", token_type_ids)):
         if other is not None and other.shape != input_ids.shape:
             raise ValueError(
