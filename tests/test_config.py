@@ -195,6 +195,8 @@ REFUSED = [
     ("vocab_size", 0, "whole number"),
     ("vocab_size", -1, "whole number"),
     ("vocab_size", "30522", "whole number"),
+    ("vocab_size", 10_000_001, "10,000,000"),
+    ("num_hidden_layers", 10**12, "10,000,000"),
     ("hidden_size", 768.0, "whole number"),
     ("hidden_size", 770, "num_attention_heads"),
     ("hidden_size", True, "whole number"),
@@ -237,6 +239,7 @@ REFUSED = [
     ("id2label", None, "number: name"),
     ("num_labels", 0, "whole number"),
     ("num_labels", -2, "whole number"),
+    ("num_labels", 10_000_001, "10,000,000"),
     ("num_labels", 2.5, "whole number"),
     ("num_labels", "3", "whole number"),
     ("num_labels", True, "whole number"),
@@ -257,6 +260,7 @@ def test_refused_by_name(key, value, word):
 @pytest.mark.parametrize(
     "key, value",
     [
+        ("vocab_size", 10_000_000),
         ("hidden_dropout_prob", 0),
         ("hidden_dropout_prob", 0.0),
         ("classifier_dropout", None),

@@ -165,6 +165,7 @@ def test_start_is_the_first_column_and_end_the_second():
 def test_question_answering_has_two_columns_whatever_the_labels():
     model = build(BertForQuestionAnswering, tiny_config(num_labels=C))
     assert model.qa_outputs.weight.shape == (2, 32)
+    assert model.config.num_labels == 2
 
 
 @pytest.mark.parametrize("labels", [1, 2, 7])
