@@ -648,6 +648,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("train", nargs="?", metavar="TRAIN", help="csv, tsv, jsonl or txt")
     sub.add_argument("--out", required=True, metavar="DIR", help="where the result goes")
     sub.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    sub.set_defaults(after_interrupt="; a run that had begun goes on with --resume")
     sub.add_argument("--recipe", choices=("plain", "small"), default="plain",
                      help="small: for some hundred examples")
     sub.add_argument("--seeds", type=int, default=1, help="so many runs: mean, sd, worst, failed")
@@ -780,7 +781,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(f"interrupted{getattr(args, 'after_interrupt', '')}", file=sys.stderr)
         return 130
     except (ValueError, TypeError, OSError) as error:
         print(f"minibert: {error}", file=sys.stderr)

@@ -100,7 +100,8 @@ def finetune(
             return read_json(here / "metrics.json")
     elif (here / "settings.json").exists():
         raise ValueError(
-            f"{out} already holds a run; resume it, name another directory, or remove {here}"
+            f"{out} already holds a run; go on with it (--resume), name another directory, or "
+            f"remove {here}"
         )
     device = best_device(settings.device)
     parallel.start(device.type)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -164,6 +164,8 @@ class SentenceEncoder:
             return one[0]
         if on_long not in ("warn", "error", "window"):
             raise ValueError(f'on_long is {on_long!r}; "warn", "error" or "window" is allowed')
+        if not isinstance(texts, Iterable):
+            raise TypeError(f"encode takes a text or texts (str), not a {type(texts).__name__}")
         rows, owners = self.rows(list(texts), self.prompt(prompt, prompt_name), on_long)
         batches = make_batches([len(row) for row in rows], batch_tokens, batch_size)
         vectors = torch.empty(len(rows), self.dimension, device=self.device)

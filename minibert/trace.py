@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from minibert.attention import MultiHeadSelfAttention
 from minibert.encoder import EncoderLayer, FeedForward
-from minibert.model import BertModel
+from minibert.model import BertModel, Pretrained
 
 # Their output is that of their last part, under whose name it is recorded.
 SAME_AS_LAST_PART = (BertModel, EncoderLayer, MultiHeadSelfAttention, FeedForward, nn.Tanh)
@@ -72,7 +72,7 @@ def trace(model: nn.Module, gradients: bool = False) -> Iterator[dict[str, Tenso
             if name.endswith(end):
                 into = name.removesuffix(end) + before
                 hooks.append(module.register_forward_pre_hook(input_hook(into)))
-        if module is model and not isinstance(model, BertModel):
+        if module is model and isinstance(model, Pretrained) and not isinstance(model, BertModel):
             hooks.append(module.register_forward_hook(fields_hook))  # the logits of a head
         elif not isinstance(module, (*SAME_AS_LAST_PART, nn.Dropout, nn.ModuleList)):
             hooks.append(module.register_forward_hook(output_hook(name)))

@@ -195,6 +195,8 @@ def test_windows_see_the_end_of_a_long_text(tiny):
 def test_wrong_input(tiny):
     with pytest.raises(TypeError, match="text 1 is a int; encode takes texts"):
         tiny.encode(["a", 3])
+    with pytest.raises(TypeError, match="takes a text or texts .str., not a NoneType"):
+        tiny.encode(None)
     with pytest.raises(ValueError, match='on_long is "?\'?cut'):
         tiny.encode(["a"], on_long="cut")
     with pytest.raises(ValueError, match="batch_size 0; both must be at least 1"):
