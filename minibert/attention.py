@@ -15,9 +15,10 @@ from minibert.config import BertConfig
 def additive_mask(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Turn "1 = real token, 0 = padding" into numbers to add to the scores: 0, or minus a lot.
 
-    "A lot" is the largest number the dtype has, not infinity: after the softmax a padded key weighs
-    exactly 0, yet a row of padding alone stays finite (every key then weighs 1 / T) where minus
-    infinity would give NaN.
+    "Minus a lot" is the lowest finite number of the dtype, not minus infinity. Beside a real key, a
+    padded key weighs exactly 0 after the softmax. In a text of padding alone the scores are rounded
+    away beside so large a number, so all sums are equal and every key weighs 1 / T; minus infinity
+    would give NaN there.
 
     Shapes: (B, T) → (B, 1, 1, T), which broadcasts over heads and over queries.
     """
@@ -28,6 +29,9 @@ def additive_mask(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 class MultiHeadSelfAttention(nn.Module):
     """Every token asks all tokens of its text: softmax(Q Kᵀ / √D) V, in N heads of size D.
+
+    A query is what a token looks for, a key what it is found by, a value what it hands on. Dot
+    products grow with D; divided by √D they do not push the softmax onto a single key.
 
     Shapes: ``hidden`` (B, T, H), ``mask`` (B, 1, 1, T) from `additive_mask`, or None where no text
     has padding; returns (B, T, H).
@@ -57,7 +61,7 @@ class MultiHeadSelfAttention(nn.Module):
         scores = query @ key.transpose(2, 3) * self.head_size**-0.5  # (B, N, T, T)
         if mask is not None:
             scores = scores + mask  # (B, N, T, T) + (B, 1, 1, T)
-        weights = self.dropout(self.probabilities(scores))  # (B, N, T, T), rows sum to 1
+        weights = self.dropout(self.probabilities(scores))  # (B, N, T, T), rows sum to 1 in eval
         context = weights @ value  # (B, N, T, D)
 
         return self.output(self.merge_heads(context))  # (B, T, H)

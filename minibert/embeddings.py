@@ -22,7 +22,7 @@ def sinusoidal_positions(positions: int, hidden: int) -> Tensor:
     column = torch.arange(0, hidden, 2, dtype=torch.float64)  # (H / 2,)
     angle = position / 10000 ** (column / hidden)  # (P, H / 2)
     waves = torch.stack([angle.sin(), angle.cos()], dim=-1)  # (P, H / 2, 2)
-    return waves.flatten(1)[:, :hidden].to(torch.get_default_dtype())  # (P, H)
+    return waves.flatten(1)[:, :hidden].to(torch.get_default_dtype())  # (P, H); cut if H is odd
 
 
 class Embeddings(nn.Module):
@@ -37,7 +37,8 @@ class Embeddings(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         """Make the three tables and the LayerNorm."""
         super().__init__()
-        # padding_idx: the [PAD] row gets no gradient from lookups, as in the reference.
+        # The third argument is padding_idx: lookups give the [PAD] row no gradient, as in the
+        # reference. The masked-LM head shares this table and can still change that row.
         self.word = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.segment = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)

@@ -61,7 +61,8 @@ class FeedForward(nn.Module):
 class EncoderLayer(nn.Module):
     """LayerNorm(x + Dropout(Sublayer(x))), twice: attention first, then feed-forward.
 
-    The norm comes after the residual ("post-norm"), as in the paper and unlike in GPT.
+    The norm comes after the residual is added ("post-norm"), as in the paper. GPT-2 puts it before
+    each sub-layer instead ("pre-norm").
 
     Shapes: ``hidden`` (B, T, H), ``mask`` (B, 1, 1, T) or None; returns (B, T, H).
     Source: Vaswani 2017, §3.1.

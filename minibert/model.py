@@ -113,7 +113,8 @@ class Pretrained:
                 f"{config.num_hidden_layers} (num_hidden_layers): do the two belong together?"
             )
 
-        with torch.device("meta"), NoInitialisation():  # shapes only: the numbers follow
+        # On the device "meta" tensors have shapes but no numbers; `assign` below gives them some.
+        with torch.device("meta"), NoInitialisation():
             model = cls(config)
         for part in cls.optional:
             if not any(checkpoint.canonical_name(name).startswith(part + ".") for name in tensors):

@@ -79,9 +79,10 @@ def space_cjk(text: list[Character]) -> list[Character]:
 def strip_accents(text: list[Character]) -> list[Character]:
     """Take characters apart (NFD), then drop the non-spacing marks: é → e, U+0301 → e.
 
-    NFD also sorts the marks behind a letter by their combining class. The reference deals out the
-    places only after that, left to right, a new one at the first part of each character. It shows
-    in the offsets of the rare marks that stay.
+    NFD also sorts the marks behind a letter by their combining class (``rank``; 0 begins a new
+    group, counted in ``letters``). The reference deals out the original places only after that
+    sort, left to right: it moves on at each part that was the first of its character. It shows in
+    the offsets of the rare marks that stay.
     """
     parts = []
     letters = 0
