@@ -19,7 +19,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from operator import itemgetter
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from .hub import locate
@@ -84,21 +84,17 @@ def strip_accents(text: list[Character]) -> list[Character]:
     sort, left to right: it moves on at each part that was the first of its character. It shows in
     the offsets of the rare marks that stay.
     """
-    parts = []
-    letters = 0
-    for c, _ in text:
-        is_first = True
-        for part, rank in DECOMPOSED[c]:
-            letters += rank == 0
-            parts.append((letters, rank, part, is_first))
-            is_first = False
-    parts.sort(key=itemgetter(0, 1))  # stable: marks of one class keep their order
+    parts = [part for c, _ in text for part in DECOMPOSED[c]]
+    if any(rank for _, rank, _ in parts):
+        letters = accumulate(rank == 0 for _, rank, _ in parts)  # which letter a mark belongs to
+        ordered = sorted(zip(letters, parts, strict=True), key=lambda pair: (pair[0], pair[1][1]))
+        parts = [part for _, part in ordered]  # marks of one class have kept their order
     stripped = []
     index = -1
-    for _, _, part, is_first in parts:
-        index += is_first
-        if part not in MARK:
-            stripped.append((part, text[index][1]))
+    for c, _, begins in parts:
+        index += begins
+        if c not in MARK:
+            stripped.append((c, text[index][1]))
     return stripped
 
 
@@ -113,13 +109,14 @@ def lower_case(text: list[Character]) -> list[Character]:
 def split(text: list[Character]) -> list[list[Character]]:
     """Cut into words at blanks; every punctuation character is a word of its own."""
     words = [[]]
-    for c, place in text:
+    for character in text:
+        c, _ = character
         if c == " ":
             words.append([])
         elif c in PUNCTUATION:
-            words += [[(c, place)], []]
+            words += [[character], []]
         else:
-            words[-1].append((c, place))
+            words[-1].append(character)
     return [word for word in words if word]
 
 
@@ -674,7 +671,7 @@ def _reason(rule: Callable, was: str, became: str) -> str:
     if rule is space_cjk:
         return names + ": an ideograph is a word of its own"
     if rule is strip_accents:
-        marks = [part for c in was for part, _ in DECOMPOSED[c] if part in MARK]
+        marks = [part for c in was for part, _, _ in DECOMPOSED[c] if part in MARK]
         dropped = ", ".join(f"U+{ord(mark):04X}" for mark in marks)
         return names + (f": {dropped} dropped" if marks else ": taken apart")
     return names

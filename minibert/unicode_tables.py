@@ -172,16 +172,16 @@ def lower(character: str) -> str:
     return _NEW_CAPITALS.get(character) or character.lower()
 
 
-def decompose(character: str) -> tuple[tuple[str, int], ...]:
-    """The canonical decomposition (NFD) of one character, as characters with their rank.
+def decompose(character: str) -> list[tuple[str, int, bool]]:
+    """The canonical decomposition (NFD) of one character: parts, their rank, which is the first.
 
     The rank is the combining class, by which the marks behind a letter are sorted; a letter has 0.
     é is e with 0 and U+0301 with 230.
     """
     if character in NEWER_THAN_NFD:
-        return ((character, 0),)
+        return [(character, 0, True)]
     parts = unicodedata.normalize("NFD", character)
-    return tuple((part, unicodedata.combining(part)) for part in parts)
+    return [(part, unicodedata.combining(part), number == 0) for number, part in enumerate(parts)]
 
 
 IS_DROPPED = Remembered(DROPPED.__contains__)

@@ -373,9 +373,9 @@ def test_the_fast_path_gives_what_the_definition_gives(parts, data):
     ids=["white space", "white space and CJK"],
 )
 def test_stretches_end_where_the_rules_put_blanks_and_nowhere_else(stretch, rules):
-    codes = [code for code in range(0x110000) if not 0xD800 <= code <= 0xDFFF]
-    everything = "a".join(["", *map(chr, codes), ""])  # each between two letters
-    together = {c for found in stretch.findall(everything) if len(found) > 1 for c in found}
+    everything = [chr(code) for code in range(0x110000) if not 0xD800 <= code <= 0xDFFF]
+    between_letters = "a".join(["", *everything, ""])
+    together = {c for found in stretch.findall(between_letters) if len(found) > 1 for c in found}
     text = characters(everything)
     for rule in rules:
         text = rule(text)
@@ -471,8 +471,8 @@ def assert_same(ours, reference, texts):
 def test_parity_on_every_code_point(both, lowercase):
     ours, reference = both(lowercase=lowercase)
     codes = [code for code in range(0x110000) if not 0xD800 <= code <= 0xDFFF]
-    for start in range(0, len(codes), 512):
-        text = "".join(f"{chr(code)} m{chr(code)}r " for code in codes[start : start + 512])
+    for start in range(0, len(codes), 64):
+        text = "".join(f"{chr(code)} m{chr(code)}r " for code in codes[start : start + 64])
         theirs = reference.encode(text, add_special_tokens=False)
         pieces = ours.pieces(text)
         if [piece[1:] for piece in pieces] != [
