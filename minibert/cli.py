@@ -548,7 +548,7 @@ def build_parser() -> argparse.ArgumentParser:
             epilog=f"Example: minibert {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, error=sub.error)
         if model:
             sub.add_argument("--model", default=DEFAULT_MODEL, help="directory or hub name")
         sub.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -774,7 +774,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     warnings.showwarning = lambda message, *rest: print(f"warning: {message}", file=sys.stderr)
-    args = build_parser().parse_args(argv)
+    args, unknown = build_parser().parse_known_args(argv)
+    if unknown:  # said by the verb, which then shows its own options
+        args.error(f"unknown: {' '.join(unknown)}")
     try:
         return args.run(args) or 0
     except BrokenPipeError:  # the reader of our output went away: head, less

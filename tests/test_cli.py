@@ -252,3 +252,10 @@ def test_warnings_are_one_line(model):
     assert done.returncode == 0
     assert done.stderr.startswith("warning: 1 of 2 texts have more than 16 tokens")
     assert done.stderr.count("\n") == 1
+
+
+def test_an_unknown_option_shows_the_usage_of_its_verb(capsys):
+    status, _, err = run(capsys, "similarity", "a", "b", "--mesure", "dot")
+    assert status == 2
+    assert "usage: minibert similarity" in err and "--measure" in err
+    assert "unknown: --mesure dot" in err
