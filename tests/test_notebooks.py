@@ -1,0 +1,110 @@
+"""The notebooks run from a clean kernel and still say what is stored; exercises can be solved."""
+
+import base64
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+from run_notebooks import HOME, METADATA, run, shown, tags
+
+from minibert.exercises import EXERCISES
+
+NOTEBOOKS = sorted(HOME.glob("[0-9]*.ipynb"))
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+@pytest.mark.weights
+def test_a_notebook_says_what_is_stored_and_its_exercises_can_be_solved(
+    notebook, official, tmp_path
+):
+    wrong = run(notebook, tmp_path)
+    assert not wrong, "\n\n".join(wrong)
+
+
+def test_a_notebook_is_small_and_clean(notebook):
+    nbformat.validate(notebook)
+    assert notebook.metadata == METADATA
+    assert len(nbformat.writes(notebook)) < 500_000
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    for cell in code:
+        for output in cell.outputs:
+            picture = base64.b64decode(output.get("data", {}).get("image/png", ""))
+            assert len(picture) < 60_000, cell.source
+        assert not any(text.startswith(("stderr", "error")) for text in shown(cell.outputs))
+
+
+def test_a_notebook_says_what_one_can_do_after_it(notebook):
+    first = notebook.cells[0]
+    assert first.cell_type == "markdown"
+    assert "After this you can" in first.source
+
+
+def test_every_exercise_is_judged_and_has_its_solution(notebook):
+    waiting = None
+    for cell in notebook.cells:
+        if "exercise" in tags(cell):
+            assert waiting is None
+            assert "..." in cell.source and cell.metadata.solution
+            waiting = cell
+        elif "judged" in tags(cell):
+            assert waiting and "check(" in cell.source
+            waiting = None
+    assert waiting is None
+
+
+def test_each_of_the_twelve_exercises_is_in_one_notebook():
+    if len(NOTEBOOKS) < 8:
+        pytest.skip("not all notebooks are written")
+    sources = [
+        cell.source
+        for path in NOTEBOOKS
+        for cell in nbformat.read(path, as_version=4).cells
+        if "judged" in tags(cell)
+    ]
+    for name in EXERCISES:
+        assert sum(f'check("{name}"' in source for source in sources) == 1, name
+
+
+# ------------------------------------------------------------------------- can this go red?
+
+
+def cell(source: str, *outputs, tags: tuple = (), **metadata):
+    made = new_code_cell(source, outputs=list(outputs))
+    made.metadata.update(tags=list(tags), **metadata)
+    return made
+
+
+def printed(text: str, name: str = "stdout"):
+    return new_output("stream", name=name, text=text)
+
+
+PICTURE = new_output("display_data", data={"image/png": ""})
+JUDGE = 'print(f"wordpiece: {f()} of 10 points  (f)")'
+
+
+def test_what_is_not_as_stored_is_found(tmp_path):
+    right = [
+        cell("import sys; print(1); print(2)", printed("1\n2\n")),
+        cell("40 + 2", new_output("execute_result", data={"text/plain": "42"})),
+        cell("print(id(sys))", printed("3\n"), tags=["varies"]),
+        cell("from matplotlib.pyplot import plot; plot([1]);", PICTURE),
+        cell("f = lambda: ...", tags=["exercise"], solution="f = lambda: 10"),
+        cell(JUDGE, printed("wordpiece: Ellipsis of 10 points  (f)\n"), tags=["judged"]),
+    ]
+    changed = [
+        cell("print(3)", printed("4\n")),
+        cell("41 + 2", new_output("execute_result", data={"text/plain": "42"})),
+        cell("print(5)", PICTURE),
+        cell("print(6, file=sys.stderr)", printed("6\n", "stderr")),
+        cell("f = lambda: ...", tags=["exercise"], solution="f = lambda: 9"),
+        cell(JUDGE, printed("wordpiece: Ellipsis of 10 points  (f)\n"), tags=["judged"]),
+    ]
+    wrong = run(new_notebook(cells=right + changed), tmp_path)
+    assert len(wrong) == len(changed) - 1, "\n\n".join(wrong)
+    for found, source in zip(wrong, ["3", "41", "5", "6", "print(f"], strict=True):
+        assert source in found.partition("\n")[2]
