@@ -1,6 +1,7 @@
 """The notebooks run from a clean kernel and still say what is stored; exercises can be solved."""
 
 import base64
+from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import pytest
@@ -13,15 +14,31 @@ NOTEBOOKS = sorted(HOME.glob("[0-9]*.ipynb"))
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
-def notebook(request):
-    return nbformat.read(request.param, as_version=4)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+@pytest.fixture(scope="module")
+def runs(request, official, tmp_path_factory):
+    """What is wrong with each notebook that is to be tested; two of them run at a time."""
+    items = [item for item in request.session.items if "runs" in item.fixturenames]
+    chosen = {item.callspec.params["path"] for item in items}
+
+    def what_is_wrong(path):
+        return run(nbformat.read(path, as_version=4), tmp_path_factory.mktemp(path.stem))
+
+    with ThreadPoolExecutor(2) as pool:
+        yield {path: pool.submit(what_is_wrong, path) for path in sorted(chosen)}
 
 
 @pytest.mark.weights
-def test_a_notebook_says_what_is_stored_and_its_exercises_can_be_solved(
-    notebook, official, tmp_path
-):
-    wrong = run(notebook, tmp_path)
+def test_a_notebook_says_what_is_stored_and_its_exercises_can_be_solved(path, runs):
+    wrong = runs[path].result()
     assert not wrong, "\n\n".join(wrong)
 
 
