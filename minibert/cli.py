@@ -265,6 +265,24 @@ def trace(args: argparse.Namespace) -> None:
         print(f"  {name:<42} {shape}")
 
 
+def explore(args: argparse.Namespace) -> None:
+    """Write a page that shows all attention, and what a similarity is made of."""
+    from minibert.explore import figures, page
+    from minibert.files import write_text
+
+    found = figures(load_encoder(args), args.texts, args.model)
+    write_text(args.out, page(found))
+    if args.json:
+        result = {"out": args.out, "model": args.model, "texts": args.texts}
+        result["tokens"] = [text["tokens"] for text in found["texts"]]
+        numbers = ("layers", "heads", "cosine", "without_head", "without_token", "contributions")
+        return print_json(result | {name: found[name] for name in numbers})
+    tokens = " and ".join(str(len(text["tokens"])) for text in found["texts"])
+    print(f"{args.out}: {found['layers']} layers, {found['heads']} heads, {tokens} tokens")
+    if len(args.texts) == 2:
+        print(f"cosine {found['cosine']:.5f}")
+
+
 def parity(args: argparse.Namespace) -> int:
     """Compare tensors stage by stage; name the first that differs, and the mistake."""
     import torch
@@ -713,6 +731,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("texts", nargs="+", metavar="TEXT", help="a batch of texts")
     sub.add_argument("--out", required=True, metavar="FILE.safetensors")
+
+    sub = verb(
+        explore,
+        "explore",
+        "write one page to look inside: what every head attends to and, for two texts, what their "
+        "similarity is made of",
+        'explore "The bank raised its rates." "She sat on the river bank." --out page.html\n\n'
+        "Open the page in a browser; it needs no network. It shows\n"
+        "  all layers and heads at a glance, one of them large, the probabilities as numbers\n"
+        "  what becomes of the cosine when one head or one token is masked\n"
+        "  what each pair of tokens adds to the cosine (all pairs add up to it)\n"
+        "The same numbers: --json; every tensor: minibert trace; the code: minibert show attention",
+    )
+    sub.add_argument("texts", nargs="+", metavar="TEXT", help="one text, or two to compare")
+    sub.add_argument("--out", required=True, metavar="PAGE.html", help="the page to write")
 
     sub = verb(
         parity,
