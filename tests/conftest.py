@@ -1,7 +1,7 @@
 """Fixtures shared by all tests: tiny models, the official weights, the data sets.
 
-A skip says why and how to un-skip it; in CI (``CI=true``) a skipped parity, weights or data test
-is a failure.
+A skip says why and how to un-skip it; in CI (``CI=true``) a skipped parity, weights, data or
+browser test is a failure.
 """
 
 import os
@@ -21,10 +21,10 @@ OFFICIAL = "sentence-transformers/all-MiniLM-L6-v2"
 def pytest_runtest_makereport(item, call):
     outcome = yield
     report = outcome.get_result()
-    must_run = any(item.get_closest_marker(name) for name in ("parity", "weights", "data"))
+    must_run = any(map(item.get_closest_marker, ("parity", "weights", "data", "browser")))
     if report.skipped and must_run and os.environ.get("CI") and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
-        report.longrepr = f"CI skips no parity, weights or data test: {report.longrepr}"
+        report.longrepr = f"CI skips no parity, weights, data or browser test: {report.longrepr}"
 
 
 @pytest.fixture(scope="session")
