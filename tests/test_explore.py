@@ -363,6 +363,16 @@ def test_the_numbers_that_a_reader_sees(chromium, official, tmp_path, size):
     (shown,) = seen.numbers("#map-value")
     assert abs(shown - maps[1][2, 11, 5, 3]) <= 1e-5
 
+    # A cell of it, by a click: the sentence under the map says which one that was.
+    seen.choose("text", 0)
+    seen.click(seen.find("#map")[0])
+    row, column = re.findall("“(.*?)”", seen.text("#map-value"))
+    tokens = [chip.text.split("\n")[0] for chip in seen.chips(0)]
+    i, j = tokens.index(row), tokens.index(column)
+    assert i > 1 and j > 1 and seen.chips(0)[i].get_attribute("aria-pressed") == "true"
+    assert abs(seen.numbers("#map-value")[0] - maps[0][2, 11, i, j]) <= 1e-5
+    seen.click(seen.chips(1)[5])
+
     # Masks: a head in both texts, a token in its own, and off again.
     seen.click(seen.find("#mask-head")[0])
     without = cosine_without_head(encoder, BANKS, 2, 11)
