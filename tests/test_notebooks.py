@@ -1,6 +1,8 @@
 """The notebooks run from a clean kernel and still say what is stored; exercises can be solved."""
 
 import base64
+import re
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
@@ -8,9 +10,11 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from run_notebooks import HOME, METADATA, run, shown, tags
 
+from minibert import cli
 from minibert.exercises import EXERCISES
 
 NOTEBOOKS = sorted(HOME.glob("[0-9]*.ipynb"))
+NAMES = re.findall(r"\]\((\d_\w+\.ipynb)\)", (HOME / "README.md").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -72,6 +76,15 @@ def test_every_exercise_is_judged_and_has_its_solution(notebook):
             assert waiting and "check(" in cell.source
             waiting = None
     assert waiting is None
+
+
+def test_commands_and_links_in_the_text_are_good(path, notebook):
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    for command in re.findall(r"`minibert ([^`]+)`", text):
+        cli.build_parser().parse_args(shlex.split(command))  # exits where there is no such option
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        there = (path.parent / target).exists() or (target in NAMES and len(NOTEBOOKS) < 8)
+        assert target.startswith("https://") or there, target
 
 
 def test_each_of_the_twelve_exercises_is_in_one_notebook():
