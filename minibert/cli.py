@@ -47,7 +47,7 @@ def similarity(args: argparse.Namespace) -> None:
     from minibert.similarity import SIMILARITY
 
     encoder = load_encoder(args)
-    vectors = encoder.encode(args.texts)
+    vectors = encoder.encode(args.texts, on_long=args.on_long)
     measure = args.measure or encoder.similarity_fn_name
     table = SIMILARITY[measure](vectors, vectors)
     if args.json:
@@ -64,6 +64,7 @@ def similarity(args: argparse.Namespace) -> None:
 def embed(args: argparse.Namespace) -> None:
     """Write a vector for every line of a file."""
     from minibert.embed_file import embed_file
+    from minibert.parallel import rank
 
     def say(done: int, total: int) -> None:
         tell(f"{total:,} lines" + (f", {done:,} of them already there" if done else ""))
@@ -71,6 +72,8 @@ def embed(args: argparse.Namespace) -> None:
     rows, width = embed_file(
         load_encoder(args), args.file, args.out, on_long=args.on_long, on_start=say
     )
+    if rank():  # under torchrun one process speaks for all
+        return
     if args.json:
         return print_json({"file": args.file, "out": args.out, "shape": [rows, width]})
     print(f"{args.out}: {rows:,} x {width} float32")
@@ -95,8 +98,8 @@ def search(args: argparse.Namespace) -> None:
                 f"{(len(lines), encoder.dimension)}; make it anew with minibert embed"
             )
     else:
-        vectors = encoder.encode(lines)
-    hits = nearest(encoder.encode([args.query]), vectors, args.k)[0]
+        vectors = encoder.encode(lines, on_long=args.on_long)
+    hits = nearest(encoder.encode([args.query], on_long=args.on_long), vectors, args.k)[0]
     hits = [{**hit, "text": lines[hit["corpus_id"]]} for hit in hits]
     if args.json:
         return print_json({"query": args.query, "hits": hits})
@@ -114,7 +117,7 @@ def keysentences(args: argparse.Namespace) -> None:
     sentences = [sentence for sentence in sentences if sentence.strip()]
     if not sentences:
         raise ValueError(f"{args.file} has no sentences")
-    vectors = load_encoder(args).encode(sentences)
+    vectors = load_encoder(args).encode(sentences, on_long=args.on_long)
     chosen = key_sentences(vectors, args.n, method=args.method, diversity=args.diversity)
     if args.json:
         rows = [{"sentence": i, "text": sentences[i]} for i in chosen]
@@ -133,7 +136,7 @@ def evaluate_similarity(args: argparse.Namespace) -> None:
     encoder = load_encoder(args)
     measure = args.measure or encoder.similarity_fn_name
     first, second, scores = ([p.values[role] for p in pairs] for role in ("text", "pair", "score"))
-    vectors = encoder.encode(first + second)
+    vectors = encoder.encode(first + second, on_long=args.on_long)
     pairwise = getattr(measures, f"pairwise_{measure}_similarity")
     predicted = pairwise(vectors[: len(pairs)], vectors[len(pairs) :])
     result = {
@@ -378,6 +381,7 @@ def finetune(args: argparse.Namespace) -> None:
     """Fine-tune a model on a file."""
     import dataclasses
 
+    from minibert.parallel import rank
     from minibert.recipe import finetune as run
     from minibert.recipe import several
     from minibert.settings import Settings, small
@@ -402,6 +406,8 @@ def finetune(args: argparse.Namespace) -> None:
         result = several(wanted, args.out, args.seeds, say=say)
     else:
         result = run(wanted, args.out, resume=args.resume, say=say)
+    if rank():  # under torchrun one process speaks for all
+        return
     if args.json:
         return print_json(result)
     if "mean" in result:
@@ -470,6 +476,21 @@ def blend(args: argparse.Namespace) -> None:
 
 
 # ----------------------------------------------------------------------------------- helpers
+
+
+def long_option(parser: argparse.ArgumentParser) -> None:
+    """The option that says what happens to long texts."""
+    parser.add_argument(
+        "--on-long",
+        choices=("warn", "error", "window"),
+        default="warn",
+        help="texts too long for the model: cut and count, stop, or average over windows",
+    )
+
+
+def in_options(message: object) -> str:
+    """A message of the package in the words of the command line."""
+    return str(message).replace('on_long="window"', "--on-long window")
 
 
 def settings_options(parser: argparse.ArgumentParser) -> None:
@@ -581,6 +602,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("texts", nargs="+", metavar="TEXT", help="two texts or more")
     sub.add_argument("--measure", choices=measures, help="default: what the model was made for")
+    long_option(sub)
 
     sub = verb(
         embed,
@@ -590,12 +612,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("file", metavar="FILE", help="a UTF-8 text file, one text a line")
     sub.add_argument("--out", required=True, metavar="FILE.npy", help="(lines, width) float32")
-    sub.add_argument(
-        "--on-long",
-        choices=("warn", "error", "window"),
-        default="warn",
-        help="texts too long for the model: cut and count, stop, or average over windows",
-    )
+    long_option(sub)
 
     sub = verb(
         search,
@@ -607,6 +624,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("file", metavar="FILE", help="a UTF-8 text file, one text a line")
     sub.add_argument("-k", type=int, default=5, help="how many (default 5)")
     sub.add_argument("--vectors", metavar="FILE.npy", help="from minibert embed, to save the work")
+    long_option(sub)
 
     sub = verb(
         keysentences,
@@ -642,6 +660,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="csv, tsv or jsonl with two texts and a score, or hub:OWNER/NAME/FILE",
     )
     sub.add_argument("--measure", choices=measures, help="default: what the model was made for")
+    long_option(sub)
 
     sub = verb(
         evaluate_tuned,
@@ -806,7 +825,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    warnings.showwarning = lambda message, *rest: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *rest: print(
+        f"warning: {in_options(message)}", file=sys.stderr
+    )
     args, unknown = build_parser().parse_known_args(argv)
     if unknown:  # said by the verb, which then shows its own options
         args.error(f"unknown: {' '.join(unknown)}")
@@ -819,7 +840,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"interrupted{getattr(args, 'after_interrupt', '')}", file=sys.stderr)
         return 130
     except (ValueError, TypeError, OSError) as error:
-        print(f"minibert: {error}", file=sys.stderr)
+        print(f"minibert: {in_options(error)}", file=sys.stderr)
         return 2
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
+from minibert import parallel
 from minibert.checkpoint import content_digest
 from minibert.files import read_json, write_json
 from minibert.progress import progress
 from minibert.sentence_encoder import SentenceEncoder
 
 SENTENCE_END = re.compile(r"""(?<=[.!?…])\s+|(?<=[.!?…]["'”’)])\s+|(?<=[。！？])""")
-CHUNK = 2048  # lines encoded, written and remembered at a time
+CHUNK = 512  # lines encoded, written and remembered at a time
 
 
 def read_lines(path: str | os.PathLike) -> Iterator[str]:
@@ -64,6 +65,10 @@ def embed_file(
     are: a run that was stopped goes on from there, if text, model and options are the same. ``out``
     itself appears when it is complete.
 
+    Under ``torchrun`` the processes take turns: each encodes one chunk of a round, then all wait
+    until the round is written. The chunks are those of one process, so the bytes are too, and a
+    run may go on with another number of processes than it began with.
+
     Args:
         on_start: called with (rows already there, rows in all).
 
@@ -97,34 +102,53 @@ def embed_file(
         before = read_json(state_file)
         if isinstance(before, dict) and before.get("run") == run:
             done = before["rows"]
-    if done == 0:
+    parallel.start(encoder.device.type)
+    chief = parallel.rank() == 0
+    parallel.wait()  # all have read how far it is
+    if chief and done == 0:
         make_array(part, shape)
-    if on_start:
+    if chief and on_start:
         on_start(done, total)
+    parallel.wait()  # the array is there
 
     def chunks() -> Iterator[list[str]]:
         lines = itertools.islice(read_lines(path), done, None)
         while chunk := list(itertools.islice(lines, CHUNK)):
             yield chunk
 
+    def rounds() -> Iterator[list[list[str]]]:
+        each = chunks()
+        while found := list(itertools.islice(each, parallel.processes())):
+            yield found
+
+    def size(found: list[list[str]]) -> int:
+        return sum(map(len, found))
+
+    show = show_progress_bar if chief else False
     with warnings.catch_warnings():
         warnings.simplefilter("once")  # every chunk would say again that texts were cut
-        for chunk in progress(chunks(), total - done, "lines", show_progress_bar, size=len):
-            vectors = encoder.encode(
-                chunk,
-                on_long=on_long,
-                normalize_embeddings=normalize_embeddings,
-                prompt=prompt,
-                show_progress_bar=False,
-            )
-            rows = np.lib.format.open_memmap(part, mode="r+")  # anew each time: pages are let go
-            rows[done : done + len(chunk)] = vectors
-            rows.flush()
-            del rows
-            done += len(chunk)
-            write_json(state_file, {"run": run, "rows": done})
-    os.replace(part, out)
-    state_file.unlink(missing_ok=True)
+        for found in progress(rounds(), total - done, "lines", show, size=size):
+            first = done + size(found[: parallel.rank()])
+            for chunk in found[parallel.rank() :][:1]:  # none, where the last round is short
+                vectors = encoder.encode(
+                    chunk,
+                    on_long=on_long,
+                    normalize_embeddings=normalize_embeddings,
+                    prompt=prompt,
+                    show_progress_bar=False,
+                )
+                rows = np.lib.format.open_memmap(part, mode="r+")  # anew: pages are let go
+                rows[first : first + len(chunk)] = vectors
+                rows.flush()
+                del rows
+            parallel.wait()  # the round is written
+            done += size(found)
+            if chief:
+                write_json(state_file, {"run": run, "rows": done})
+    if chief:
+        os.replace(part, out)
+        state_file.unlink(missing_ok=True)
+    parallel.wait()
     return shape
 
 

@@ -115,10 +115,11 @@ def finetune(
         **{name: data.digest(path) for name, path in files(settings).items()},
         "base": content_digest(model.state_dict(), {}),
     }
+    general = keeper(settings, task, sets["keep"]) if "keep" in sets else None
+    known = evaluate(encoder_of(model), *general)["spearman"] if general else None
     adapt(settings, model)
     features = {name: task.encode(examples) for name, examples in sets.items() if name != "keep"}
     training = features.pop("train") + features.pop("replay", [])
-    general = keeper(settings, task, sets["keep"]) if "keep" in sets else None
     model.to(device)
 
     batches = Batches(
@@ -177,7 +178,8 @@ def finetune(
         torch.manual_seed(settings.seed + parallel.rank())  # each process its own dropout
         untouched = evaluate(model, task, features["test"]) if "test" in features else {}
         untouched = {f"test_{key}": value for key, value in untouched.items()}
-        run.log(step=0, epoch=0, **measures(), **untouched)
+        before = {**measures(), **({"general_spearman": known} if general else {})}
+        run.log(step=0, epoch=0, **before, **untouched)
     started = time.perf_counter(), run.step
     with run.interruptible():
         loop(
@@ -314,19 +316,32 @@ def autocast(device: torch.device, wanted: bool) -> contextlib.AbstractContextMa
 def narrator(say: Callable, batches: Batches, examples: int, best: str) -> Callable[[dict], None]:
     """Tell a person how it goes: every epoch, and within one every ten seconds."""
     told = [time.monotonic()]
+    began: list[tuple[float, int]] = []  # when, and after which step
 
     def on_line(line: dict) -> None:
+        if not began:
+            began.append((time.monotonic(), line["step"]))
         scores = {k: v for k, v in line.items() if k in (f"dev_{best}", "general_spearman")}
         if not scores and time.monotonic() - told[0] < 10:
             return
         told[0] = time.monotonic()
         numbers = {**scores, **{k: line[k] for k in ("loss", "lr") if k in line}}
+        seconds, done = told[0] - began[0][0], line["step"] - began[0][1]
         say(
             f"step {line['step']} of {batches.steps}, epoch {line['epoch']}: "
             + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items() if v is not None)
+            + time_left(seconds, done, batches.steps - line["step"])
         )
 
     return on_line
+
+
+def time_left(seconds: float, done: int, left: int) -> str:
+    """A guess for a person, from how long the steps that are done took; or nothing."""
+    if not done or not left:
+        return ""
+    guess = seconds / done * left
+    return f"; about {guess:.0f} s left" if guess < 90 else f"; about {guess / 60:.0f} min left"
 
 
 # ---------------------------------------------------------------------------------- what remains

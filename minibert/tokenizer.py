@@ -348,8 +348,8 @@ class BertTokenizer:
         for stretch in stretches:
             known = self._cache.get(stretch)
             ids += self._ids_of_stretch(stretch) if known is None else known
-        if ids and ids[0] == self.unk_token_id and not self._warned:
-            self._warn_if_unknown(text, ids)
+        if not self._warned and self.unk_token_id in ids:
+            self._warn_if_mostly_unknown(text, ids)
         return ids
 
     def _ids_of_stretch(self, stretch: str) -> list[int]:
@@ -366,11 +366,13 @@ class BertTokenizer:
             self._cache[stretch] = ids
         return ids
 
-    def _warn_if_unknown(self, text: str, ids: list[int]) -> None:
-        if ids.count(self.unk_token_id) == len(ids):
+    def _warn_if_mostly_unknown(self, text: str, ids: list[int]) -> None:
+        unknown = ids.count(self.unk_token_id)
+        if 2 * unknown > len(ids):
             self._warned = True
             warnings.warn(
-                f"the vocabulary knows nothing of {text[:60]!r}: every token is {self.unk_token} "
+                f"the vocabulary knows {'little' if unknown < len(ids) else 'nothing'} of "
+                f"{text[:60]!r}: {unknown} of {len(ids)} tokens are {self.unk_token} "
                 "(said once; explain(text) tells why)",
                 stacklevel=3,
             )

@@ -32,8 +32,14 @@ def load(name_or_path: str | os.PathLike) -> tuple[Any, nn.Module, Callable[[Pat
     """The task a directory was trained for, its model, and how to save it: (directory) → None.
 
     Raises:
-        ValueError: its head is none that minibert can fine-tune.
+        ValueError: its head is none that minibert can fine-tune, or the fine-tuning is unfinished.
     """
+    run = Path(name_or_path) / "run"
+    if (run / "settings.json").exists() and not (run / "metrics.json").exists():
+        raise ValueError(
+            f"the fine-tuning in {name_or_path} is not finished; go on with it: "
+            f"minibert finetune --resume --out {name_or_path}"
+        )
     directory = locate(name_or_path)
     if (directory / "modules.json").exists():
         encoder = SentenceEncoder.from_pretrained(directory)

@@ -259,3 +259,23 @@ def test_an_unknown_option_shows_the_usage_of_its_verb(capsys):
     assert status == 2
     assert "usage: minibert similarity" in err and "--measure" in err
     assert "unknown: --mesure dot" in err
+
+
+@pytest.mark.parametrize("verb", ["similarity", "embed", "search", "keysentences"])
+def test_advice_on_long_texts_is_an_option_of_the_verb(capsys, model, tmp_path, verb):
+    long = "a " * 20
+    (tmp_path / "lines.txt").write_text(f"{long}\n{long}\n")
+    file, out = tmp_path / "lines.txt", tmp_path / "out.npy"
+    words = {
+        "similarity": [long, long],
+        "embed": [file, "--out", out],
+        "search": ["a", file],
+        "keysentences": [file, "-n", 1],
+    }
+    command = [verb, *words[verb], "--model", model]
+    status, _, errors = run(capsys, *command)
+    assert status == 0 and "cut off. --on-long window reads all of it" in errors
+    status, _, errors = run(capsys, *command, "--on-long", "error")
+    assert status == 2 and "shorten them, or pass --on-long window" in errors
+    status, _, errors = run(capsys, *command, "--on-long", "window")
+    assert status == 0 and "--on-long" not in errors

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -60,6 +61,57 @@ def test_a_stopped_run_goes_on(tiny, lines, tmp_path, monkeypatch):  # noqa: F81
     assert begun == [(24, 50)]
     assert len(calls) == 4 + 4  # chunks 4 to 7 of 7
     assert out.read_bytes() == whole.read_bytes()
+
+
+SHARE = """
+import sys
+from minibert import embed_file as module
+from minibert.sentence_encoder import SentenceEncoder
+module.CHUNK = 8
+encoder = SentenceEncoder.from_pretrained(sys.argv[1], device="cpu")
+encode, encoded = encoder.encode, []
+encoder.encode = lambda chunk, **options: encoded.append(len(chunk)) or encode(chunk, **options)
+module.embed_file(encoder, sys.argv[2], sys.argv[3], on_start=lambda *n: print("began", *n))
+print("encoded", *encoded)
+"""
+
+
+def test_two_processes_share_the_file_and_go_on_where_one_was(tiny, lines, tmp_path, monkeypatch):  # noqa: F811
+    path, _ = lines
+    tiny.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(module, "CHUNK", 8)
+    whole, out = tmp_path / "whole.npy", tmp_path / "out.npy"
+    embed_file(tiny, path, whole)
+    encode, count = tiny.encode, iter(range(100))
+    monkeypatch.setattr(
+        tiny, "encode", lambda *a, **k: encode(*a, **k) if next(count) < 2 else 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        embed_file(tiny, path, out)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    env = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, "-c", SHARE, tmp_path / "model", path, out]
+    both = [
+        subprocess.Popen(
+            command,
+            env={**env, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = []
+    for process in both:
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        said.append(output.splitlines())
+    assert said == [["began 16 50", "encoded 8 8 2"], ["encoded 8 8"]]  # 5 chunks: 3 rounds
+    assert out.read_bytes() == whole.read_bytes()
+    left = ["lines.txt", "model", "out.npy", "whole.npy"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == left
 
 
 @pytest.mark.parametrize("change", ["text", "option", "weights"])

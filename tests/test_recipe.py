@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from minibert.files import read_json
-from minibert.recipe import finetune, several
+from minibert.recipe import finetune, narrator, several
 from minibert.report import warnings_about
-from minibert.run import Run, read_tensors
+from minibert.run import Run, read_tensors, write_tensors
 from minibert.settings import Settings
 from minibert.settings import small as small_data
 from minibert.tuned import Blend, draw_sweep, evaluate_file, load, predict_file
@@ -115,13 +115,15 @@ def test_a_finished_run_is_not_done_again_and_never_overwritten(world, tmp_path)
         finetune(None, tmp_path / "nothing", resume=True)
 
 
-def test_changed_data_are_noticed_on_resume(world, tmp_path, monkeypatch):
+def test_an_unfinished_run_predicts_nothing_and_notices_changed_data(world, tmp_path, monkeypatch):
     copy = tmp_path / "train.tsv"
     copy.write_bytes((world / "train.tsv").read_bytes())
     undo = stop_at(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         finetune(settings(world, train=str(copy)), tmp_path / "run")
     undo()
+    with pytest.raises(ValueError, match="not finished.*finetune --resume --out .*run"):
+        predict_file(tmp_path / "run", copy)
     copy.write_text(copy.read_text() + "a sweet song\tgood\n")
     with pytest.raises(ValueError, match="changed.*train"):
         finetune(None, tmp_path / "run", resume=True)
@@ -152,36 +154,44 @@ def start_process(out, how, wanted="{}", **env):
 
 
 def kill_and_resume(world, tmp_path, times, seed):
-    """Kill ``times`` runs at random moments after their start, resume each, compare every file."""
+    """Kill ``times`` runs at random moments of their training, resume each, compare every file.
+
+    A moment is some line of the log and a while after it: a time would, on a busy machine, mostly
+    hit the start of Python. Returns how many lines the log had at each kill.
+    """
     values = repr(dataclasses.asdict(settings(world, epochs=4, checkpoint_every=3)))
     whole = start_process(tmp_path / "whole", "new", values)
-    whole.stdout.readline()
-    began = time.monotonic()
     assert whole.wait(300) == 0, whole.stderr.read()
-    duration = time.monotonic() - began
     expected = files_of(tmp_path / "whole")
+    lines = expected["run/log.jsonl"].count(b"\n")
     draw = random.Random(seed)
-    killed = 0
+    stood = []
     for number in itertools.count():
         home = tmp_path / f"home-{number}"
         home.mkdir()
         out = home / "out"
+        log = out / "run" / "log.jsonl"
         process = start_process(out, "new", values)
-        process.stdout.readline()
-        time.sleep(draw.random() * duration)
+        wanted, pause = draw.randint(0, lines), draw.random() * 0.02
+        while process.poll() is None:
+            count = log.read_bytes().count(b"\n") if log.exists() else 0
+            if count >= wanted and (out / "run").exists():
+                break
+            time.sleep(0.001)
+        time.sleep(pause)
         process.send_signal(signal.SIGKILL)
         if process.wait() != -signal.SIGKILL:
             continue  # it was done before
-        for path in out.rglob("*.json") if out.exists() else ():
+        for path in out.rglob("*.json"):
             read_json(path)  # whole, or not there
+        stood.append(log.read_bytes().count(b"\n") if log.exists() else 0)
         begun = (out / "run" / "settings.json").exists()
         again = start_process(out, "resume" if begun else "new", values)
         assert again.wait(300) == 0, again.stderr.read()
         assert files_of(out) == expected, f"kill {number}"
         assert [path.name for path in home.iterdir()] == ["out"]
-        killed += 1
-        if killed == times:
-            return
+        if len(stood) == times:
+            return stood
 
 
 def test_killed_at_random_moments(world, tmp_path):
@@ -338,6 +348,39 @@ def test_forgetting_is_measured_before_during_and_after(world, tmp_path):
     assert result["after"]["general_spearman"] in during[1:]
     card = (tmp_path / "run" / "README.md").read_text()
     assert "| general spearman |" in card and "| dev spearman |" in card
+
+
+def test_what_was_known_before_is_what_the_base_model_knows(world, tmp_path):
+    """Not what is left of it when the top layers begin anew."""
+    result = finetune(settings(world, keep=str(world / "general.csv"), reinit=2), tmp_path / "run")
+    known = evaluate_file(world / "base", world / "general.csv")["spearman"]
+    assert result["before"]["general_spearman"] == pytest.approx(known, abs=1e-6)
+
+
+def test_a_person_is_told_how_long_it_takes(monkeypatch):
+    clock, said = [100.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    class Plan:
+        steps = 1000
+
+    tell = narrator(said.append, Plan, 16, "accuracy")
+    tell({"step": 200, "epoch": 1, "dev_accuracy": 0.5})  # resumed here
+    for seconds, step in ((105, 210), (110, 220), (500, 1000)):
+        clock[0] = float(seconds)
+        tell({"step": step, "epoch": 1, "loss": 0.25, "lr": 1e-5})
+    assert said == [
+        "step 200 of 1000, epoch 1: dev_accuracy 0.5",
+        "step 220 of 1000, epoch 1: loss 0.25, lr 1e-05; about 6 min left",  # 20 took 10 s
+        "step 1000 of 1000, epoch 1: loss 0.25, lr 1e-05",
+    ]
+
+
+def test_what_is_written_may_be_read_by_whom_the_umask_lets(tmp_path):
+    write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)})
+    (tmp_path / "ordinary").touch()
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1, modes
 
 
 @pytest.mark.parametrize(

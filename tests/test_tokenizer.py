@@ -293,7 +293,9 @@ def test_a_text_of_unknown_tokens_is_said_once(tokenizer):
         tokenizer.encode("xyz")
 
 
-def test_one_known_token_is_enough_not_to_warn(tokenizer):
+def test_a_text_of_mostly_unknown_tokens_is_said_once_half_is_not(tokenizer):
+    with pytest.warns(UserWarning, match="little of 'want xyz ☃': 2 of 3 tokens are"):
+        BertTokenizer(tokenizer.vocab).encode_batch(["want", "want xyz ☃", "xyz"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tokenizer.encode("xyz want")
