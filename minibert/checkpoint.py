@@ -57,7 +57,10 @@ TIED = {
 }
 
 Tensors = tuple[dict[str, Tensor], dict[str, str]]  # what reading gives: tensors, metadata
-DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"}
+DTYPES = {
+    **{torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"},
+    **{torch.int64: "I64", torch.uint8: "U8", torch.bool: "BOOL"},  # ids, random states, masks
+}
 DIGEST = "minibert.sha256"  # the key, in the metadata of the files we save, of `content_digest`
 
 
@@ -373,7 +376,8 @@ def write_safetensors(
     """Write a safetensors file: a length, a header in JSON, the numbers one after the other.
 
     By hand, because the library writes the metadata in an order that changes from run to run, and
-    the same model should give the same bytes.
+    the same model should give the same bytes. It also makes a temporary file of its own, which a
+    killed program leaves behind for ever, and which nobody but the owner may read.
     """
     header: dict[str, dict] = {"__metadata__": dict(metadata)}
     end = 0

@@ -241,9 +241,8 @@ def fill_mask(args: argparse.Namespace) -> None:
 def trace(args: argparse.Namespace) -> None:
     """Write every intermediate tensor of a forward pass."""
     import torch
-    from safetensors.torch import save_file
 
-    from minibert.files import atomic_path
+    from minibert.checkpoint import write_safetensors
     from minibert.hub import locate
     from minibert.tokenizer import BertTokenizer
     from minibert.trace import trace as recorded
@@ -255,11 +254,9 @@ def trace(args: argparse.Namespace) -> None:
     model = load_model(directory)
     with torch.no_grad(), recorded(model) as tensors:
         model(**batch)
-    # A clone: safetensors writes no tensor twice, and some names share one.
-    found = {name: tensor.clone().contiguous() for name, tensor in {**batch, **tensors}.items()}
+    found = {**batch, **tensors}
     metadata = {"format": "pt", "texts": json.dumps(args.texts), "tokens": json.dumps(tokens)}
-    with atomic_path(args.out) as temporary:
-        save_file(found, temporary, metadata=metadata)
+    write_safetensors(Path(args.out), found, metadata)
     shapes = {name: list(tensor.shape) for name, tensor in found.items()}
     if args.json:
         return print_json({"out": args.out, "tokens": tokens, "tensors": shapes})
@@ -398,10 +395,10 @@ def finetune(args: argparse.Namespace) -> None:
         wanted = Settings(**{name: getattr(args, name) for name in names})
         if args.recipe == "small":
             from minibert.data import read
-            from minibert.recipe import TASKS
+            from minibert.recipe import TASKS, width
 
             examples = read(wanted.train, TASKS[wanted.task].roles, wanted.columns)
-            wanted = small(wanted, len(examples))
+            wanted = small(wanted, len(examples), width(wanted.base))
     if args.seeds > 1 and wanted:
         result = several(wanted, args.out, args.seeds, say=say)
     else:
@@ -642,6 +639,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--diversity", type=float, default=0.3, help="for mmr: 0 to 1 (default 0.3)")
     sub.add_argument("--lines", action="store_true", help="each line is one sentence")
+    long_option(sub)
 
     what = verbs.add_parser("evaluate", help="measure a model on labelled data").add_subparsers(
         metavar="WHAT", required=True

@@ -101,10 +101,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     temporary = temporary_name(path, path.parent)
     try:
         with errors_about(path, temporary):
-            temporary.touch()
-            mode = temporary.stat().st_mode
             yield temporary
-            temporary.chmod(mode)  # safetensors makes files that nobody but the owner may read
             flush(temporary)
             os.replace(temporary, path)
     finally:

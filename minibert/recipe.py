@@ -27,6 +27,7 @@ import minibert
 from minibert import data, metrics, parallel, report
 from minibert.adapt import add_lora, encoder_of, freeze, merge_lora, pull_to_start, reinitialise
 from minibert.checkpoint import content_digest
+from minibert.config import BertConfig
 from minibert.files import atomic_directory, read_json, write_json, write_text
 from minibert.finetune import (
     SCHEDULES,
@@ -39,7 +40,7 @@ from minibert.finetune import (
 )
 from minibert.hub import locate
 from minibert.run import Run
-from minibert.sentence_encoder import SentenceEncoder, best_device
+from minibert.sentence_encoder import SentenceEncoder, best_device, read_modules
 from minibert.settings import Settings
 from minibert.tasks import (
     Classification,
@@ -275,6 +276,12 @@ def build(settings: Settings, train: Sequence[data.Example]) -> tuple[Any, nn.Mo
         tokenizer.save_pretrained(directory)
 
     return task, model, save
+
+
+def width(base: str) -> int:
+    """The hidden size of a model: H."""
+    directory = locate(base)
+    return BertConfig.from_pretrained(directory / read_modules(directory)["Transformer"]).hidden_size
 
 
 def adapt(settings: Settings, model: nn.Module) -> None:

@@ -27,11 +27,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from minibert import parallel
-from minibert.files import atomic_path, read_text, write_text
+from minibert.checkpoint import write_safetensors
+from minibert.files import read_text, write_text
 
 
 class Diverged(ArithmeticError):
@@ -248,13 +248,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], position: dict | None 
     Raises:
         OSError: it cannot be written (a full disk); the file of before stands.
     """
-    metadata = {"minibert": json.dumps(position)}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata=metadata)
-        except SafetensorError as error:
-            raise OSError(f"cannot write {path}: {error}") from None
+    tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    write_safetensors(path, tensors, {"minibert": json.dumps(position)})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:

@@ -73,8 +73,9 @@ def test_a_step_for_each_list_of_micro_batches_and_none_is_lost():
 
 def test_gradients_do_not_stay_from_step_to_step():
     model, micro = line_of_numbers((1, 1))
-    run_loop(model, [[micro[0]], [micro[1]]])
-    assert model.weight.item() == pytest.approx(1.2, rel=1e-15)  # 1 → 1, then 1 → 1 - 0.1 · -2
+    run_loop(model, [[micro[1]], [micro[0]]])
+    # x = 2: the gradient is -2, w = 1.2; x = 1: it is 0.4, w = 1.16. Both together were -1.6.
+    assert model.weight.item() == pytest.approx(1.16, rel=1e-15)
 
 
 def test_the_first_step_has_factor_zero_of_a_warm_up_and_the_last_is_not_zero():

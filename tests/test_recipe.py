@@ -422,9 +422,13 @@ def test_several_seeds_and_baselines(world, tmp_path):
 
 def test_the_recipe_for_little_data():
     wanted = Settings("classify", "train.tsv", epochs=3)
-    assert [small_data(wanted, n).epochs for n in (40, 250, 1000, 100_000)] == [20, 20, 7, 3]
-    assert small_data(wanted, 250).reinit == 1
-    assert small_data(wanted.replace(task="similarity"), 250).reinit is None
+    epochs = [small_data(wanted, n, 384).epochs for n in (40, 250, 500, 1000, 100_000)]
+    assert epochs == [20, 13, 7, 4, 3]
+    found = [small_data(wanted, 250, width) for width in (384, 768)]
+    assert [(each.lr, each.reinit) for each in found] == [(1e-4, 0), (5e-5, 0)]
+    found = small_data(wanted.replace(task="similarity"), 250, 384)
+    assert (found.lr, found.reinit) == (5e-5, None)
+    assert small_data(wanted.replace(lr=1e-3), 250, 384).lr == 1e-3
 
 
 @pytest.mark.parametrize(
