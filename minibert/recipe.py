@@ -281,7 +281,8 @@ def build(settings: Settings, train: Sequence[data.Example]) -> tuple[Any, nn.Mo
 def width(base: str) -> int:
     """The hidden size of a model: H."""
     directory = locate(base)
-    return BertConfig.from_pretrained(directory / read_modules(directory)["Transformer"]).hidden_size
+    home = directory / read_modules(directory)["Transformer"]
+    return BertConfig.from_pretrained(home).hidden_size
 
 
 def adapt(settings: Settings, model: nn.Module) -> None:
