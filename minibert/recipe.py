@@ -164,6 +164,9 @@ def finetune(
         with autocast(device, settings.autocast):
             return task.loss(task.outputs(model, batch), batch)
 
+    if chief and resume:
+        for stale in out.glob(".*.tmp-*"):  # the result, half-written when the run was killed
+            shutil.rmtree(stale)
     if chief and not resume:
         write_json(here / "versions.json", {**versions(), "sha256": digests})
         write_json(here / "settings.json", dataclasses.asdict(settings))  # from now on it is a run

@@ -100,6 +100,8 @@ def test_interrupted_and_resumed_ends_in_the_same_bytes(
     with pytest.raises(KeyboardInterrupt, match=f"saved after step {step}"):
         finetune(wanted, tmp_path / "cut")
     undo()
+    (tmp_path / "cut" / ".cut.tmp-1234").mkdir()  # left by a kill while the result was written
+    (tmp_path / "cut" / ".cut.tmp-1234" / "config.json").touch()
     finetune(None, tmp_path / "cut", resume=True)
     assert files_of(tmp_path / "whole") == files_of(tmp_path / "cut")
 
