@@ -417,8 +417,9 @@ def finetune(args: argparse.Namespace) -> None:
         return
     for name, after in result["after"].items():
         before = result["before"].get(name)
-        change = "" if before is None else f"  (before: {before:.4f}, {after - before:+.4f})"
-        value = f"{after:.4f}" if isinstance(after, float) else after
+        form = ".4f" if isinstance(after, float) else "d"
+        change = "" if before is None else f"  (before: {before:{form}}, {after - before:+{form}})"
+        value = f"{after:{form}}"
         print(f"{name:<22} {value}{change}")
     print(f"{args.out}: the model; {args.out}/run: how it came about")
 
