@@ -353,7 +353,7 @@ def test_the_numbers_that_a_reader_sees(chromium, official, tmp_path, size):
     seen.choose("head", 11)
     seen.click(seen.chips(1)[4])
     assert np.allclose(seen.probabilities(1), maps[1][2, 11, 4], atol=1e-5, rtol=0)
-    assert seen.text("#large") == "Layer 2, head 11"
+    assert seen.text("#large") == "Layer 2, head 11, text 2"
 
     # A cell of the large map, walked to with keys.
     seen.click(seen.chips(1)[3])
@@ -382,7 +382,7 @@ def test_the_numbers_that_a_reader_sees(chromium, official, tmp_path, size):
     without = cosine(vector_without_token(encoder, BANKS[1], 5), first)
     expected = [whole, without, without - whole]
     assert np.allclose(seen.numbers("#effect"), expected, atol=1e-5, rtol=0)
-    assert np.allclose(seen.numbers("#score"), [without], atol=1e-5, rtol=0)
+    assert np.allclose(seen.numbers("#score"), expected[1:], atol=1e-5, rtol=0)
     assert "masked" in seen.chips(1)[5].get_attribute("class")
     seen.click(seen.find("#unmask")[0])
     assert np.allclose(seen.numbers("#effect"), [whole], atol=1e-5, rtol=0)
@@ -421,7 +421,7 @@ def test_sixty_tokens_in_twelve_layers(chromium, tmp_path, size):
     assert np.allclose(seen.probabilities(0), maps[0][0, 0, 59], atol=1e-5, rtol=0)
     chromium.execute_script("document.querySelector('#heads [tabindex=\"0\"]').focus()")
     seen.keys(*["ARROW_DOWN"] * 11, "ARROW_RIGHT", "ARROW_RIGHT", "m")
-    assert seen.text("#large") == "Layer 11, head 2"
+    assert seen.text("#large") == "Layer 11, head 2, text 1"
     assert np.allclose(seen.probabilities(0), maps[0][11, 2, 59], atol=1e-5, rtol=0)
     expected = cosine_without_head(encoder, texts, 11, 2)
     assert abs(seen.numbers("#effect")[1] - expected) <= 1e-5
@@ -440,7 +440,7 @@ def test_sixty_tokens_in_twelve_layers(chromium, tmp_path, size):
         "  'the other text': took(() => chipsOf(1)[1].click()) };"
     )
     print("\n60 tokens, 12 layers:", ", ".join(f"{k} {v:.0f} ms" for k, v in took.items()))
-    assert seen.text("#large") == "Layer 6, head 5"
+    assert seen.text("#large") == "Layer 6, head 5, text 2"
     assert np.allclose(seen.probabilities(1), maps[1][6, 5, 1], atol=1e-5, rtol=0)
     wide, room = chromium.execute_script("return [document.body.scrollWidth, innerWidth]")
     assert wide <= room
