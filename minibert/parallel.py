@@ -24,12 +24,6 @@ def start(device: str) -> None:
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
 
 
-def stop() -> None:
-    """Leave the other processes."""
-    if processes() > 1 or (dist.is_available() and dist.is_initialized()):
-        dist.destroy_process_group()
-
-
 def processes() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
