@@ -25,7 +25,7 @@ from nbformat import NotebookNode
 
 HOME = Path(__file__).resolve().parent.parent / "notebooks"
 LIBRARY = HOME.parent
-SECONDS = 120  # for one cell: far above every cell, to end a run that hangs
+SECONDS = 300  # for one cell: far above every cell, to end a run that hangs
 OFFLINE = {"HF_HUB_OFFLINE": "1", "http_proxy": "http://127.0.0.1:9", "no_proxy": "127.0.0.1"}
 OFFLINE["https_proxy"] = OFFLINE["http_proxy"]
 METADATA = {
@@ -54,7 +54,13 @@ def execute(notebook: NotebookNode, directory: Path) -> NotebookNode:
         resources={"metadata": {"path": str(directory)}},
     )
     paths = os.pathsep.join(filter(None, [str(LIBRARY), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, **OFFLINE, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {
+        "OMP_NUM_THREADS": "1",
+        **os.environ,
+        **OFFLINE,
+        "PYTHONPATH": paths,
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     client.execute(env=environment)
     for cell in done.cells:
         if cell.cell_type == "code":
