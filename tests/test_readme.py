@@ -78,6 +78,14 @@ def test_every_link_leads_somewhere(path):
         assert target.startswith("https://") or there, target
 
 
+@pytest.mark.parametrize("path", COURSE)
+def test_the_files_that_the_course_runs_are_there(path):
+    found = re.findall(r"`python (?:-m pytest )?([^`]+)`", path.read_text(encoding="utf-8"))
+    assert len(found) == 2
+    for name in " ".join(found).split():
+        assert (CHECKOUT / name).is_file(), name
+
+
 def test_the_course_is_the_same_in_both_languages():
     english, chinese = (path.read_text(encoding="utf-8") for path in COURSE)
     own = [["minibert", "explain", "我喜欢陶器。"]]
