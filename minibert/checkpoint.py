@@ -60,6 +60,7 @@ Tensors = tuple[dict[str, Tensor], dict[str, str]]  # what reading gives: tensor
 DTYPES = {
     **{torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"},
     **{torch.int64: "I64", torch.uint8: "U8", torch.bool: "BOOL"},  # ids, random states, masks
+    **{torch.int8: "I8", torch.int32: "I32"},  # of quantised models
 }
 DIGEST = "minibert.sha256"  # the key, in the metadata of the files we save, of `content_digest`
 
