@@ -473,6 +473,26 @@ def blend(args: argparse.Namespace) -> None:
         print(f"{args.out}: {args.alpha:g} of {args.tuned}, the rest {args.base}")
 
 
+def bench(args: argparse.Namespace) -> None:
+    """Measure the speed of this machine, and of what else is installed on it."""
+    from minibert import bench as measure
+    from minibert.files import write_text
+
+    options = {"rounds": args.rounds, "peers": not args.alone}
+    if args.train or args.profile:
+        if args.svg or args.data:
+            raise ValueError("--svg and --data belong to encoding, not to --train")
+        result = measure.bench_training(args.model, profile=args.profile, **options)
+    else:
+        result = measure.bench(
+            args.model, data=args.data, number=args.number, threads=args.threads,
+            start=not args.no_start, say=tell, **options,
+        )
+    if args.svg:
+        write_text(args.svg, measure.picture(result))
+    print_json(result) if args.json else print(measure.table(result))
+
+
 # ----------------------------------------------------------------------------------- helpers
 
 
@@ -534,7 +554,7 @@ def load_encoder(args: argparse.Namespace):
     """The sentence encoder that the arguments name."""
     from minibert.sentence_encoder import SentenceEncoder
 
-    return SentenceEncoder.from_pretrained(args.model)
+    return SentenceEncoder.from_pretrained(args.model, precision=getattr(args, "precision", None))
 
 
 def load_model(directory: Path):
@@ -588,6 +608,12 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run, error=sub.error)
         if model:
             sub.add_argument("--model", default=DEFAULT_MODEL, help="directory or hub name")
+        if run in (embed, search, evaluate_similarity):
+            sub.add_argument(
+                "--precision",
+                choices=("float32", "int8"),
+                help="int8: on a CPU some times as fast, vectors a little off (default: as saved)",
+            )
         sub.add_argument("--json", action="store_true", help="print the result as JSON")
         return sub
 
@@ -795,6 +821,28 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--goldens", metavar="DIR", help="other golden files")
     sub.add_argument("--singles", action="store_true", help="do not try pairs of mistakes")
     sub.add_argument("--html", metavar="FILE", help="write the report as one HTML page too")
+
+    sub = verb(
+        bench,
+        "bench",
+        "measure how fast encoding, training and a cold start are on this machine",
+        "bench --svg speed.svg\n"
+        "         minibert bench --data my-texts.txt --no-start     your own texts, one a line\n"
+        "         minibert bench --train --profile                  where a training step goes\n\n"
+        "All take part in every round, one after the other; a ratio is the median of those\n"
+        "inside the rounds, so it holds on a machine that others use too. \"float32 : it\" says\n"
+        "how many times as fast as it minibert is. Beside minibert runs what is installed of\n"
+        "sentence-transformers, transformers, onnxruntime (with onnx), openvino, ctranslate2.",
+    )
+    sub.add_argument("--data", metavar="FILE", help="texts, one a line (default: made-up ones)")
+    sub.add_argument("--number", type=int, default=500, help="of short texts (default 500)")
+    sub.add_argument("--rounds", type=int, default=5, help="the more, the surer (default 5)")
+    sub.add_argument("--threads", type=int, help="of everyone (default: as torch has them)")
+    sub.add_argument("--alone", action="store_true", help="minibert only")
+    sub.add_argument("--no-start", action="store_true", help="no cold starts")
+    sub.add_argument("--train", action="store_true", help="training steps instead of encoding")
+    sub.add_argument("--profile", action="store_true", help="the same, and where the time goes")
+    sub.add_argument("--svg", metavar="FILE.svg", help="draw it")
 
     sub = verb(
         explain, "explain", "show what the tokenizer does to a text", 'explain "Café déjà-vu"'

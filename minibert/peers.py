@@ -1,0 +1,188 @@
+"""Who `bench` measures minibert beside, if it happens to be installed.
+
+Everything here is imported when it is asked for; minibert needs none of it. All get the same texts
+and weights. Those without a way of their own to encode texts get our tokenizer and our batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from minibert.model import BertModel
+from minibert.sentence_encoder import SentenceEncoder, make_batches
+
+Encode = Callable[[Sequence[str]], object]
+
+
+def sentence_transformers(directory: Path, room: Path) -> Encode:
+    """As its documentation says."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(directory), device="cpu")
+    return lambda texts: model.encode(list(texts), show_progress_bar=False)
+
+
+def transformers(directory: Path, room: Path) -> Encode:
+    """The plain loop of a model card: batches of 32 as they come, mean pooling."""
+    from transformers import AutoModel, AutoTokenizer
+
+    model = AutoModel.from_pretrained(directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        vectors = []
+        for i in range(0, len(texts), 32):
+            batch = tokenizer(
+                list(texts[i : i + 32]), padding=True, truncation=True, return_tensors="pt"
+            )
+            with torch.inference_mode():
+                hidden = model(**batch).last_hidden_state
+            mask = batch["attention_mask"][..., None]
+            vectors.append((hidden * mask).sum(1) / mask.sum(1))
+        return torch.nn.functional.normalize(torch.cat(vectors), dim=1).numpy()
+
+    return encode
+
+
+def sorted_batches(directory: Path, forward: Callable) -> Encode:
+    """Encode with our tokenizer and batches. ``forward``: ids and mask (B, T) → (B, T, H)."""
+    encoder = SentenceEncoder.from_pretrained(directory, device="cpu", precision="float32")
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        rows, _ = encoder.rows(list(texts))
+        vectors = np.empty((len(rows), encoder.model.config.hidden_size), np.float32)
+        for members in make_batches([len(row) for row in rows], 1024):
+            longest = len(rows[members[0]])
+            ids = np.zeros((len(members), longest), np.int64)
+            mask = np.zeros_like(ids)
+            for row, i in enumerate(members):
+                ids[row, : len(rows[i])], mask[row, : len(rows[i])] = rows[i], 1
+            hidden = forward(ids, mask)
+            vectors[members] = (hidden * mask[..., None]).sum(1) / mask.sum(1)[:, None]
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    return encode
+
+
+class States(torch.nn.Module):
+    """A model that returns the last hidden states alone: what exporters can follow."""
+
+    def __init__(self, model: BertModel) -> None:
+        """Keep the model."""
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Without the checks, which look at the numbers."""
+        model = self.model
+        hidden = model.embeddings(ids, torch.zeros_like(ids))
+        bias = (1 - mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
+        for layer in model.layers:
+            hidden = layer(hidden, bias)
+        return hidden
+
+
+def onnx_file(directory: Path, room: Path) -> Path:
+    """Our model as an ONNX file, made once, with onnxruntime's own rules for BERT applied."""
+    path = room / "model.onnx"
+    if not path.exists():
+        model = BertModel.from_pretrained(directory)
+        ids = torch.ones(2, 8, dtype=torch.long)
+        axes = {0: "texts", 1: "tokens"}
+        torch.onnx.export(
+            States(model), (ids, ids), str(path), input_names=["ids", "mask"], dynamo=False,
+            output_names=["states"], dynamic_axes={"ids": axes, "mask": axes, "states": axes},
+        )
+        from onnxruntime.transformers.optimizer import optimize_model
+
+        heads, hidden = model.config.num_attention_heads, model.config.hidden_size
+        better = optimize_model(str(path), "bert", num_heads=heads, hidden_size=hidden)
+        better.save_model_to_file(str(path))
+    return path
+
+
+def onnxruntime(directory: Path, room: Path, int8: bool = False) -> Encode:
+    """An ONNX session; for int8 with the weights quantised and dynamic scales."""
+    import onnxruntime as ort
+
+    path = onnx_file(directory, room)
+    if int8:
+        from onnxruntime.quantization import quantize_dynamic
+
+        quantize_dynamic(path, room / "int8.onnx", per_channel=True)
+        path = room / "int8.onnx"
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return sorted_batches(
+        directory, lambda ids, mask: session.run(None, {"ids": ids, "mask": mask})[0]
+    )
+
+
+def openvino(directory: Path, room: Path) -> Encode:
+    """A compiled model, held to float32: it would take bfloat16 where there is some."""
+    import openvino as ov
+
+    ids = torch.ones(2, 8, dtype=torch.long)
+    model = ov.convert_model(States(BertModel.from_pretrained(directory)), example_input=(ids, ids))
+    threads = torch.get_num_threads()
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    compiled = ov.Core().compile_model(model, "CPU", settings)
+    return sorted_batches(directory, lambda ids, mask: compiled([ids, mask])[0])
+
+
+def ctranslate2(directory: Path, room: Path, kind: str = "float32") -> Encode:
+    """An encoder of CTranslate2, converted from the transformers model."""
+    import ctranslate2 as ct2
+
+    out = room / f"ct2-{kind}"
+    ct2.converters.TransformersConverter(str(directory)).convert(str(out), quantization=kind)
+    encoder = ct2.Encoder(str(out), compute_type=kind, intra_threads=torch.get_num_threads())
+
+    def forward(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        lengths = ct2.StorageView.from_array(mask.sum(1).astype(np.int32))
+        batch = ct2.StorageView.from_array(ids.astype(np.int32))
+        return np.array(encoder.forward_batch(batch, lengths).last_hidden_state)
+
+    return sorted_batches(directory, forward)
+
+
+PEERS = {
+    "sentence-transformers": (sentence_transformers, ["sentence_transformers"]),
+    "transformers": (transformers, ["transformers"]),
+    "onnxruntime": (onnxruntime, ["onnxruntime", "onnx"]),
+    "onnxruntime int8": (lambda d, r: onnxruntime(d, r, True), ["onnxruntime", "onnx"]),
+    "openvino": (openvino, ["openvino"]),
+    "ctranslate2": (ctranslate2, ["ctranslate2", "transformers"]),
+    "ctranslate2 int8": (lambda d, r: ctranslate2(d, r, "int8"), ["ctranslate2", "transformers"]),
+}
+
+
+def plain_training(directory: Path, pairs: list, targets: list) -> Callable[[], None]:
+    """A step as people write it with transformers: each side by itself, AdamW of torch."""
+    from transformers import AutoModel, AutoTokenizer
+
+    model = AutoModel.from_pretrained(directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    wanted = torch.tensor(targets)
+
+    def step() -> None:
+        vectors = []
+        for side in zip(*pairs, strict=True):
+            batch = tokenizer(list(side), padding=True, return_tensors="pt")
+            mask = batch["attention_mask"][..., None]
+            hidden = model(**batch).last_hidden_state
+            vectors.append((hidden * mask).sum(1) / mask.sum(1))
+        loss = torch.nn.functional.mse_loss(torch.cosine_similarity(*vectors), wanted)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
