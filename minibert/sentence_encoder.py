@@ -27,6 +27,7 @@ from minibert.similarity import SIMILARITY
 from minibert.tokenizer import BertTokenizer
 
 BATCH_TOKENS = 1024  # a batch has at most so many tokens, padding included
+SMALL_BATCH = 128  # tokens; so few are not shared out among workers
 # In pooling configs of the older generation: a flag for each mode of POOLING.
 FLAGS = {
     "cls": "pooling_mode_cls_token",
@@ -169,11 +170,15 @@ class SentenceEncoder:
         if not isinstance(texts, Iterable):
             raise TypeError(f"encode takes a text or texts (str), not a {type(texts).__name__}")
         rows, owners = self.rows(list(texts), self.prompt(prompt, prompt_name), on_long)
-        batches = make_batches([len(row) for row in rows], batch_tokens, batch_size)
+        lengths = [len(row) for row in rows]
+        if self.device.type == "cpu" and batch_tokens > SMALL_BATCH:  # give every worker its share
+            share = -(-sum(lengths) // torch.get_num_threads())
+            batch_tokens = min(batch_tokens, max(share, SMALL_BATCH))
+        batches = make_batches(lengths, batch_tokens, batch_size)
         vectors = torch.empty(len(rows), self.dimension, device=self.device)
 
         def work(batch: list[int]) -> list[int]:
-            with torch.no_grad():
+            with torch.inference_mode():
                 vectors[batch] = self.embed([rows[i] for i in batch])  # (b, dimension)
             return batch
 
@@ -195,6 +200,23 @@ class SentenceEncoder:
                 "are damaged or training diverged; get the model again, or its last good checkpoint"
             )
         return vectors if convert_to_tensor else vectors.cpu().numpy()
+
+    def stream(
+        self, texts: Iterable[str], *, chunk: int = 4096, **options: object
+    ) -> Iterator[np.ndarray]:
+        """The vectors of texts without end, from a file or a generator: an array for each chunk.
+
+        The same numbers as `encode` gives, which takes the ``options``; but only one chunk of
+        texts and vectors is in memory at a time.
+
+        Raises:
+            TypeError, ValueError: as `encode`; ``chunk`` is less than 1.
+        """
+        if chunk < 1:
+            raise ValueError(f"chunk is {chunk}; at least 1 text is needed")
+        texts = iter(texts)
+        while some := list(itertools.islice(texts, chunk)):
+            yield self.encode(some, **options)
 
     def embed(self, rows: list[list[int]]) -> Tensor:
         """The pooled vectors of one batch of token ids, not normalised, in float32.

@@ -77,6 +77,33 @@ def test_same_vector_in_any_company(tiny, seed, batch_size, batch_tokens):
     assert np.abs(together - alone[order]).max() <= 2e-6
 
 
+def test_a_stream_is_encoded_chunk_by_chunk(tiny):
+    """The vectors of `encode`; no more texts are taken than the next chunk needs."""
+    texts = words(2, 25)
+    taken = iter(texts)
+    arrays = tiny.stream(taken, chunk=10, normalize_embeddings=False)
+    first = next(arrays)
+    assert len(first) == 10 and next(taken) == texts[10]
+    expected = tiny.encode(texts, normalize_embeddings=False)
+    rest = np.concatenate(list(arrays))
+    assert np.allclose(first, expected[:10], atol=2e-6)
+    assert np.allclose(rest, expected[11:], atol=2e-6)
+    with pytest.raises(ValueError, match="chunk is 0"):
+        next(tiny.stream(texts, chunk=0))
+
+
+def test_every_worker_gets_a_share_of_few_texts(tiny, monkeypatch):
+    """300 tokens and two threads: two batches; what is small already stays one."""
+    sizes = []
+    embed = tiny.embed
+    monkeypatch.setattr(tiny, "embed", lambda rows: sizes.append(len(rows)) or embed(rows))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    tiny.encode(["a b c d e f g h"] * 30)  # 10 tokens each
+    tiny.encode(["a b c d e f g h"] * 12)
+    assert sizes == [15, 15, 12]
+
+
 def test_order_is_restored(tiny):
     texts = words(1, 30)
     for permutation in (range(30), reversed(range(30))):
