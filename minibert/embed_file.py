@@ -65,9 +65,9 @@ def embed_file(
     are: a run that was stopped goes on from there, if text, model and options are the same. ``out``
     itself appears when it is complete.
 
-    Under ``torchrun`` the processes work in rounds: each encodes and writes a chunk of its own, then
-    all wait until the round is written. The chunks are those of one process, so the bytes are too,
-    and a run may go on with another number of processes than it began with.
+    Under ``torchrun`` the processes work in rounds: each encodes and writes a chunk of its own,
+    then all wait for each other. The chunks are those of one process, so the bytes are too, and a
+    run may go on with another number of processes than it began with.
 
     Args:
         on_start: called with (rows already there, rows in all).
