@@ -45,9 +45,10 @@ def words(text: str) -> set[str]:
 FILES = sorted(DATA.glob("*/*.?sv"))
 
 
-def test_the_files_are_the_six_we_document():
+def test_the_files_are_those_we_document():
     names = [f"{file.parent.name}/{file.name}" for file in FILES]
     assert names == [
+        "general/pairs.csv",
         *(f"intents/{split}.tsv" for split in sorted(SPLITS)),
         *(f"pairs/{split}.csv" for split in sorted(SPLITS)),
     ]
@@ -119,6 +120,20 @@ def test_sentences_are_trimmed(split):
         assert normal(first) and normal(second)
         assert first == " ".join(first.split())
         assert second == " ".join(second.split())
+
+
+def test_general_pairs_have_the_same_form_and_nothing_of_the_pottery():
+    text = read_text(DATA / "general" / "pairs.csv")
+    header, *rows = csv.reader(io.StringIO(text, newline=""))
+    assert header == ["sentence1", "sentence2", "score"]
+    assert len(rows) == 64
+    scores = np.array([float(score) for *_, score in rows])
+    assert scores.min() == 0 and scores.max() == 5
+    assert np.array_equal(scores * 2, np.round(scores * 2))
+    found = Counter(frozenset((normal(first), normal(second))) for first, second, _ in rows)
+    assert all(count == 1 and len(pair) == 2 for pair, count in found.items())
+    ours = {normal(s) for split in SPLITS for row in pairs(split) for s in row[:2]}
+    assert {normal(s) for row in rows for s in row[:2]} & ours == set()
 
 
 def test_no_text_twice_in_any_split():
@@ -207,3 +222,7 @@ def test_no_near_twins_across_splits_and_the_untouched_model_leaves_room(officia
     first, second, scores = zip(*pairs("test"), strict=True)
     cosines = (encoder.encode(list(first)) * encoder.encode(list(second))).sum(1)
     assert 0.3 < spearmanr(cosines, scores).statistic < 0.65
+    _, *rows = csv.reader(io.StringIO(read_text(DATA / "general" / "pairs.csv"), newline=""))
+    first, second, scores = zip(*rows, strict=True)
+    cosines = (encoder.encode(list(first)) * encoder.encode(list(second))).sum(1)
+    assert spearmanr(cosines, [float(score) for score in scores]).statistic > 0.8
