@@ -84,9 +84,14 @@ def somewhere(official, tmp_path_factory):
 
 
 @pytest.mark.weights
-@pytest.mark.parametrize("path", [*MAIN, *COURSE], ids=lambda path: str(path.relative_to(CHECKOUT)))
-def test_every_command_runs(somewhere, path, monkeypatch, capsys):
-    """One after the other, as they stand; only what takes minutes is cut short."""
+@pytest.mark.parametrize("pages", [MAIN, COURSE], ids=["README", "course"])
+def test_every_command_runs(somewhere, pages, monkeypatch, capsys):
+    """One after the other, as they stand; only what takes minutes is cut short.
+
+    The Chinese pages have the same commands (`test_both_languages_have_the_same_commands`) and some
+    of their own, which follow here.
+    """
+    english, chinese = (commands(path.read_text(encoding="utf-8")) for path in pages)
     shorter = {"finetune": ["--steps", "2"]}
     shorter["bench"] = ["--number", "4", "--rounds", "1", "--alone", "--no-start"]
     monkeypatch.chdir(somewhere)
@@ -95,7 +100,7 @@ def test_every_command_runs(somewhere, path, monkeypatch, capsys):
     for name in ("attention.py", "my-model"):
         made = somewhere / name
         shutil.rmtree(made) if made.is_dir() else made.unlink(missing_ok=True)
-    for _, *words in commands(path.read_text(encoding="utf-8")):
+    for _, *words in english + [words for words in chinese if chinese_example(words)]:
         if "mine.npz" in words:  # a dump of one's own; here, a copy of the trace
             np.savez("mine.npz", **load_file("trace.safetensors"))
         status = cli.main([*words, *shorter.get(words[0], [])])
@@ -128,7 +133,7 @@ def test_the_files_that_the_course_runs_are_there(path):
         assert (CHECKOUT / name).is_file(), name
 
 
-def chinese_examples(words: list[str]) -> bool:
+def chinese_example(words: list[str]) -> bool:
     """Whether a command is about a Chinese text: those stand in the Chinese pages only."""
     return any("\u4e00" <= c <= "\u9fff" for word in words for c in word)
 
@@ -137,7 +142,7 @@ def chinese_examples(words: list[str]) -> bool:
 def test_both_languages_have_the_same_commands(pages):
     english, chinese = (commands(path.read_text(encoding="utf-8")) for path in pages)
     assert len(english) >= 9
-    assert [words for words in chinese if not chinese_examples(words)] == english
+    assert [words for words in chinese if not chinese_example(words)] == english
     assert len(chinese) > len(english)  # Chinese texts are shown, too
 
 
