@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +19,7 @@ from minibert.mistakes import CATALOGUE, Mistake
 from minibert.steps import Computation, place
 
 MASKED = -5e3  # a score below this is a masked one, however it was masked
+PARTS = {"sentence": "pooling", "start": "qa", "end": "qa"}  # first words that belong together
 Answer = tuple[Mistake, ...]
 
 
@@ -29,11 +30,16 @@ class Diagnosis:
     ``answers``: each a tuple of mistakes that explains all that was seen; several where they cannot
     be told apart by what was given; none where nothing known explains it. ``nearest`` is then the
     best of all, ``residual`` the part of the difference that it leaves (1 = all of it).
+    ``hidden``: by the key of a mistake that is an answer, those that change no number beside it;
+    ``also``: pairs of mistakes that give the same numbers as the single ones in ``answers``.
     """
 
     name: str
     answers: list[Answer]
+    hidden: dict[str, list[Mistake]] = field(default_factory=dict)
+    also: list[Answer] = field(default_factory=list)
     partial: bool = False
+    harmless: bool = False  # only padding differs
     nearest: Answer = ()
     residual: float = 1.0
     noise: float = 0.0
@@ -62,17 +68,38 @@ class Diagnosis:
                 ]
                 if mistake.source:
                     lines.append(f"    known: {mistake.source}")
+                lines += self.beside(mistake)
+        lines += [
+            "or both of these at once, which give the same numbers here: "
+            + " + ".join(f"{mistake.title} [{mistake.key}]" for mistake in pair)
+            for pair in self.also
+        ]
+        if self.harmless:
+            lines.append("Only padding differs, which nothing reads as long as the mask is right.")
         if self.partial:
             lines.append(f"This explains {self.name}; there is another difference after it.")
         if len(self.layers) > 1:
             lines.append(f"The same in layers {', '.join(map(str, self.layers))}.")
         return "\n".join(lines)
 
+    def beside(self, mistake: Mistake) -> list[str]:
+        """What cannot show beside a mistake, in words."""
+        if not self.hidden.get(mistake.key):
+            return []
+        return [
+            "    hides: beside it these change no number, so they may be there too; mend it and "
+            "run again:",
+            *(f"           {other.title}  [{other.key}]" for other in self.hidden[mistake.key]),
+        ]
+
     def to_dict(self) -> dict:
         """For JSON."""
         return {
             "tensor": self.name,
             "answers": [[mistake.key for mistake in answer] for answer in self.answers],
+            "hidden": {key: [m.key for m in others] for key, others in self.hidden.items()},
+            "also": [[mistake.key for mistake in pair] for pair in self.also],
+            "harmless": self.harmless,
             "partial": self.partial,
             "nearest": [mistake.key for mistake in self.nearest],
             "residual": self.residual,
@@ -112,9 +139,18 @@ def rounding(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 def canonical(name: str, values: Tensor) -> Tensor:
     """Scores masked by any large negative number count as equal."""
-    if name.endswith((".scores", ".mask")):
+    if name.endswith((".scores", ".mask", "_logits")):
         return torch.where(values < MASKED, -1e4, values)
     return values
+
+
+def part_of(name: str) -> tuple:
+    """The layer or the part that a tensor belongs to."""
+    group, number, step = place(name)
+    if group:
+        return (group, 0 if group == "steps" else number)  # an optimizer is wrong in each step
+    word = re.match(r"[a-z]*", step)[0]
+    return (PARTS.get(word, word),)
 
 
 class Judge:
@@ -153,14 +189,14 @@ class Judge:
         self.screens: dict[str, float] = {}
         self.right = self.run({}, {}, torch.float64)
         self.good: dict[str, Tensor] = {}  # what predictions start from, where rounded
-        self.faults = []
+        self.verdicts: dict[str, str] = {}  # where rounded, of those up to the first fault
         for name in self.names:
-            if self.verdict(name) == "differs":
-                self.faults.append(name)
-                if self.rounded:
-                    break
-            elif self.rounded:
+            self.verdicts[name] = self.verdict(name)
+            if self.rounded and self.verdicts[name] == "differs":
+                break
+            if self.rounded:
                 self.good[name] = self.right[name]
+        self.faults = [name for name, found in self.verdicts.items() if found == "differs"]
 
     def run(self, known: Mapping, changes: Mapping, dtype: torch.dtype) -> Computation:
         """A computation over this batch."""
@@ -239,26 +275,29 @@ class Judge:
         lost = float((exact - single).abs().nan_to_num(0, 0, 0).max()) if exact.numel() else 0.0
         return 16 * lost + 8 * torch.finfo(torch.float32).eps * size
 
+    def left_over(self, name: str, changes: Mapping, everywhere: bool = False) -> float:
+        """The residual that some changed steps leave; infinite where such code does not run."""
+        try:
+            return self.residual(name, self.predict(name, changes), everywhere)
+        except (RuntimeError, IndexError):
+            return float("inf")
+
     def explained(self, name: str, changes: Mapping, everywhere: bool = False) -> bool:
         """Whether what came is what the changed steps predict, to within the noise."""
-        try:
-            exact = self.predict(name, changes)
-        except (RuntimeError, IndexError):
-            return False  # two mistakes that do not fit each other: the code would have crashed
-        rest = self.residual(name, exact, everywhere)
+        rest = self.left_over(name, changes, everywhere)
         if rest == 0:
             return True
         if rest > self.screen(name):
             return False
-        return rest <= self.noise(name, exact, self.predict(name, changes, torch.float32))
+        exact, single = self.predict(name, changes), self.predict(name, changes, torch.float32)
+        return rest <= self.noise(name, exact, single)
 
     def screen(self, name: str) -> float:
         """A residual above this needs no closer look: it is a good part of the difference."""
         if name not in self.screens:
             exact, single = self.predict(name, {}), self.predict(name, {}, torch.float32)
-            difference = self.residual(name, exact)
-            finite = difference if difference < float("inf") else 0.0
-            self.screens[name] = max(0.02 * finite, 1e3 * self.noise(name, exact, single), 1e-9)
+            part = 0.02 * self.residual(name, exact)  # infinite where one of the two is no number
+            self.screens[name] = max(part, 1e3 * self.noise(name, exact, single), 1e-9)
         return self.screens[name]
 
     def verdict(self, name: str) -> str:
@@ -267,71 +306,15 @@ class Judge:
             return "equal"
         return "padding" if self.explained(name, {}) else "differs"
 
-    # ------------------------------------------------------------------------------ matching
-
     def scope(self, first: str) -> list[str]:
-        """The tensors that belong to the same layer (or part) as the first fault."""
-        group, number, step = place(first)
-        if group == "steps":  # a wrong optimizer is wrong in every step
-            return [name for name in self.names if name.startswith("steps.")]
-        part = re.match(r"[a-z]*", step)[0]
-        return [
-            name
-            for name in self.names
-            if place(name)[:2] == (group, number)
-            and (group or re.match(r"[a-z]*", place(name)[2])[0] == part)
-        ]
+        """The tensors that belong to the same layer (or part) as the first fault, itself first."""
+        same = [name for name in self.names if part_of(name) == part_of(first)]
+        return sorted(same, key=lambda name: name != first)
 
-    def diagnose(self, pairs: bool = True) -> Diagnosis | None:
-        """Name what explains the first fault, and all that came from the same part.
-
-        Returns None where there is nothing to explain.
-        """
-        if not self.faults:
-            return None
-        first = self.faults[0]
-        names = [first, *(name for name in self.scope(first) if name != first)]
-        wrong = names if self.rounded else [name for name in names if name in self.faults]
-        mistakes = [m for m in self.catalogue if self.touches(m, wrong) and self.visible(m, names)]
-        result = Diagnosis(first, [], tried=len(mistakes))
-        result.noise = self.noise(
-            first, self.predict(first, {}), self.predict(first, {}, torch.float32)
-        )
-        ranked: list[tuple[float, Answer]] = []
-        whole = self.residual(first, self.predict(first, {})) or 1.0
-
-        def try_all(candidates, scope) -> list[Answer]:
-            found = []
-            for answer in candidates:
-                changes = {k: v for mistake in answer for k, v in mistake.changes.items()}
-                if all(self.explained(name, changes) for name in scope):
-                    found.append(answer)
-            return found
-
-        singles = [(mistake,) for mistake in mistakes]
-        for answer in singles:
-            rest = self.residual(first, self.predict(first, dict(answer[0].changes)))
-            ranked.append((rest / whole, answer))
-        result.answers = try_all(singles, names)
-        if not result.answers and pairs:
-            both = [
-                pair for pair in itertools.combinations(mistakes, 2)
-                if not pair[0].changes.keys() & pair[1].changes.keys()
-            ]
-            result.tried += len(both)
-            result.answers = try_all(both, names)
-        if not result.answers and len(names) > 1:
-            result.answers = try_all(singles, [first])
-            result.partial = bool(result.answers)
-        result.answers = self.finest(result.answers, names)
-        if result.answers:
-            result.layers = self.layers_with(result.answers[0])
-            result.residual = 0.0
-        elif ranked:
-            result.residual, result.nearest = min(ranked, key=lambda item: item[0])
-            if result.residual > 0.9:
-                result.nearest, result.residual = (), 1.0
-        return result
+    def changes(self, mistake: Mistake, names: Sequence[str]) -> bool:
+        """Whether a mistake changes any of these tensors that are not as they should be."""
+        wrong = [name for name in names if self.verdicts.get(name) != "equal"]
+        return self.touches(mistake, wrong) and self.visible(mistake, wrong)
 
     def touches(self, mistake: Mistake, names: Sequence[str]) -> bool:
         """Whether a mistake changes anything between what is known and these tensors."""
@@ -357,31 +340,111 @@ class Judge:
     def same(self, name: str, predicted: Tensor) -> bool:
         """Whether a prediction equals the right one, bit for bit (in float64)."""
         return torch.equal(
-            canonical(name, predicted).nan_to_num(1e30), canonical(name, self.predict(name, {}))
+            canonical(name, predicted).nan_to_num(1e30),
+            canonical(name, self.predict(name, {})).nan_to_num(1e30),
         )
 
-    def finest(self, answers: list[Answer], names: Sequence[str]) -> list[Answer]:
-        """Those that explain padding too, if any does."""
-        fine = [
-            answer for answer in answers
-            if all(
-                self.explained(
-                    name, {k: v for m in answer for k, v in m.changes.items()}, everywhere=True
-                )
-                for name in names
-            )
-        ]
-        return fine or answers
+    def explains(self, answer: Answer, names: Sequence[str], everywhere: bool = False) -> bool:
+        """Whether some mistakes, put in together, give all of these tensors."""
+        changes = together(answer)
+        return all(self.explained(name, changes, everywhere) for name in names)
 
     def layers_with(self, answer: Answer) -> list[int]:
         """The layers at fault whose differences the same mistakes explain."""
-        changes = {k: v for mistake in answer for k, v in mistake.changes.items()}
         faults: dict[int, list[str]] = {}
         for name in self.faults:
             group, number, _ = place(name)
             if group == "layers":
                 faults.setdefault(number, []).append(name)
+        return [number for number, names in faults.items() if self.explains(answer, names)]
+
+
+# ------------------------------------------------------------------------------------ matching
+
+
+def together(answer: Answer) -> dict:
+    """The steps that some mistakes change between them."""
+    return {step: change for mistake in answer for step, change in mistake.changes.items()}
+
+
+def diagnose(judges: Sequence[Judge], pairs: bool = True) -> Diagnosis | None:
+    """Name what explains the first fault, and all that came from the same part.
+
+    Args:
+        judges: one for each set of inputs that the code was tried on; a name must explain all.
+        pairs: whether to try pairs of mistakes.
+
+    Returns None where there is nothing to explain. A difference on padding alone is no fault, but
+    it is named where it can be (``harmless``).
+    """
+    wrong = [judge for judge in judges if judge.faults]
+    if not wrong:
+        return on_padding_only(judges)
+    main = min(wrong, key=lambda judge: judge.order[judge.faults[0]])
+    first = main.faults[0]
+    seen = [(judge, names) for judge in judges if (names := judge.scope(first))]
+    mistakes = suspects(seen)
+    both = [
+        pair for pair in itertools.combinations(mistakes, 2)
+        if pairs and not pair[0].changes.keys() & pair[1].changes.keys()
+    ]
+    result = Diagnosis(first, [], tried=len(mistakes) + len(both))
+    right = main.predict(first, {})
+    result.noise = main.noise(first, right, main.predict(first, {}, torch.float32))
+
+    def fit(candidates: Iterable[Answer], everywhere: bool = False) -> list[Answer]:
         return [
-            number for number, names in faults.items()
-            if all(self.explained(name, changes) for name in names)
+            answer for answer in candidates
+            if all(judge.explains(answer, names, everywhere) for judge, names in seen)
         ]
+
+    alone, beside = fit((mistake,) for mistake in mistakes), fit(both)
+    if finer := fit(alone, True):  # padding too, if anything explains that
+        alone, beside = finer, fit(beside, True)
+    elif finer := fit(beside, True):
+        alone, beside = [], finer
+    result.answers = alone or beside
+    if alone:
+        for (mistake,) in alone:
+            result.hidden[mistake.key] = [
+                other for pair in beside if mistake in pair for other in pair if other != mistake
+            ]
+        result.also = [pair for pair in beside if not any((m,) in alone for m in pair)]
+    if not result.answers:
+        result.answers = [
+            (mistake,) for mistake in mistakes
+            if all(judge.explains((mistake,), [first]) for judge, names in seen if first in names)
+        ]
+        result.partial = bool(result.answers)
+    if result.answers:
+        result.layers, result.residual = main.layers_with(result.answers[0]), 0.0
+    elif mistakes:
+        whole = main.residual(first, right) or 1.0
+        rests = [main.left_over(first, mistake.changes) for mistake in mistakes]
+        least = min(range(len(rests)), key=rests.__getitem__)
+        if rests[least] / whole <= 0.9:
+            result.residual, result.nearest = rests[least] / whole, (mistakes[least],)
+    return result
+
+
+def on_padding_only(judges: Sequence[Judge]) -> Diagnosis | None:
+    """The mistake that explains what differs on padding, where nothing else differs; or None."""
+    names = [name for judge in judges for name, verdict in judge.verdicts.items()
+             if verdict == "padding"]
+    if not names:
+        return None
+    first = min(names, key=judges[0].order.__getitem__)
+    seen = [(judge, scope) for judge in judges if (scope := judge.scope(first))]
+    answers = [
+        (mistake,) for mistake in suspects(seen)
+        if all(judge.explains((mistake,), scope, True) for judge, scope in seen)
+    ]
+    return Diagnosis(first, answers, residual=0.0, harmless=True) if answers else None
+
+
+def suspects(seen: Sequence[tuple[Judge, list[str]]]) -> list[Mistake]:
+    """The mistakes that change any of these tensors, on any of the inputs."""
+    return [
+        mistake for mistake in seen[0][0].catalogue
+        if any(judge.changes(mistake, names) for judge, names in seen)
+    ]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minibert import sandbox
+from minibert import diagnosis, sandbox
 from minibert.config import BertConfig
 from minibert.diagnosis import Diagnosis, Judge
 from minibert.learner import blame
@@ -493,34 +493,18 @@ def by_catalogue(extra: Sequence[Mistake] = (), only: Sequence[str] | None = Non
                 continue
             if found and all(tensor.dim() and tensor.numel() for tensor in found):
                 judges.append((case, case.stage.judge(found, catalogue)))
-        findings = []
-        for case, judge in reversed(judges):  # the last part asks for most: it tells most apart
-            finding = judge.diagnose()
-            if finding is None:
-                continue
-            all_of_it = [
-                answer
-                for answer in finding.answers
-                if all(explains(answer, *part, finding) for part in judges)
-            ]
-            if all_of_it:
-                finding.answers = tightest(all_of_it, judge, finding.name)
-                return finding
-            findings.insert(0, (case, judge, finding))
-        for case, judge, finding in findings:
-            if finding.answers:
-                finding.answers = tightest(finding.answers, judge, finding.name)
-                finding.name, finding.partial = f"the part {case.title!r}", True
-                return finding
-        for _, _, finding in findings:
-            if math.isfinite(finding.residual):  # else another shape, or NaN: nothing is near
-                return finding
-        return None
-
-    def explains(answer: tuple, case: Case, judge: Judge, finding: Diagnosis) -> bool:
-        changes = {key: step for mistake in answer for key, step in mistake.changes.items()}
-        names = [finding.name] if finding.partial else case.stage.names
-        return all(judge.explained(name, changes) for name in names)
+        finding = diagnosis.diagnose([judge for _, judge in judges])
+        if finding and finding.answers and not finding.partial:
+            finding.answers = tightest(finding.answers, judges[-1][1], finding.name)
+            return finding
+        for case, judge in judges:
+            one = diagnosis.diagnose([judge])
+            if one and one.answers:
+                one.answers = tightest(one.answers, judge, one.name)
+                one.name, one.partial = f"the part {case.title!r}", True
+                return one
+        near = finding and math.isfinite(finding.residual)  # else another shape: nothing is near
+        return finding if near else None
 
     def tightest(answers: list, judge: Judge, name: str) -> list:
         """Of answers that give the same numbers, those that change nothing beyond what is asked."""

@@ -21,36 +21,50 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from minibert.config import BertConfig
-from minibert.diagnosis import Diagnosis
+from minibert.diagnosis import Diagnosis, Judge, diagnose
 from minibert.files import read_json
 from minibert.mistakes import BY_KEY
 from minibert.model import BertModel
-from minibert.parity import Report, Row, examine, our_name
+from minibert.parity import Report, Row, can_be_named, examine, look, our_name
 from minibert.steps import Computation
 from minibert.trace import INPUTS
 
 MODULES = ("embeddings", "attention", "feed_forward", "layer", "pooler")
 KINDS = (*MODULES, "pooling", "loss", "optimizer")
+ERRORS = (
+    NotImplementedError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError,
+    AssertionError,
+)
+Inputs = tuple[BertConfig, dict[str, Tensor], dict[str, Tensor]]  # config, weights, batch
 
 
 # ----------------------------------------------------------------------- a model to try things on
 
 
 def example(
-    layers: int = 2, hidden_act: str = "gelu"
-) -> tuple[BertConfig, dict[str, Tensor], dict[str, Tensor]]:
+    seed: int = 0,
+    *,
+    layers: int = 2,
+    hidden_act: str = "gelu",
+    lengths: Sequence[int] = (10, 7, 5),
+    scale: float = 1.0,
+) -> Inputs:
     """A tiny BERT in which every number matters, and a batch that shows every mistake we know.
 
     A freshly initialised model hides half of them: its biases are zero, its norms do nothing and
     its attention is nearly uniform. The batch has padding, two segments, a literal [PAD] among the
     attended tokens, labels, and gradients for five optimizer steps.
+
+    Args:
+        lengths: of the texts, in tokens; the first is the longest.
+        scale: makes what goes into every norm so much smaller, so that eps counts.
 
     Returns: config, weights by our names, batch.
     """
@@ -64,7 +78,7 @@ def example(
         hidden_act=hidden_act,
         id2label={0: "a", 1: "b", 2: "c"},
     )
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random)
@@ -86,16 +100,21 @@ def example(
         else:
             sharp = "query" in name or "key" in name
             weights[name] = (4 if sharp else 2) / shape[1] ** 0.5 * draw(*shape)
+        before_a_norm = ("embeddings.", "attention.output.", "contract.", "predictions.dense.")
+        if any(part in name for part in (*before_a_norm, "attention_norm.")):
+            weights[name] *= scale
 
-    ids = torch.randint(5, V, (3, 10), generator=random)
-    mask = torch.ones_like(ids)
-    mask[1, 7:] = mask[2, 5:] = 0
-    ids[:, 0], ids[0, 4] = 2, 0
-    types = torch.zeros_like(ids)
-    types[0, 6:] = types[1, 3:7] = 1
+    length, T = torch.tensor(lengths)[:, None], max(lengths)
+    place = torch.arange(T)
+    ids = torch.randint(5, V, (len(lengths), T), generator=random)
+    ids[:, 0], ids[0, T // 2 - 1] = 2, 0
+    mask = (place < length).long()
+    types = ((place >= (length - 4).clamp(min=1)) & (mask == 1)).long()
+    types[-1] = 0
     labels = torch.full_like(ids, -100)
-    for text, token, word in ((0, 2, 7), (0, 3, 9), (0, 8, 0), (1, 4, 11), (2, 1, 20)):
-        labels[text, token] = word
+    for text, token, word in ((0, 2, 7), (0, 3, 9), (0, T - 2, 0), (1, 4, 11), (2, 1, 20)):
+        if token < lengths[text]:
+            labels[text, token] = word
     batch = {
         "input_ids": ids * mask,
         "attention_mask": mask,
@@ -116,6 +135,33 @@ def example(
         },
     }
     return config, weights, batch
+
+
+def probes(kinds: Collection[str]) -> dict[str, Inputs]:
+    """What code of these kinds is tried on beside the example, by what is special about it.
+
+    Some mistakes change nothing in the example, or too little: each of these makes a few large.
+    """
+    found = {
+        "texts of 4, 1, 0, 3 and 2 tokens": example(1, lengths=(4, 1, 0, 3, 2)),
+        "states so small that eps counts": example(2, scale=1e-3),
+    }
+    if "loss" in kinds:  # a loss is one number; scores far apart make labels matter
+        for seed in range(1, 9):
+            config, weights, batch = example(seed, lengths=(9, 1 + seed, 3, seed))
+            weights["predictions.norm.weight"] *= 20
+            random = torch.Generator().manual_seed(seed)
+            asked = torch.rand(batch["labels"].shape, generator=random) < 0.1 * seed
+            words = torch.randint(0, config.vocab_size, asked.shape, generator=random)
+            batch["labels"] = torch.where(asked, words, -100)
+            found[f"other texts and labels ({seed})"] = config, weights, batch
+    if {"attention", "layer"} & set(kinds):  # softmax(s + c) = softmax(s), c being a number
+        config, weights, batch = example(3)
+        poisoned = {name: torch.full_like(weights[name], float("nan")) for name in weights
+                    if name.endswith("attention.key.bias")}
+        found["a key bias that is not a number (so must be the result)"] = (
+            config, weights | poisoned, batch)
+    return found
 
 
 # ------------------------------------------------------------------------------ a learner's code
@@ -238,46 +284,78 @@ def check(
 
     Args:
         replacements: kind → class or function; the module's docstring has the signatures.
-        config, weights, batch: a model by our names and its inputs; None = `example`.
+        config, weights, batch: a model by our names and its inputs; None = `example` and `probes`.
         names: its parameter names → ours.
     """
     if unknown := replacements.keys() - set(KINDS):
         raise ValueError(f"{sorted(unknown)} cannot be replaced; these can: {', '.join(KINDS)}")
-    if config is None:
-        config, weights, batch = example()
     title = "Yours: " + ", ".join(
         f"{kind} = {getattr(thing, '__name__', thing)}" for kind, thing in replacements.items()
     )
+    tried = {"": (config, weights, batch)} if config else {"": example(), **probes(replacements)}
+    found, looks, crash = [], [], None
+    for special, given in tried.items():
+        name = f"{title}, tried on {special}" if special else title
+        words = None if special else tokens
+        try:
+            once = trial(replacements, *given, names)
+            mine = once()
+            if not found and any(not same(mine[name], again) for name, again in once().items()):
+                return random_report(title, mine, once())
+        except ERRORS as error:
+            if not special:
+                return crash_report(name, replacements, error)
+            if all(bool(weight.isfinite().all()) for weight in given[1].values()):
+                crash = crash or crash_report(name, replacements, error)
+            continue
+        found.append((name, *given, mine, words))
+        outer = {name: value for name, value in mine.items() if not inside(name, replacements)}
+        looks.append(look(name, *given, outer, words))
+    report = verdict(looks, pairs)
+    if report.passed:
+        report.notes += [f"tried on {special}, too: the same" for special in tried if special]
+        return crash or report
+    if crash:
+        report.notes.append(f"{crash.title}:{crash.shown[0]}")
+    if report.diagnosis is None or not any(inside(name, replacements) for name in found[0][4]):
+        return report
+    closer = verdict([look(*one) for one in found], pairs)  # with what its parts returned
+    named = closer.diagnosis is not None and closer.diagnosis.answers
+    return closer if named and not closer.diagnosis.partial else report
+
+
+def verdict(looks: Sequence[tuple[Report, Judge]], pairs: bool) -> Report:
+    """Of the looks at the same code, the first at which it fails, with the mistake named."""
+    report, judge = next((one for one in looks if not one[0].passed), looks[0])
+    if can_be_named(report, judge):
+        report.diagnosis = diagnose([judge for _, judge in looks], pairs)
+    return report
+
+
+def trial(
+    replacements: Mapping[str, Callable],
+    config: BertConfig,
+    weights: Mapping[str, Tensor],
+    batch: Mapping[str, Tensor],
+    names: Mapping[str, str] | None = None,
+) -> Callable[[], dict[str, Tensor]]:
+    """Make a learner's classes; returns a function that runs them once → tensors, our names."""
     modules = {kind: make for kind, make in replacements.items() if kind in MODULES}
-    functions = {kind: make for kind, make in replacements.items() if kind not in MODULES}
-    try:
-        mine = {}
-        if modules:
-            model = replaced(config, weights, modules, names)
-            mine = run(model, batch)
-            if any(not same(mine[name], again) for name, again in run(model, batch).items()):
-                return random_report(title, mine, run(model, batch))
-        for kind, thing in functions.items():
-            mine |= RUN[kind](thing, config, weights, batch)
-    except (NotImplementedError, ArithmeticError, AttributeError, LookupError, RuntimeError,
-            TypeError, AssertionError) as error:
-        report = Report(title, [Row(next(iter(replacements)), (), "missing")])
-        report.shown = [f"  your code raised {blame(error)}"]
-        return report
+    model = replaced(config, weights, modules, names) if modules else None
     known = set(Computation(config, weights, batch).steps())
-    mine = {our_name(name, config): value for name, value in mine.items()}
-    mine = {name: value for name, value in mine.items() if name in known}
-    outer = {name: value for name, value in mine.items() if not inside(name, modules)}
-    settings = {"tokens": tokens, "pairs": pairs}
-    report = examine(title, config, weights, batch, outer, **settings)
-    if report.passed or len(outer) == len(mine) or report.diagnosis is None:
-        return report
-    closer = examine(title, config, weights, batch, mine, **settings)  # what its parts returned
-    found = closer.diagnosis is not None and closer.diagnosis.answers
-    return closer if found and not closer.diagnosis.partial else report
+
+    def once() -> dict[str, Tensor]:
+        mine = run(model, batch) if model else {}
+        for kind, thing in replacements.items():
+            if kind not in MODULES:
+                mine |= RUN[kind](thing, config, weights, batch)
+        mine = {our_name(name, config): value for name, value in mine.items()}
+        return {name: value for name, value in mine.items() if name in known}
+
+    return once
 
 
-def inside(name: str, modules: Mapping[str, type]) -> bool:
+def inside(name: str, modules: Collection[str]) -> bool:
     """Whether a tensor comes from within a replaced module, and is not its output."""
     inner = name.split(".", 2)[-1] if name.startswith("layers.") else name
     return (
@@ -326,6 +404,13 @@ def run(model: BertModel, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def same(one: Tensor, two: Tensor) -> bool:
     """Whether two runs gave the same (NaN is the same as NaN)."""
     return one.shape == two.shape and torch.equal(one.nan_to_num(1e30), two.nan_to_num(1e30))
+
+
+def crash_report(title: str, kinds: Iterable[str], error: Exception) -> Report:
+    """The report for code that does not run to its end."""
+    report = Report(title, [Row(next(iter(kinds)), (), "missing")])
+    report.shown = [f"  your code raised {blame(error)}"]
+    return report
 
 
 def random_report(title: str, mine: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> Report:

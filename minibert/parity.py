@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from minibert.config import BertConfig
-from minibert.diagnosis import Diagnosis, Judge, canonical
+from minibert.diagnosis import Diagnosis, Judge, canonical, diagnose
 from minibert.steps import place
 
 BAD = ("differs", "shape", "missing")
@@ -75,8 +75,9 @@ class Report:
             return [*lines, "", "FAILED: there was nothing to compare"]
         if not bad:
             exact = sum(row.bitwise for row in self.rows)
-            return [*lines, "", f"PASSED: {len(self.rows)} tensors, {exact} of them bit for bit"]
-        lines += ["", f"FAILED: the first difference is in {self.first.name}", *self.shown]
+            lines += ["", f"PASSED: {len(self.rows)} tensors, {exact} of them bit for bit"]
+        else:
+            lines += ["", f"FAILED: the first difference is in {self.first.name}", *self.shown]
         if self.diagnosis is not None:
             lines += ["", "Which mistake it is:", *indent(str(self.diagnosis))]
         return lines
@@ -386,49 +387,62 @@ def examine(
     mine: Mapping[str, Tensor],
     *,
     tokens: Sequence[Sequence[str]] | None = None,
-    reference: Mapping[str, Tensor] | None = None,
     pairs: bool = True,
 ) -> Report:
-    """Judge somebody's tensors: each by its own inputs, in the order of computation.
+    """Judge somebody's tensors, each by its own inputs, and name the mistake.
 
     Args:
         title: the first line of the report.
         config, weights, batch: the model, by our names, and its inputs.
         mine: the tensors to be judged, by our names.
         tokens: the texts of the tokens, for words instead of ids.
-        reference: tensors of the reference in the same precision, for "bit for bit".
-        pairs: whether to try pairs of mistakes where no single one explains it.
+        pairs: whether to try pairs of mistakes too.
     """
-    notes, usable = [], {}
+    report, judge = look(title, config, weights, batch, mine, tokens)
+    report.diagnosis = diagnose([judge], pairs) if can_be_named(report, judge) else None
+    return report
+
+
+def can_be_named(report: Report, judge: Judge) -> bool:
+    """Whether the first thing wrong is a number, and not a shape."""
+    return report.first is None or report.first.name in judge.faults
+
+
+def look(
+    title: str,
+    config: BertConfig,
+    weights: Mapping[str, Tensor],
+    batch: Mapping[str, Tensor],
+    mine: Mapping[str, Tensor],
+    tokens: Sequence[Sequence[str]] | None = None,
+) -> tuple[Report, Judge]:
+    """The report of somebody's tensors, in the order of computation; not yet which mistake it is.
+
+    Also returns the judge, who knows.
+    """
+    usable = {}
     right = Judge(config, weights, batch, {}).right
     report = Report(title, [])
-    wrong_shapes = []
     for name, value in mine.items():
         ours = our_name(name, config)
         try:
             expected = right[ours]
         except KeyError:
-            notes.append(f"{name}: not one of our names, left out")
+            report.notes.append(f"{name}: not one of our names, left out")
             continue
         fitted = fit(value, expected)
-        if fitted is None:
-            wrong_shapes.append(ours)
-            report.rows.append(Row(ours, tuple(value.shape), "shape"))
-            report.shown = report.shown or [
-                f"  shape {tuple(value.shape)}, the reference has {tuple(expected.shape)}"
-            ]
-        else:
+        if fitted is not None:
             usable[ours] = fitted
+            continue
+        report.rows.append(Row(ours, tuple(value.shape), "shape"))
+        report.shown = report.shown or [
+            f"  shape {tuple(value.shape)}, the reference has {tuple(expected.shape)}"
+        ]
     judge = Judge(config, weights, batch, usable)
-    faults = set(judge.faults)
     for name in judge.names:
         got, expected = usable[name], right[name]
         row = measure(name, got, expected, batch, tokens)
-        row.bitwise = reference is not None and name in reference and torch.equal(
-            got, reference[name].to(got.dtype))
-        row.verdict = "differs" if name in faults else judge.verdict(name)
-        if judge.rounded and judge.faults and judge.order[name] > judge.order[judge.faults[0]]:
-            row.verdict = "follows" if name not in faults else "differs"
+        row.verdict = judge.verdicts.get(name, "follows")
         exact = judge.predict(name, {})
         row.tolerance = judge.noise(name, exact, judge.predict(name, {}, torch.float32))
         row.reason = f"the noise of {str(judge.dtype)[6:]} in this stage, from its own inputs"
@@ -436,26 +450,17 @@ def examine(
             row.verdict = "follows" if judge.faults else "equal"
         report.rows.append(row)
     report.rows.sort(key=lambda row: judge.order[row.name])
-    report.notes = notes
     if judge.rounded:
         report.notes.append(
             f"All numbers fit into {str(judge.dtype)[6:]}: taken as rounded to it at the end."
         )
-    if judge.faults:
+    if judge.faults and can_be_named(report, judge):
         first = judge.faults[0]
-        expected = judge.predict(first, {})
-        if not wrong_shapes or judge.order[first] < min(judge.order[n] for n in wrong_shapes):
-            report.shown = describe(
-                first, usable[first], expected, row_of(report, first).tolerance, batch, tokens,
-                config.num_attention_heads,
-            )
-            report.diagnosis = judge.diagnose(pairs)
-    return report
-
-
-def row_of(report: Report, name: str) -> Row:
-    """The row of a name."""
-    return next(row for row in report.rows if row.name == name)
+        report.shown = describe(
+            first, usable[first], judge.predict(first, {}), report.first.tolerance, batch, tokens,
+            config.num_attention_heads,
+        )
+    return report, judge
 
 
 def fit(value: Tensor, expected: Tensor) -> Tensor | None:

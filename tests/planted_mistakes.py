@@ -2,7 +2,9 @@
 
     python tests/planted_mistakes.py [PAIRS_PER_KIND] [KIND ...]
 
-prints the share that is named first: in float32, and with the numbers rounded to bfloat16.
+prints how many are named: in float32, and with the numbers rounded to bfloat16. Code that can be
+brought (``--replace``) is tried on what `learner.check` tries it on; heads come as a dump of one
+batch.
 """
 
 import itertools
@@ -12,8 +14,9 @@ import time
 
 import torch
 
-from minibert.diagnosis import Judge
-from minibert.learner import example
+from minibert.diagnosis import Judge, diagnose
+from minibert.learner import KINDS as BROUGHT
+from minibert.learner import example, probes
 from minibert.mistakes import CATALOGUE
 from minibert.steps import Computation
 
@@ -34,53 +37,74 @@ KINDS = {
     "optimizer": ([f"steps.{t}.parameters" for t in range(1, 6)], []),
 }
 EXAMPLE = example()
+ANSWERED = ("named", "tie", "hidden and listed")
 
 
-def inputs(kind):
-    """What goes into a kind of code, from the right model, in float32."""
-    right = Computation(*EXAMPLE[:2], EXAMPLE[2], dtype=torch.float32)
-    return {name: right[name] for name in KINDS[kind][1]}
-
-
-def plant(kind, mistakes, rounding=torch.float32):
-    """What code with these mistakes returns, and what went into it."""
-    changes = {step: change for mistake in mistakes for step, change in mistake.changes.items()}
-    known = inputs(kind)
-    run = Computation(*EXAMPLE[:2], EXAMPLE[2], known, changes, torch.float32)
-    mine = known | {name: run[name] for name in KINDS[kind][0]}
-    return {name: value.to(rounding).float() for name, value in mine.items()}
-
-
-def possible(kind):
-    """The mistakes that change what this kind of code returns."""
-    outputs = KINDS[kind][0]
-    known = inputs(kind)
-    judge = Judge(*EXAMPLE, plant(kind, []))
-    given = [name for name in known if name in judge.scope(outputs[0])]
+def inputs_of(kind):
+    """What code of a kind is tried on, each with what goes in, from the right model, in float32."""
+    found = [EXAMPLE, *(probes([kind]).values() if kind in BROUGHT else ())]
     return [
-        m for m in CATALOGUE
-        if judge.touches(m, outputs) and judge.visible(m, outputs)
-        and all(judge.explained(name, m.changes) for name in given)  # it fits what went in
+        (given, {name: run[name] for name in KINDS[kind][1]})
+        for given in found for run in [Computation(*given, dtype=torch.float32)]
     ]
 
 
-def outcome(kind, mistakes, rounding):
-    """One of: named, tie (named, with another that gives the same), hidden, unnamed, wrong."""
+TRIED = {kind: inputs_of(kind) for kind in KINDS}
+
+
+def plant(kind, mistakes, rounding=torch.float32):
+    """Judges of what code with these mistakes returns, on all that it is tried on."""
+    changes = {step: change for mistake in mistakes for step, change in mistake.changes.items()}
+    judges = []
+    for number, (given, known) in enumerate(TRIED[kind]):
+        run = Computation(*given, known, changes, torch.float32)
+        try:
+            mine = known | {name: run[name] for name in KINDS[kind][0]}
+        except (RuntimeError, IndexError):
+            if not number:
+                raise
+            continue
+        rounded = {name: value.to(rounding).float() for name, value in mine.items()}
+        judges.append(Judge(*given, rounded))
+    return judges
+
+
+def possible(kind):
+    """The mistakes that change what this kind of code returns, on anything it is tried on."""
+    outputs = KINDS[kind][0]
+    judges = plant(kind, [])
+    given = [name for name in KINDS[kind][1] if name in judges[0].scope(outputs[0])]
+    return [
+        m for m in CATALOGUE
+        if any(judge.touches(m, outputs) and judge.visible(m, outputs) for judge in judges)
+        and all(judges[0].explained(name, m.changes) for name in given)  # it fits what went in
+    ]
+
+
+def outcome(kind, mistakes, rounding, pairs=True):
+    """What the diagnosis makes of code with these mistakes.
+
+    named; tie (with another that gives the same numbers); hidden and listed (one is named, and the
+    other one among those that cannot show beside it); missed (nothing is seen); unnamed (it is
+    seen, and called unknown); part (one is named, the other one not mentioned); wrong; crash.
+    """
     try:
-        mine = plant(kind, mistakes, rounding)
+        judges = plant(kind, mistakes, rounding)
     except (RuntimeError, IndexError):
         return "crash", None  # such code does not run: nothing to compare
-    diagnosis = Judge(*EXAMPLE, mine).diagnose()
+    diagnosis = diagnose(judges, pairs)
     if diagnosis is None:
-        return "hidden", None
+        return "missed", None
     wanted = {mistake.key for mistake in mistakes}
-    answers = [{mistake.key for mistake in answer} for answer in diagnosis.answers]
+    answers = [{m.key for m in answer} for answer in (*diagnosis.answers, *diagnosis.also)]
+    listed = [{key, m.key} for key, others in diagnosis.hidden.items() for m in others]
     if wanted in answers:
         return ("named" if len(answers) == 1 else "tie"), diagnosis
+    if wanted in listed:
+        return "hidden and listed", diagnosis
     if not answers:
         return "unnamed", diagnosis
-    # Fewer mistakes that give the very same numbers: the other one has no effect beside them.
-    return ("covered" if any(answer < wanted for answer in answers) else "wrong"), diagnosis
+    return ("part" if any(answer < wanted for answer in answers) else "wrong"), diagnosis
 
 
 def count(kind, sets, rounding):
@@ -94,7 +118,7 @@ def count(kind, sets, rounding):
 
 def main():
     torch.set_num_threads(1)
-    sample = int(sys.argv[1]) if len(sys.argv) > 1 else 40
+    sample = int(sys.argv[1]) if len(sys.argv) > 1 else 30
     for kind in sys.argv[2:] or KINDS:
         mistakes = possible(kind)
         singles = [(mistake,) for mistake in mistakes]
@@ -110,13 +134,15 @@ def main():
                 found = count(kind, sets, rounding)
                 each = (time.process_time() - start) / max(len(sets), 1)
                 numbers = {name: len(cases) for name, cases in sorted(found.items())}
-                print(f"{kind} {what} {str(rounding)[6:]} of {len(sets)}: {numbers}, "
-                      f"{each:.2f} s each", flush=True)
-                for name in ("wrong", "unnamed"):
+                good = sum(numbers.get(name, 0) for name in ANSWERED)
+                share = 100 * good / max(len(sets), 1)
+                print(f"{kind} {what} {str(rounding)[6:]}: {good} of {len(sets)} = {share:.1f} %; "
+                      f"{numbers}, {each:.2f} s each", flush=True)
+                for name in ("wrong", "part", "unnamed", "missed"):
                     for mistakes_, diagnosis in found.get(name, []):
                         print("   ", name, [m.key for m in mistakes_],
-                              [[m.key for m in a] for a in diagnosis.answers],
-                              f"residual {diagnosis.residual:.2g}", flush=True)
+                              diagnosis and [[m.key for m in a] for a in diagnosis.answers],
+                              flush=True)
 
 
 if __name__ == "__main__":
