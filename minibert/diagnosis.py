@@ -198,6 +198,11 @@ class Judge:
                 self.good[name] = self.right[name]
         self.faults = [name for name, found in self.verdicts.items() if found == "differs"]
 
+    @property
+    def poisoned(self) -> bool:
+        """Whether some weight is not a number, so that the result should not be one."""
+        return any(bool(weight.isnan().any()) for weight in self.weights.values())
+
     def run(self, known: Mapping, changes: Mapping, dtype: torch.dtype) -> Computation:
         """A computation over this batch."""
         return Computation(self.config, self.weights, self.batch, known, changes, dtype, self.cache)
@@ -287,7 +292,7 @@ class Judge:
         rest = self.left_over(name, changes, everywhere)
         if rest == 0:
             return True
-        if rest > self.screen(name):
+        if rest == float("inf") or rest > self.screen(name):
             return False
         exact, single = self.predict(name, changes), self.predict(name, changes, torch.float32)
         return rest <= self.noise(name, exact, single)
@@ -377,9 +382,12 @@ def diagnose(judges: Sequence[Judge], pairs: bool = True) -> Diagnosis | None:
     Returns None where there is nothing to explain. A difference on padding alone is no fault, but
     it is named where it can be (``harmless``).
     """
+    # What wrong code makes of NaN depends on how it is written: asked only where all else is right.
+    numbers = [judge for judge in judges if not judge.poisoned]
+    judges = numbers if any(judge.faults for judge in numbers) else judges
     wrong = [judge for judge in judges if judge.faults]
     if not wrong:
-        return on_padding_only(judges)
+        return on_padding_only(numbers)
     main = min(wrong, key=lambda judge: judge.order[judge.faults[0]])
     first = main.faults[0]
     seen = [(judge, names) for judge in judges if (names := judge.scope(first))]

@@ -404,7 +404,16 @@ ATTENTION = (
         "mask-flipped", "the mask is turned round: real tokens are masked, padding is not",
         {"attention.mask": lambda s: s.real[:, None, None] * minimum(s)},
         "padded texts look only at padding (change 2.5, cosine 0.06)",
-        "1 means real token: masked_fill(attention_mask == 0, minimum)",
+        "in attention_mask 1 means real token: masked_fill(attention_mask == 0, minimum). In a mask "
+        "to be added 0 means real token: just add it",
+    ),
+    Mistake(
+        "mask-flipped-infinite", "the mask is turned round, and masked with minus infinity",
+        {"attention.scores": lambda s: s["attention.scaled"].masked_fill(
+            s.real[:, None, None] == 1, float("-inf"))},
+        "texts without padding become NaN, all others look only at padding",
+        "nn.MultiheadAttention's key_padding_mask is True where a key is left out; the bool mask of "
+        "F.scaled_dot_product_attention is True where it takes part",
     ),
     Mistake(
         "mask-added-raw", "the mask of 0 and 1 is added to the scores as it is",
@@ -554,6 +563,21 @@ ATTENTION = (
         {"attention.output": lambda s: transposed(s, "attention.output", s["attention.context"])},
         "no error, as the matrix is square; outputs are unusable",
         "nn.Linear stores (out, in): F.linear(x, W), or x @ W.T",
+    ),
+    Mistake(
+        "attention-adds-input", "the attention adds its input to its output itself",
+        {"attention.output": lambda s: STEPS["attention.output"](s) + s.input},
+        "the residual comes twice, as the layer adds it too",
+        "return output(merged heads); the residual is the layer's",
+        "transformers' BertAttention has the residual and the norm inside (BertSelfOutput)",
+    ),
+    Mistake(
+        "attention-adds-and-norms", "the attention has the residual and the LayerNorm inside",
+        {"attention.output": lambda s: s.norm(
+            "attention_norm", STEPS["attention.output"](s) + s.input)},
+        "both come twice, as the layer has them too",
+        "return output(merged heads); residual and norm are the layer's",
+        "transformers' BertAttention has the residual and the norm inside (BertSelfOutput)",
     ),
 )
 
@@ -798,6 +822,23 @@ FEED_FORWARD = (
         {"feed_forward.contract": lambda s: torch.zeros_like(s["attention_norm"])},
         "the second residual adds nothing",
         "feed_forward_norm(hidden + feed_forward(hidden))",
+    ),
+    Mistake(
+        "feed-forward-adds-input", "the feed-forward network adds its input to its output itself",
+        {"feed_forward.contract": lambda s: (
+            STEPS["feed_forward.contract"](s) + s["attention_norm"])},
+        "the residual comes twice, as the layer adds it too",
+        "return contract(gelu(expand(x))); the residual is the layer's",
+        "transformers' BertOutput has the residual and the norm inside",
+    ),
+    Mistake(
+        "feed-forward-adds-and-norms",
+        "the feed-forward network has the residual and the LayerNorm inside",
+        {"feed_forward.contract": lambda s: s.norm(
+            "feed_forward_norm", STEPS["feed_forward.contract"](s) + s["attention_norm"])},
+        "both come twice, as the layer has them too",
+        "return contract(gelu(expand(x))); residual and norm are the layer's",
+        "transformers' BertOutput has the residual and the norm inside",
     ),
 )
 
