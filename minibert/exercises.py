@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from minibert import sandbox
+from minibert import parts, sandbox
 from minibert.files import write_text
 from minibert.judging import (
     Exercise,
@@ -29,33 +29,6 @@ from minibert.judging import (
     judgement,
     observe,
     within,
-)
-from minibert.parts import (
-    ADAMW,
-    CLEANING,
-    CLEANING_MISTAKES,
-    COSINE,
-    COSINE_MISTAKES,
-    OPTIMIZER_EXTRA,
-    PIECE_MISTAKES,
-    PIECES,
-    adamw_step_cases,
-    add_and_norm_cases,
-    attention_cases,
-    clean_and_split_cases,
-    cosine_similarity_cases,
-    cosine_table,
-    diagnose_masking,
-    diagnose_training,
-    embeddings_cases,
-    feed_forward_cases,
-    mask_tokens_cases,
-    mean_pooling_cases,
-    multi_head_attention_cases,
-    pieces_of,
-    training_step_cases,
-    wordpiece_cases,
-    words_of,
 )
 
 # -------------------------------------------------------------------------------- the verbs
@@ -270,11 +243,11 @@ For each character: in '\\t\\n\\r' or category Zs: ' '. Category Cc, Cf or (afte
 Ideograph or punctuation: ' ' + c + ' '. Anything else: c.lower(). Join, then .split(' ') and
 leave out the empty ones.
 """,
-        cases=clean_and_split_cases,
+        cases=parts.clean_and_split_cases,
         diagnose=by_steps(
-            CLEANING,
-            lambda args, do: [words_of(text, do) for text in args[0]],
-            CLEANING_MISTAKES,
+            parts.CLEANING,
+            lambda args, do: [parts.words_of(text, do) for text in args[0]],
+            parts.CLEANING_MISTAKES,
             lambda right, got: right == got,
         ),
         leaves_arguments=False,
@@ -304,11 +277,11 @@ word[start:end], with '##' before it if start > 0.
 Found: append the candidate and set start = end. Not found for any end: return ['[UNK]'] at
 once, whatever was found before. The outer loop runs while start < len(word).
 """,
-        cases=wordpiece_cases,
+        cases=parts.wordpiece_cases,
         diagnose=by_steps(
-            PIECES,
-            lambda args, do: [pieces_of(word, args[1], do) for word in args[0]],
-            PIECE_MISTAKES,
+            parts.PIECES,
+            lambda args, do: [parts.pieces_of(word, args[1], do) for word in args[0]],
+            parts.PIECE_MISTAKES,
             lambda right, got: right == got,
         ),
         leaves_arguments=False,
@@ -339,7 +312,7 @@ the first T rows of their table, the same for each.
 x = word[input_ids] + segment[token_type_ids] + position[: input_ids.shape[1]]; then mean and
 variance over the last axis, keepdim=True, with the divisor H (not H - 1).
 """,
-        cases=embeddings_cases,
+        cases=parts.embeddings_cases,
         diagnose=by_catalogue(),
     ),
     Exercise(
@@ -367,7 +340,7 @@ that of the keys: there the padded ones must go, and over that the softmax runs.
 Divide by the root of D = query.shape[-1]. Add a very large negative, but finite number where
 mask[:, None, None, :] is 0. Then softmax over the last axis.
 """,
-        cases=attention_cases,
+        cases=parts.attention_cases,
         diagnose=by_catalogue(),
     ),
     Exercise(
@@ -398,7 +371,7 @@ F.linear(hidden, weights['query.weight'], weights['query.bias']).view(B, T, N, D
 2), likewise key and value; probabilities as in the exercise attention; times value;
 transpose(1, 2).reshape(B, T, H); the linear map output.
 """,
-        cases=multi_head_attention_cases,
+        cases=parts.multi_head_attention_cases,
         diagnose=by_catalogue(),
     ),
     Exercise(
@@ -426,7 +399,7 @@ root, and is the one that is passed.
 s = x + sublayer; centred = s - mean(s); variance = mean of centred squared (divisor H); centred
 / sqrt(variance + eps) * gain + bias.
 """,
-        cases=add_and_norm_cases,
+        cases=parts.add_and_norm_cases,
         diagnose=by_catalogue(),
     ),
     Exercise(
@@ -452,7 +425,7 @@ with tanh is an approximation: close, and not the same.
 hidden @ weights['expand.weight'].T + weights['expand.bias']; x * 0.5 * (1 + torch.erf(x / 2 **
 0.5)); then the same with contract.
 """,
-        cases=feed_forward_cases,
+        cases=parts.feed_forward_cases,
         diagnose=by_catalogue(),
     ),
     Exercise(
@@ -477,7 +450,7 @@ of the ones in the mask, for each text its own.
 (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True), and the count is at least a tiny
 number so that 0 / 0 does not happen: .clamp(min=1e-9).
 """,
-        cases=mean_pooling_cases,
+        cases=parts.mean_pooling_cases,
         diagnose=by_catalogue(),
     ),
     Exercise(
@@ -500,8 +473,8 @@ Divide each row by its own length, then one matrix product gives the whole table
 length = a.norm(dim=-1, keepdim=True).clamp(min=1e-12), likewise b; the table is (a / length of
 a) @ (b / length of b).T
 """,
-        cases=cosine_similarity_cases,
-        diagnose=by_steps(COSINE, cosine_table, COSINE_MISTAKES, within),
+        cases=parts.cosine_similarity_cases,
+        diagnose=by_steps(parts.COSINE, parts.cosine_table, parts.COSINE_MISTAKES, within),
     ),
     Exercise(
         "mask_tokens",
@@ -531,8 +504,8 @@ them. Of the chosen: second number below 0.8, between 0.8 and 0.9, above.
 chosen = (torch.rand(shape) < 0.15) & ~special; fate = torch.rand(shape); inputs[chosen & (fate
 < 0.8)] = mask_id; where chosen and 0.8 <= fate < 0.9 take torch.randint(vocab_size, shape).
 """,
-        cases=mask_tokens_cases,
-        diagnose=diagnose_masking,
+        cases=parts.mask_tokens_cases,
+        diagnose=parts.diagnose_masking,
         repeatable=False,
     ),
     Exercise(
@@ -563,8 +536,8 @@ step needs the uncorrected ones.
 m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g²; m' = m / (1 - beta1^step), v' = v /
 (1 - beta2^step); p - lr · weight_decay · p - lr · m' / (sqrt(v') + eps); return p, m, v.
 """,
-        cases=adamw_step_cases,
-        diagnose=by_catalogue(OPTIMIZER_EXTRA, (*ADAMW, "clipped")),
+        cases=parts.adamw_step_cases,
+        diagnose=by_catalogue((*parts.ADAMW, "clipped")),
     ),
     Exercise(
         "training_step",
@@ -597,8 +570,8 @@ reduction='sum') / total, .backward(), add .item();
 torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm); optimizer.step();
 optimizer.zero_grad().
 """,
-        cases=training_step_cases,
-        diagnose=diagnose_training,
+        cases=parts.training_step_cases,
+        diagnose=parts.diagnose_training,
         leaves_arguments=False,
         repeatable=False,
     ),

@@ -20,11 +20,10 @@ from torch import Tensor
 from minibert import diagnosis, sandbox
 from minibert.config import BertConfig
 from minibert.diagnosis import Diagnosis, Judge
-from minibert.learner import blame
+from minibert.learner import Inputs, blame
 from minibert.mistakes import BY_KEY, CATALOGUE, Mistake
-from minibert.model import BertModel
 from minibert.parity import describe
-from minibert.steps import Computation, place
+from minibert.steps import STEPS, Computation, place
 
 # What right code may differ by in float32 when it takes another order of operations, for numbers of
 # size 1: einsum, fused and numpy solutions stay below 2e-6 here, the smallest mistake that is
@@ -376,56 +375,6 @@ def kind(value: Any) -> str:
 # ------------------------------------------------------------ numbers, as stages of a tiny BERT
 
 
-def tiny(
-    seed: int,
-    *,
-    heads: int = 3,
-    size: int = 4,
-    wide: int = 20,
-    lengths: Sequence[int] = (6, 3, 9),
-    scale: float = 1.0,
-) -> tuple[BertConfig, dict[str, Tensor], dict[str, Tensor]]:
-    """A BERT of one layer in which every number matters, and ragged texts of two segments.
-
-    A new model hides half of all mistakes: its biases are zero, its norms do nothing, its attention
-    is nearly uniform. ``scale`` makes the states that go into the second norm small, so that eps
-    counts.
-    """
-    config = BertConfig(
-        vocab_size=40,
-        hidden_size=heads * size,
-        num_hidden_layers=1,
-        num_attention_heads=heads,
-        intermediate_size=wide,
-        max_position_embeddings=16,
-    )
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
-
-    shapes = {name: tuple(tensor.shape) for name, tensor in BertModel(config).state_dict().items()}
-    weights = {}
-    for name, shape in shapes.items():
-        if "norm.weight" in name:
-            weights[name] = 1 + 0.3 * draw(*shape)
-        elif len(shape) == 1:
-            weights[name] = 0.3 * draw(*shape)
-        elif name.startswith("embeddings."):
-            weights[name] = scale * 0.5 * draw(*shape)
-        else:
-            weights[name] = 1.5 / shape[1] ** 0.5 * draw(*shape)
-    for name in (
-        "embeddings.norm.weight",
-        "embeddings.norm.bias",
-        "layers.0.attention.output.weight",
-        "layers.0.attention.output.bias",
-    ):
-        weights[name] = scale * weights[name]
-
-    return config, weights, ragged(seed, lengths)
-
-
 def ragged(seed: int, lengths: Sequence[int], words: int = 40) -> dict[str, Tensor]:
     """Texts of these lengths in tokens, of two segments each, padded to the longest."""
     generator = torch.Generator().manual_seed(seed)
@@ -438,7 +387,7 @@ def ragged(seed: int, lengths: Sequence[int], words: int = 40) -> dict[str, Tens
     return {"input_ids": ids * mask, "attention_mask": mask, "token_type_ids": types}
 
 
-def stage(model: tuple, known: Sequence[str], name: str) -> Stage:
+def stage(model: Inputs, known: Sequence[str], name: str) -> Stage:
     """The stage of a tiny BERT between some tensors and another one."""
     run = Computation(*model, dtype=torch.float32)
     return Stage(*model, {key: run[key].contiguous() for key in known}, [name])
@@ -472,17 +421,12 @@ def near(place: Stage, check: Sequence[str] | None = None, what: str = "a tensor
     return wrong
 
 
-def by_catalogue(extra: Sequence[Mistake] = (), only: Sequence[str] | None = None) -> Callable:
+def by_catalogue(only: Sequence[str] = (*STEPS, "weights")) -> Callable:
     """Name the mistake, or the pair, that explains what came back in every part.
 
     ``only``: mistakes that change none but these steps.
     """
-    catalogue = [
-        mistake
-        for mistake in (*extra, *CATALOGUE)
-        if mistake in extra or mistake.key not in {own.key for own in extra}
-        if only is None or (mistake.changes and set(mistake.changes) <= set(only))
-    ]
+    catalogue = [m for m in CATALOGUE if m.changes and set(m.changes) <= set(only)]
 
     def diagnose(pairs: list[tuple[Case, Any]]) -> Diagnosis | None:
         judges = []

@@ -53,6 +53,9 @@ def example(
     *,
     layers: int = 2,
     hidden_act: str = "gelu",
+    heads: int = 4,
+    size: int = 6,
+    wide: int = 40,
     lengths: Sequence[int] = (10, 7, 5),
     scale: float = 1.0,
 ) -> Inputs:
@@ -63,6 +66,7 @@ def example(
     attended tokens, labels, and gradients for five optimizer steps.
 
     Args:
+        heads, size, wide: N, D and F.
         lengths: of the texts, in tokens; the first is the longest.
         scale: makes what goes into every norm so much smaller, so that eps counts.
 
@@ -70,10 +74,10 @@ def example(
     """
     config = BertConfig(
         vocab_size=50,
-        hidden_size=24,
+        hidden_size=heads * size,
         num_hidden_layers=layers,
-        num_attention_heads=4,
-        intermediate_size=40,
+        num_attention_heads=heads,
+        intermediate_size=wide,
         max_position_embeddings=32,
         hidden_act=hidden_act,
         id2label={0: "a", 1: "b", 2: "c"},
@@ -84,7 +88,8 @@ def example(
         return torch.randn(shape, generator=random)
 
     weights = {}
-    shapes = {name: tuple(tensor.shape) for name, tensor in BertModel(config).state_dict().items()}
+    with torch.device("meta"):
+        shapes = {name: tuple(t.shape) for name, t in BertModel(config).state_dict().items()}
     H, V = config.hidden_size, config.vocab_size
     for name, width in (("predictions.dense", H), ("seq_relationship", 2), ("qa_outputs", 2)):
         shapes |= {f"{name}.weight": (width, H), f"{name}.bias": (width,)}
@@ -110,10 +115,11 @@ def example(
     ids[:, 0], ids[0, T // 2 - 1] = 2, 0
     mask = (place < length).long()
     types = ((place >= (length - 4).clamp(min=1)) & (mask == 1)).long()
-    types[-1] = 0
+    if len(lengths) > 1:
+        types[-1] = 0
     labels = torch.full_like(ids, -100)
     for text, token, word in ((0, 2, 7), (0, 3, 9), (0, T - 2, 0), (1, 4, 11), (2, 1, 20)):
-        if token < lengths[text]:
+        if text < len(lengths) and token < lengths[text]:
             labels[text, token] = word
     batch = {
         "input_ids": ids * mask,

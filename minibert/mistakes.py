@@ -404,15 +404,15 @@ ATTENTION = (
         "mask-flipped", "the mask is turned round: real tokens are masked, padding is not",
         {"attention.mask": lambda s: s.real[:, None, None] * minimum(s)},
         "padded texts look only at padding (change 2.5, cosine 0.06)",
-        "in attention_mask 1 means real token: masked_fill(attention_mask == 0, minimum). In a mask "
-        "to be added 0 means real token: just add it",
+        "in attention_mask 1 means real token: masked_fill(attention_mask == 0, minimum); in a "
+        "mask that is to be added 0 does: just add it",
     ),
     Mistake(
         "mask-flipped-infinite", "the mask is turned round, and masked with minus infinity",
         {"attention.scores": lambda s: s["attention.scaled"].masked_fill(
             s.real[:, None, None] == 1, float("-inf"))},
         "texts without padding become NaN, all others look only at padding",
-        "nn.MultiheadAttention's key_padding_mask is True where a key is left out; the bool mask of "
+        "key_padding_mask of nn.MultiheadAttention is True where a key is left out, attn_mask of "
         "F.scaled_dot_product_attention is True where it takes part",
     ),
     Mistake(
@@ -1173,10 +1173,30 @@ OPTIMIZER = (
         "divide the loss of each micro-batch by their number",
     ),
     Mistake(
-        "no-zero-grad", "zero_grad is forgotten: gradients pile up",
-        {"total": lambda s: STEPS["total"](s) + s.before("total", "zeros")},
+        "no-zero-grad", "the gradients are never cleared: they pile up from step to step",
+        {"total": lambda s: (
+            STEPS["total"](s) + s.before("clipped", "zeros") * s.run.batch["counts"].sum())},
         "the first step is right, all others are not",
-        "optimizer.zero_grad() before the first backward of every step",
+        "optimizer.zero_grad(), before the first backward of a step or after its last line",
+    ),
+    Mistake(
+        "last-micro-batch", "only the last micro-batch counts",
+        {"gradient": lambda s: s.run.cast(s.run.batch["gradients"][s.number - 1][-1])},
+        "the others are computed in vain",
+        "zero_grad once for a step, not for every micro-batch",
+    ),
+    Mistake(
+        "last-share", "only the last micro-batch counts, with its share of the whole",
+        {"total": lambda s: (
+            s.run.batch["counts"][-1] * s.run.cast(s.run.batch["gradients"][s.number - 1][-1]))},
+        "the others are computed in vain",
+        "zero_grad once for a step, not for every micro-batch",
+    ),
+    Mistake(
+        "loss-summed", "the loss is summed over the examples, not averaged",
+        {"gradient": lambda s: s["total"]},
+        "larger steps with larger batches",
+        "divide by the number of examples of the whole step",
     ),
     Mistake(
         "no-clipping", "the gradient is not clipped",
@@ -1278,6 +1298,33 @@ OPTIMIZER = (
             s.before("parameters", "parameters") - s["decay"] + s["rate"] * s["update"])},
         "the loss rises",
         "p - lr · update",
+    ),
+    Mistake(
+        "eps-in-root", "eps stands under the root",
+        {"update": lambda s: (
+            s["first_corrected"] / (s["second_corrected"] + s.setting("eps")).sqrt())},
+        "parameters with small gradients hardly move",
+        "sqrt(v) + eps, not sqrt(v + eps)",
+    ),
+    Mistake(
+        "no-rate", "the update is not multiplied by the learning rate",
+        {"parameters": lambda s: s.before("parameters", "parameters") - s["decay"] - s["update"]},
+        "explodes at once",
+        "p - lr · update",
+    ),
+    Mistake(
+        "decay-after", "the decay is taken of the parameters after the update",
+        {"parameters": lambda s: (
+            (s.before("parameters", "parameters") - s["rate"] * s["update"])
+            * (1 - s["rate"] * s.setting("weight_decay") * s.run.batch["decayed"]))},
+        "differs in the fourth digit",
+        "decay the parameters as they came in, before the update",
+    ),
+    Mistake(
+        "decay-sign", "the decay makes the parameters larger",
+        {"decay": lambda s: -STEPS["decay"](s)},
+        "weights grow",
+        "p - lr · decay · p",
     ),
     Mistake(
         "l2-instead-of-decay", "L2 regularisation in the gradient instead of decoupled decay",

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from minibert.parity import BAD, Report
 
 STYLE = """
-:root { color-scheme: light dark; --line: #8884; --bad: #c62828; --ok: #2e7d32; --dim: #777; }
+:root { color-scheme: light dark; --line: #8884; --bad: #c62828; --ok: #2e7d32; --dim: #666; }
+@media (prefers-color-scheme: dark) { :root { --bad: #e5605c; --ok: #5fb563; --dim: #a0a0a0; } }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 1.5rem auto; max-width: 90rem; }
 body { padding: 0 1rem; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 .verdict { display: inline-block; padding: .1rem .6rem; border-radius: .3rem; color: #fff; }
-.passed { background: var(--ok); } .failed { background: var(--bad); }
+.passed { background: #2e7d32; } .failed { background: #c62828; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .87rem; }
 th, td { text-align: left; padding: .2rem .6rem; border-bottom: 1px solid var(--line); }
@@ -33,7 +34,8 @@ dt { color: var(--dim); } dd { margin: 0; }
   body { font-size: 14px; }
   thead { display: none; } tr { display: block; padding: .3rem; }
   td { display: inline-block; border: 0; padding: .05rem .5rem .05rem 0; }
-  td.name { display: block; white-space: normal; overflow-wrap: anywhere; padding-top: .4rem; }
+  td.mark { width: 4rem; vertical-align: top; }
+  td.name { width: calc(100% - 5rem); white-space: normal; overflow-wrap: anywhere; }
   td.why, td.place { display: block; } td[data-label]::before { content: attr(data-label) " "; }
 }
 """
@@ -87,7 +89,11 @@ def diagnosis(report: Report) -> str:
         if number:
             parts.append("<p>or, which gives the same numbers here:</p>")
         for mistake in answer:
+            hides = "; ".join(f"{m.title} [{m.key}]" for m in found.hidden.get(mistake.key, []))
             entries = [("seen", mistake.seen), ("cure", mistake.cure), ("known", mistake.source)]
+            if hides:
+                entries.append(("hides", "beside it these change no number, so they may be there "
+                                f"too; mend it and run again: {hides}"))
             terms = "".join(
                 f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in entries if text
             )
@@ -95,6 +101,13 @@ def diagnosis(report: Report) -> str:
                 f'<div class="mistake"><strong>{escape(mistake.title)}</strong> '
                 f"<code>{mistake.key}</code><dl>{terms}</dl></div>"
             )
+    parts += [
+        "<p>or both of these at once, which give the same numbers here: "
+        + escape(" + ".join(f"{m.title} [{m.key}]" for m in pair)) + "</p>"
+        for pair in found.also
+    ]
+    if found.harmless:
+        parts.append("<p>Only padding differs, which nothing reads if the mask is right.</p>")
     if found.partial:
         parts.append(f"<p>This explains {escape(found.name)}; another difference follows.</p>")
     if len(found.layers) > 1:

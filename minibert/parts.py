@@ -12,6 +12,7 @@ import random
 import string
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,11 +37,12 @@ from minibert.judging import (
     same_words,
     stage,
     tensors,
-    tiny,
 )
+from minibert.learner import Inputs, example
 from minibert.mistakes import Mistake
-from minibert.steps import STEPS
 from minibert.unicode_tables import CJK, PUNCTUATION, SPACE
+
+tiny = partial(example, layers=1)
 
 # ------------------------------------------------------------------------- 1 and 2: from a text
 
@@ -112,154 +114,110 @@ def category(c: str) -> str:
     return unicodedata.category(c)
 
 
+def control(c: str) -> bool:
+    """Whether it is a control or format character."""
+    return category(c) in ("Cc", "Cf")
+
+
 CLEANING_MISTAKES = (
     Mistake(
-        "case-kept",
-        "capital letters are kept",
-        {"lower": list},
-        "an uncased vocabulary has no word with a capital: [UNK]",
+        "case-kept", "capital letters are kept",
+        {"lower": list}, "an uncased vocabulary has no word with a capital: [UNK]",
         "lower-case every character",
     ),
     Mistake(
-        "accents-kept",
-        "accents are kept",
-        {"accents": list},
-        "café is not in the vocabulary, cafe is",
+        "accents-kept", "accents are kept",
+        {"accents": list}, "café is not in the vocabulary, cafe is",
         "unicodedata.normalize('NFD', text), then drop the characters of category Mn",
     ),
     Mistake(
-        "accents-apart",
-        "accents are taken off the letters but not dropped",
+        "accents-apart", "accents are taken off the letters but not dropped",
         {"accents": characters_of(lambda c: unicodedata.normalize("NFD", c))},
         "words look right on the screen and are longer than they look",
         "after NFD drop the characters of category Mn",
     ),
     Mistake(
-        "accents-with-letter",
-        "letters with an accent are dropped with it",
-        {
-            "accents": characters_of(
-                lambda c: (
-                    "" if category(c) == "Mn" or (len(unicodedata.normalize("NFD", c)) > 1) else c
-                )
-            )
-        },
-        "café becomes caf",
-        "take the letter apart first (NFD), then drop only the mark",
+        "accents-with-letter", "letters with an accent are dropped with it",
+        {"accents": characters_of(
+            lambda c: c if category(c) != "Mn" and len(unicodedata.normalize("NFD", c)) == 1 else ""
+        )},
+        "café becomes caf", "take the letter apart first (NFD), then drop only the mark",
     ),
     Mistake(
-        "ascii-only",
-        "everything outside of ASCII is dropped",
-        {
-            "accents": characters_of(
-                lambda c: "".join(d for d in unicodedata.normalize("NFKD", c) if d.isascii())
-            )
-        },
-        "Chinese texts become empty",
-        "drop category Mn, not all that is not ASCII",
+        "ascii-only", "everything outside of ASCII is dropped",
+        {"accents": characters_of(
+            lambda c: "".join(d for d in unicodedata.normalize("NFKD", c) if d.isascii()))},
+        "Chinese texts become empty", "drop category Mn, not all that is not ASCII",
         "the idiom normalize('NFKD', s).encode('ascii', 'ignore')",
     ),
     Mistake(
-        "controls-kept",
-        "control and format characters are kept",
+        "controls-kept", "control and format characters are kept",
         {"clean": characters_of(lambda c: " " if c in SPACE else c)},
         "invisible characters make a known word unknown",
         "drop categories Cc and Cf, but for tab, newline and return",
     ),
     Mistake(
-        "controls-to-blank",
-        "control and format characters become blanks",
-        {"clean": characters_of(lambda c: " " if c in SPACE or category(c) in ("Cc", "Cf") else c)},
-        "words are cut where something invisible stands",
-        "drop them; only white space cuts",
+        "controls-to-blank", "control and format characters become blanks",
+        {"clean": characters_of(lambda c: " " if c in SPACE or control(c) else c)},
+        "words are cut where something invisible stands", "drop them; only white space cuts",
     ),
     Mistake(
-        "blank-only",
-        "only the blank itself separates words",
-        {
-            "clean": characters_of(
-                lambda c: (
-                    c if c == " " or not (category(c) in ("Cc", "Cf") and c not in "\t\n\r") else ""
-                )
-            )
-        },
+        "blank-only", "only the blank itself separates words",
+        {"clean": characters_of(lambda c: "" if control(c) and c not in "\t\n\r" else c)},
         "tabs, newlines and no-break spaces end up inside words",
         "make a blank of every white space character first, or use str.split()",
     ),
     Mistake(
-        "blank-dropped",
-        "tab, newline and return are dropped as control characters",
-        {
-            "clean": characters_of(
-                lambda c: "" if category(c) in ("Cc", "Cf") else (" " if c in SPACE else c)
-            )
-        },
+        "blank-dropped", "tab, newline and return are dropped as control characters",
+        {"clean": characters_of(lambda c: "" if control(c) else " " if c in SPACE else c)},
         "the last word of a line sticks to the first of the next",
         "they are white space: make blanks of them before you drop Cc",
     ),
     Mistake(
-        "cjk-joined",
-        "CJK ideographs are not separated",
-        {"cjk": list},
-        "a Chinese sentence is one long unknown word",
+        "cjk-joined", "CJK ideographs are not separated",
+        {"cjk": list}, "a Chinese sentence is one long unknown word",
         "a blank before and after every ideograph",
     ),
     Mistake(
-        "cjk-basic-only",
-        "only the ideographs from U+4E00 to U+9FFF are separated",
+        "cjk-basic-only", "only the ideographs from U+4E00 to U+9FFF are separated",
         {"cjk": characters_of(lambda c: f" {c} " if "\u4e00" <= c <= "\u9fff" else c)},
-        "rare ideographs and names stick together",
-        "all eight ranges that the text lists",
+        "rare ideographs and names stick together", "all eight ranges that the text lists",
     ),
     Mistake(
-        "kana-too",
-        "kana are separated like ideographs",
+        "kana-too", "kana are separated like ideographs",
         {"cjk": characters_of(lambda c: f" {c} " if c in CJK or "\u3040" <= c <= "\u30ff" else c)},
-        "Japanese words fall apart",
-        "kana and hangul are letters like any other",
+        "Japanese words fall apart", "kana and hangul are letters like any other",
     ),
     Mistake(
-        "marks-attached",
-        "punctuation stays attached to the words",
-        {"split": split_at(lambda c: False)},
-        "'house,' is not in the vocabulary",
+        "marks-attached", "punctuation stays attached to the words",
+        {"split": split_at(lambda c: False)}, "'house,' is not in the vocabulary",
         "every punctuation character is a word of its own",
     ),
     Mistake(
-        "marks-dropped",
-        "punctuation is dropped",
-        {"split": split_at(lambda c: c in PUNCTUATION, drop=True)},
-        "the model was trained with it",
+        "marks-dropped", "punctuation is dropped",
+        {"split": split_at(lambda c: c in PUNCTUATION, drop=True)}, "the model was trained with it",
         "keep each as a word of its own",
     ),
     Mistake(
-        "marks-in-runs",
-        "several punctuation characters in a row stay together",
+        "marks-in-runs", "several punctuation characters in a row stay together",
         {"split": split_at(lambda c: c in PUNCTUATION, runs=True)},
-        "'...' is one word instead of three",
-        "one word for each character",
+        "'...' is one word instead of three", "one word for each character",
     ),
     Mistake(
-        "ascii-marks-only",
-        "only punctuation in ASCII is separated",
-        {"split": split_at(lambda c: c in string.punctuation)},
-        "« » — … stick to the words",
+        "ascii-marks-only", "only punctuation in ASCII is separated",
+        {"split": split_at(lambda c: c in string.punctuation)}, "« » — … stick to the words",
         "also all Unicode categories that begin with P",
     ),
     Mistake(
-        "categories-only",
-        "symbols of ASCII like $ + < = > ^ ` | ~ are not separated",
-        {"split": split_at(lambda c: category(c).startswith("P"))},
-        "'a+b' is one word",
+        "categories-only", "symbols of ASCII like $ + < = > ^ ` | ~ are not separated",
+        {"split": split_at(lambda c: category(c).startswith("P"))}, "'a+b' is one word",
         "they are no punctuation to Unicode, but to BERT: all of string.punctuation",
         "Unicode's category P is narrower than google-research/bert's",
     ),
     Mistake(
-        "regex-words",
-        r"words are \w+, so _ is a letter and € a word",
+        "regex-words", r"words are \w+, so _ is a letter and € a word",
         {"split": split_at(lambda c: not (c.isalnum() or c == "_" or category(c) == "Mn"))},
-        "snake_case stays whole, 5€ is cut",
-        r"\w counts _ as a letter; [^\w\s] has all symbols",
+        "snake_case stays whole, 5€ is cut", r"\w counts _ as a letter; [^\w\s] has all symbols",
     ),
 )
 
@@ -327,82 +285,58 @@ PIECES = {
 }
 PIECE_MISTAKES = (
     Mistake(
-        "shortest-first",
-        "the shortest piece that fits is taken instead of the longest",
+        "shortest-first", "the shortest piece that fits is taken instead of the longest",
         {"ends": lambda start, length: range(start + 1, length + 1)},
-        "words fall into single letters",
-        "begin with the whole rest of the word, then shorten",
+        "words fall into single letters", "begin with the whole rest of the word, then shorten",
     ),
     Mistake(
-        "whole-words-only",
-        "a word that is not in the vocabulary is not cut at all",
-        {"ends": lambda start, length: [length]},
-        "far too many [UNK]",
+        "whole-words-only", "a word that is not in the vocabulary is not cut at all",
+        {"ends": lambda start, length: [length]}, "far too many [UNK]",
         "shorten the end until a piece fits, then go on from there",
     ),
     Mistake(
-        "no-prefix",
-        "pieces inside a word are looked up without ##",
+        "no-prefix", "pieces inside a word are looked up without ##",
         {"prefix": lambda start: ""},
         "'house' and '##house' are different entries with different vectors",
         "from the second piece on, look up '##' + piece",
     ),
     Mistake(
-        "prefix-everywhere",
-        "the first piece is looked up with ##, too",
-        {"prefix": lambda start: "##"},
-        "no word is ever found whole",
-        "'##' only where start > 0",
+        "prefix-everywhere", "the first piece is looked up with ##, too",
+        {"prefix": lambda start: "##"}, "no word is ever found whole", "'##' only where start > 0",
     ),
     Mistake(
-        "prefix-not-returned",
-        "## is used to look up, but is not in the result",
-        {"shown": lambda piece: piece.removeprefix("##")},
-        "the ids belong to other entries",
+        "prefix-not-returned", "## is used to look up, but is not in the result",
+        {"shown": lambda piece: piece.removeprefix("##")}, "the ids belong to other entries",
         "return the entry as it stands in the vocabulary",
     ),
     Mistake(
-        "rest-unknown",
-        "only the rest that does not fit becomes [UNK]",
-        {"rest": lambda pieces, rest: [*pieces, "[UNK]"]},
-        "unknown words have a known beginning",
+        "rest-unknown", "only the rest that does not fit becomes [UNK]",
+        {"rest": lambda pieces, rest: [*pieces, "[UNK]"]}, "unknown words have a known beginning",
         "the whole word is one [UNK]",
     ),
     Mistake(
-        "rest-dropped",
-        "the rest that does not fit is dropped",
-        {"rest": lambda pieces, rest: pieces},
-        "unknown endings vanish",
+        "rest-dropped", "the rest that does not fit is dropped",
+        {"rest": lambda pieces, rest: pieces}, "unknown endings vanish",
         "the whole word is one [UNK]",
     ),
     Mistake(
-        "rest-by-letter",
-        "each letter of the rest becomes an [UNK]",
-        {"rest": lambda pieces, rest: [*pieces, *["[UNK]"] * len(rest)]},
-        "many [UNK] for one word",
+        "rest-by-letter", "each letter of the rest becomes an [UNK]",
+        {"rest": lambda pieces, rest: [*pieces, *["[UNK]"] * len(rest)]}, "many [UNK] for one word",
         "the whole word is one [UNK]",
     ),
     Mistake(
-        "no-limit",
-        "there is no longest word",
-        {"limit": lambda: math.inf},
-        "a word of more than 100 characters is cut instead of [UNK]",
+        "no-limit", "there is no longest word",
+        {"limit": lambda: math.inf}, "a word of more than 100 characters is cut instead of [UNK]",
         "len(word) > 100 is [UNK]",
     ),
     Mistake(
-        "limit-200",
-        "the longest word has 200 characters",
-        {"limit": lambda: 200},
-        "words of 101 to 200 characters differ",
-        "100",
+        "limit-200", "the longest word has 200 characters",
+        {"limit": lambda: 200}, "words of 101 to 200 characters differ", "100",
         "google-research/bert has 200, the official tokenizer.json has 100",
     ),
     Mistake(
-        "limit-99",
-        "a word of exactly 100 characters is [UNK]",
-        {"limit": lambda: 99},
-        "one length is wrong",
-        "len(word) > 100, not >= 100",
+        "limit-99", "a word of exactly 100 characters is [UNK]",
+        {"limit": lambda: 99}, "one length is wrong", "len(word) > 100, not >= 100",
     ),
 )
 
@@ -475,60 +409,63 @@ def wordpiece_cases(seed: int) -> list[Case]:
 # ----------------------------------------------------------------- 3 to 8: the parts of the model
 
 
+def model_case(
+    title: str,
+    points: int,
+    model: Inputs,
+    known: Sequence[str],
+    name: str,
+    args: Callable[..., tuple],
+    what: str = "a tensor",
+    judged: Callable[[Callable], Callable] = lambda wrong: wrong,
+) -> Case:
+    """A part that is a stage of a tiny BERT: from the tensors ``known`` to the tensor ``name``.
+
+    ``args`` makes the arguments from the known tensors; ``judged`` adds to the judgement.
+    """
+    place = stage(model, known, name)
+    given = args(*(place.known[key] for key in known))
+    return Case(title, points, given, judged(near(place, what=what)), place)
+
+
 def embeddings_cases(seed: int) -> list[Case]:
     """One text, two segments, ragged batches, small vectors."""
     cases = []
-    for number, (title, points, lengths, segments, scale) in enumerate(
-        (
-            ("one text of one segment", 3, (5,), False, 1.0),
-            ("two segments", 2, (7,), True, 1.0),
-            ("texts of unequal length", 2, (6, 3, 9, 2), True, 1.0),
-            ("small vectors, where eps counts", 2, (4, 8), True, 0.01),
-        )
-    ):
+    for number, (title, points, lengths, segments, scale) in enumerate((
+        ("one text of one segment", 3, (5,), False, 1.0),
+        ("two segments", 2, (7,), True, 1.0),
+        ("texts of unequal length", 2, (6, 3, 9, 2), True, 1.0),
+        ("small vectors, where eps counts", 2, (4, 8), True, 0.01),
+    )):
         config, weights, batch = tiny(seed + 100 * number, lengths=lengths, scale=scale)
         if not segments:
             batch["token_type_ids"] = torch.zeros_like(batch["token_type_ids"])
         weights["embeddings.norm.weight"] = weights["embeddings.norm.weight"] / scale
-        place = stage((config, weights, batch), [], "embeddings")
-        tables = [
-            weights[f"embeddings.{name}"]
-            for name in (
-                "word.weight",
-                "segment.weight",
-                "position.weight",
-                "norm.weight",
-                "norm.bias",
-            )
-        ]
-        args = (batch["input_ids"], batch["token_type_ids"], *tables, config.layer_norm_eps)
-        cases.append(Case(title, points, args, near(place), place))
+        names = ("word.weight", "segment.weight", "position.weight", "norm.weight", "norm.bias")
+        tables = [weights[f"embeddings.{name}"] for name in names]
+        given = (batch["input_ids"], batch["token_type_ids"], *tables, config.layer_norm_eps)
+        model = (config, weights, batch)
+        cases.append(model_case(title, points, model, [], "embeddings", lambda given=given: given))
     return cases
 
 
 def attention_cases(seed: int) -> list[Case]:
     """One head, several, padding, padding alone."""
     cases = []
-    for number, (title, points, heads, size, lengths) in enumerate(
-        (
-            ("every row sums to 1, nothing is negative", 2, 1, 6, (5, 5)),
-            ("one head, no padding", 2, 1, 6, (4, 4, 4)),
-            ("several heads", 2, 3, 5, (4, 4, 4, 4)),
-            ("padding", 2, 2, 7, (6, 3, 9)),
-            ("a text of padding alone gives finite numbers", 1, 2, 6, (4, 0, 7)),
-        )
-    ):
-        prefix = "layers.0.attention."
+    for number, (title, points, heads, size, lengths, judged) in enumerate((
+        ("every row sums to 1, nothing is negative", 2, 1, 6, (5, 5), lambda _: adds_up),
+        ("one head, no padding", 2, 1, 6, (4, 4, 4), lambda wrong: wrong),
+        ("several heads", 2, 3, 5, (4, 4, 4, 4), lambda wrong: wrong),
+        ("padding", 2, 2, 7, (6, 3, 9), lambda wrong: wrong),
+        ("a text of padding alone gives finite numbers", 1, 2, 6, (4, 0, 7), finite),
+    )):
         model = tiny(seed + 100 * number, heads=heads, size=size, lengths=lengths)
-        known = [prefix + "query_heads", prefix + "key_heads"]
-        place = stage(model, known, prefix + "weights")
-        args = (place.known[known[0]], place.known[known[1]], model[2]["attention_mask"])
-        wrong = near(place, what="a (B, N, T, T) tensor")
-        if number == 0:
-            wrong = adds_up
-        elif 0 in lengths:
-            wrong = finite(wrong)
-        cases.append(Case(title, points, args, wrong, place))
+        known = ["layers.0.attention.query_heads", "layers.0.attention.key_heads"]
+        mask = model[2]["attention_mask"]
+        cases.append(model_case(
+            title, points, model, known, "layers.0.attention.weights",
+            lambda query, key, mask=mask: (query, key, mask), "a (B, N, T, T) tensor", judged,
+        ))
     return cases
 
 
@@ -548,95 +485,80 @@ def adds_up(got: Any) -> list[str]:
 
 def weights_of(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The weights of a part, by their short names."""
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in weights.items()
-        if name.startswith(prefix)
-    }
+    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
 
 
 def multi_head_attention_cases(seed: int) -> list[Case]:
     """One head, several, padding."""
     cases = []
-    for number, (title, points, heads, size, lengths) in enumerate(
-        (
-            ("one head, no padding", 3, 1, 6, (5, 5)),
-            ("several heads", 3, 3, 4, (7, 7)),
-            ("padding", 3, 2, 5, (6, 3, 8)),
-        )
-    ):
+    for number, (title, points, heads, size, lengths) in enumerate((
+        ("one head, no padding", 3, 1, 6, (5, 5)),
+        ("several heads", 3, 3, 4, (7, 7)),
+        ("padding", 3, 2, 5, (6, 3, 8)),
+    )):
         model = tiny(seed + 100 * number, heads=heads, size=size, lengths=lengths)
-        place = stage(model, ["embeddings"], "layers.0.attention.output")
-        own = weights_of(model[1], "layers.0.attention.")
-        args = (place.known["embeddings"], model[2]["attention_mask"], heads, own)
-        cases.append(Case(title, points, args, near(place, what="a (B, T, H) tensor"), place))
+        rest = (model[2]["attention_mask"], heads, weights_of(model[1], "layers.0.attention."))
+        cases.append(model_case(
+            title, points, model, ["embeddings"], "layers.0.attention.output",
+            lambda hidden, rest=rest: (hidden, *rest), "a (B, T, H) tensor",
+        ))
     return cases
 
 
 def add_and_norm_cases(seed: int) -> list[Case]:
     """Without gain and bias, with them, small numbers."""
     cases = []
-    for number, (title, points, plain, scale) in enumerate(
-        (
-            ("the sum, normalised", 3, True, 1.0),
-            ("gain and bias", 3, False, 1.0),
-            ("small numbers, where eps counts", 3, False, 0.01),
-        )
-    ):
-        config, weights, batch = tiny(seed + 100 * number, lengths=(5, 5, 5), scale=scale)
+    for number, (title, points, plain, scale) in enumerate((
+        ("the sum, normalised", 3, True, 1.0),
+        ("gain and bias", 3, False, 1.0),
+        ("small numbers, where eps counts", 3, False, 0.01),
+    )):
+        model = config, weights, _ = tiny(seed + 100 * number, lengths=(5, 5, 5), scale=scale)
         gain, bias = "layers.0.attention_norm.weight", "layers.0.attention_norm.bias"
         if plain:
             weights[gain] = torch.ones_like(weights[gain])
             weights[bias] = torch.zeros_like(weights[bias])
-        known = ["embeddings", "layers.0.attention.output"]
-        place = stage((config, weights, batch), known, "layers.0.attention_norm")
-        args = (
-            place.known[known[0]],
-            place.known[known[1]],
-            weights[gain],
-            weights[bias],
-            config.layer_norm_eps,
-        )
-        cases.append(Case(title, points, args, near(place), place))
+        rest = (weights[gain], weights[bias], config.layer_norm_eps)
+        cases.append(model_case(
+            title, points, model, ["embeddings", "layers.0.attention.output"],
+            "layers.0.attention_norm", lambda x, sublayer, rest=rest: (x, sublayer, *rest),
+        ))
     return cases
 
 
 def feed_forward_cases(seed: int) -> list[Case]:
     """Where GELU does next to nothing, where it bends, other sizes."""
     cases = []
-    for number, (title, points, wide, shift) in enumerate(
-        (
-            ("the two linear maps (numbers so large that GELU is x or 0)", 3, 20, 40.0),
-            ("GELU, exact", 4, 20, 0.0),
-            ("another size", 2, 7, 0.0),
-        )
-    ):
+    for number, (title, points, wide, shift) in enumerate((
+        ("the two linear maps (numbers so large that GELU is x or 0)", 3, 20, 40.0),
+        ("GELU, exact", 4, 20, 0.0),
+        ("another size", 2, 7, 0.0),
+    )):
         model = tiny(seed + 100 * number, wide=wide, lengths=(6, 6, 6))
         sign = torch.arange(wide) % 2 * 2 - 1
         model[1]["layers.0.feed_forward.expand.bias"] += shift * sign
-        known = "layers.0.attention_norm"
-        place = stage(model, [known], "layers.0.feed_forward.contract")
-        args = (place.known[known], weights_of(model[1], "layers.0.feed_forward."))
-        cases.append(Case(title, points, args, near(place), place))
+        own = weights_of(model[1], "layers.0.feed_forward.")
+        cases.append(model_case(
+            title, points, model, ["layers.0.attention_norm"], "layers.0.feed_forward.contract",
+            lambda hidden, own=own: (hidden, own),
+        ))
     return cases
 
 
 def mean_pooling_cases(seed: int) -> list[Case]:
     """No padding, padding, padding alone."""
     cases = []
-    for number, (title, points, lengths) in enumerate(
-        (
-            ("no padding", 3, (5, 5)),
-            ("padding", 4, (6, 3, 9, 1)),
-            ("a text of padding alone gives zeros", 2, (4, 0, 7)),
-        )
-    ):
-        known = "layers.0.feed_forward_norm"
+    for number, (title, points, lengths, judged) in enumerate((
+        ("no padding", 3, (5, 5), lambda wrong: wrong),
+        ("padding", 4, (6, 3, 9, 1), lambda wrong: wrong),
+        ("a text of padding alone gives zeros", 2, (4, 0, 7), lambda wrong: zeros(wrong, 1)),
+    )):
         model = tiny(seed + 100 * number, lengths=lengths)
-        place = stage(model, [known], "pooling")
-        args = (place.known[known], model[2]["attention_mask"])
-        wrong = near(place, what="a (B, H) tensor")
-        cases.append(Case(title, points, args, zeros(wrong, 1) if 0 in lengths else wrong, place))
+        mask = model[2]["attention_mask"]
+        cases.append(model_case(
+            title, points, model, ["layers.0.feed_forward_norm"], "pooling",
+            lambda hidden, mask=mask: (hidden, mask), "a (B, H) tensor", judged,
+        ))
     return cases
 
 
@@ -666,102 +588,72 @@ def unit(x: Tensor) -> Tensor:
 
 
 COSINE = {"left": unit, "right": unit, "table": lambda a, b: a @ b.T, "after": lambda table: table}
+def both(change: Callable[[Tensor], Tensor]) -> dict[str, Callable]:
+    """The same change of both arguments."""
+    return {"left": change, "right": change}
+
+
 COSINE_MISTAKES = (
     Mistake(
-        "dot-product",
-        "nothing is normalised: this is the dot product",
-        {"left": lambda x: x, "right": lambda x: x},
-        "long vectors win",
+        "dot-product", "nothing is normalised: this is the dot product",
+        both(lambda x: x), "long vectors win",
         "divide each row by its length first",
     ),
     Mistake(
-        "first-not-normalised",
-        "the first argument is not normalised",
-        {"left": lambda x: x},
-        "values above 1",
+        "first-not-normalised", "the first argument is not normalised",
+        {"left": lambda x: x}, "values above 1", "divide the rows of both by their lengths",
+    ),
+    Mistake(
+        "second-not-normalised", "the second argument is not normalised",
+        {"right": lambda x: x}, "values above 1, and another ranking",
         "divide the rows of both by their lengths",
     ),
     Mistake(
-        "second-not-normalised",
-        "the second argument is not normalised",
-        {"right": lambda x: x},
-        "values above 1, and another ranking",
-        "divide the rows of both by their lengths",
+        "squared-length", "divided by the squared lengths",
+        both(lambda x: x / (x * x).sum(-1, keepdim=True).clamp(min=1e-12)),
+        "short vectors win", "the length is the root of the sum of squares",
     ),
     Mistake(
-        "squared-length",
-        "divided by the squared lengths",
-        {
-            "left": lambda x: x / (x * x).sum(-1, keepdim=True).clamp(min=1e-12),
-            "right": lambda x: x / (x * x).sum(-1, keepdim=True).clamp(min=1e-12),
-        },
-        "short vectors win",
-        "the length is the root of the sum of squares",
+        "magnitudes", "divided by the sum of magnitudes (L1) instead of the length (L2)",
+        both(lambda x: F.normalize(x, p=1, dim=-1)),
+        "a vector and itself give less than 1", "the root of the sum of squares",
     ),
     Mistake(
-        "magnitudes",
-        "divided by the sum of magnitudes (L1) instead of the length (L2)",
-        {
-            "left": lambda x: F.normalize(x, p=1, dim=-1),
-            "right": lambda x: F.normalize(x, p=1, dim=-1),
-        },
-        "a vector and itself give less than 1",
-        "the root of the sum of squares",
+        "columns-normalised", "columns are normalised instead of rows",
+        both(lambda x: F.normalize(x, dim=0)),
+        "the value of a pair depends on the other rows", "dim=-1, keepdim=True",
     ),
     Mistake(
-        "columns-normalised",
-        "columns are normalised instead of rows",
-        {"left": lambda x: F.normalize(x, dim=0), "right": lambda x: F.normalize(x, dim=0)},
-        "the value of a pair depends on the other rows",
-        "dim=-1, keepdim=True",
-    ),
-    Mistake(
-        "whole-normalised",
-        "divided by the length of the whole matrix",
-        {"left": lambda x: x / x.norm(), "right": lambda x: x / x.norm()},
-        "all values are small",
+        "whole-normalised", "divided by the length of the whole matrix",
+        both(lambda x: x / x.norm()), "all values are small",
         "a length for each row: dim=-1, keepdim=True",
     ),
     Mistake(
-        "table-transposed",
-        "rows and columns of the table are exchanged",
-        {"table": lambda a, b: b @ a.T},
-        "[i][j] is b[i] against a[j]",
-        "a @ b.T",
+        "table-transposed", "rows and columns of the table are exchanged",
+        {"table": lambda a, b: b @ a.T}, "[i][j] is b[i] against a[j]", "a @ b.T",
     ),
     Mistake(
-        "distance",
-        "1 - cosine: a distance, not a similarity",
-        {"after": lambda table: 1 - table},
-        "the best hit comes last",
-        "leave out the 1 -",
+        "distance", "1 - cosine: a distance, not a similarity",
+        {"after": lambda table: 1 - table}, "the best hit comes last", "leave out the 1 -",
     ),
     Mistake(
-        "half-way",
-        "mapped to 0 to 1",
-        {"after": lambda table: (table + 1) / 2},
-        "unrelated texts have 0.5",
+        "half-way", "mapped to 0 to 1",
+        {"after": lambda table: (table + 1) / 2}, "unrelated texts have 0.5",
         "the cosine goes from -1 to 1",
     ),
     Mistake(
-        "no-negative",
-        "negative values are cut off",
-        {"after": lambda table: table.clamp(min=0)},
-        "opposite vectors look unrelated",
+        "no-negative", "negative values are cut off",
+        {"after": lambda table: table.clamp(min=0)}, "opposite vectors look unrelated",
         "the cosine goes from -1 to 1",
     ),
     Mistake(
-        "magnitude-of-cosine",
-        "the sign is lost",
-        {"after": lambda table: table.abs()},
-        "opposite vectors look alike",
+        "magnitude-of-cosine", "the sign is lost",
+        {"after": lambda table: table.abs()}, "opposite vectors look alike",
         "the cosine goes from -1 to 1",
     ),
     Mistake(
-        "angle",
-        "the angle instead of its cosine",
-        {"after": lambda table: table.clamp(-1, 1).acos()},
-        "the best hit has the lowest value",
+        "angle", "the angle instead of its cosine",
+        {"after": lambda table: table.clamp(-1, 1).acos()}, "the best hit has the lowest value",
         "leave out the arccos",
     ),
 )
@@ -802,97 +694,52 @@ SHARES = {
     "original": 1.0,
     "unlabelled": 0.0,
 }
-# What each mistake does to the shares; "all" stands for what is measured.
+# Their changes are those of the shares.
 MASKING_MISTAKES = (
-    (
-        Mistake(
-            "labels-everywhere",
-            "labels are not -100 where nothing is to be guessed",
-            {},
-            "the loss is mostly copying what is seen",
-            "labels[~chosen] = -100",
-        ),
+    Mistake(
+        "labels-everywhere", "labels are not -100 where nothing is to be guessed",
         {"chosen": 1.0, "special": 1.0, "mask": 0.15 * 0.8, "random": 0.15 * 0.1, "kept": 0.865},
+        "the loss is mostly copying what is seen", "labels[~chosen] = -100",
     ),
-    (
-        Mistake(
-            "labels-after-masking",
-            "the labels are copied after the masking",
-            {},
-            "the model learns to answer [MASK]",
-            "labels = input_ids.clone() before anything else",
-        ),
-        {"original": 0.1},
+    Mistake(
+        "labels-after-masking", "the labels are copied after the masking",
+        {"original": 0.1}, "the model learns to answer [MASK]",
+        "labels = input_ids.clone() before anything else",
     ),
-    (
-        Mistake(
-            "always-mask",
-            "every chosen token is shown as [MASK]",
-            {},
-            "fine-tuning never sees [MASK], so the model is not prepared for it",
-            "80 % [MASK], 10 % another word, 10 % as they are",
-        ),
+    Mistake(
+        "always-mask", "every chosen token is shown as [MASK]",
         {"mask": 1.0, "random": 0.0, "kept": 0.0},
+        "fine-tuning never sees [MASK], so the model is not prepared for it",
+        "80 % [MASK], 10 % another word, 10 % as they are",
     ),
-    (
-        Mistake(
-            "none-kept",
-            "none of the chosen tokens stays as it is",
-            {},
-            "80 % [MASK], 20 % another word",
-            "half of the rest stays",
-        ),
-        {"random": 0.2, "kept": 0.0},
+    Mistake(
+        "none-kept", "none of the chosen tokens stays as it is",
+        {"random": 0.2, "kept": 0.0}, "80 % [MASK], 20 % another word", "half of the rest stays",
     ),
-    (
-        Mistake(
-            "none-random",
-            "none of the chosen tokens becomes another word",
-            {},
-            "80 % [MASK], 20 % as they are",
-            "half of the rest becomes another word",
-        ),
-        {"random": 0.0, "kept": 0.2},
+    Mistake(
+        "none-random", "none of the chosen tokens becomes another word",
+        {"random": 0.0, "kept": 0.2}, "80 % [MASK], 20 % as they are",
+        "half of the rest becomes another word",
     ),
-    (
-        Mistake(
-            "second-draw-tenth",
-            "of the rest that is not [MASK], a tenth becomes another word",
-            {},
-            "80 % [MASK], 2 % another word, 18 % as they are",
-            "10 % of all the chosen is half of the rest: 0.5 in the second draw",
-        ),
-        {"random": 0.02, "kept": 0.18},
+    Mistake(
+        "second-draw-tenth", "of the rest that is not [MASK], a tenth becomes another word",
+        {"random": 0.02, "kept": 0.18}, "80 % [MASK], 2 % another word, 18 % as they are",
+        "10 % of all the chosen is half of the rest: 0.5 in the second draw",
     ),
-    (
-        Mistake(
-            "random-over-mask",
-            "a second draw of a tenth of all the chosen writes over [MASK], too",
-            {},
-            "72 % [MASK], 10 % another word, 18 % as they are",
-            "draw among those that are not [MASK] already, with 0.5",
-        ),
-        {"mask": 0.72, "kept": 0.18},
+    Mistake(
+        "random-over-mask", "a second draw of a tenth of all the chosen writes over [MASK], too",
+        {"mask": 0.72, "kept": 0.18}, "72 % [MASK], 10 % another word, 18 % as they are",
+        "draw among those that are not [MASK] already, with 0.5",
     ),
-    (
-        Mistake(
-            "special-chosen",
-            "[CLS], [SEP] and [PAD] are chosen like words",
-            {},
-            "the model learns to guess padding",
-            "probability 0 where special",
-        ),
-        {"special": 0.15},
+    Mistake(
+        "special-chosen", "[CLS], [SEP] and [PAD] are chosen like words",
+        {"special": 0.15}, "the model learns to guess padding", "probability 0 where special",
     ),
-    (
-        Mistake(
-            "share-of-eighty",
-            "12 % are chosen: the 80 % are taken twice",
-            {},
-            "15 % of the tokens are to be guessed, 80 % of these are shown as [MASK]",
-            "choose 15 %, and give all of them a label",
-        ),
+    Mistake(
+        "share-of-eighty", "12 % are chosen: the 80 % are taken twice",
         {"chosen": 0.12, "mask": 1.0, "random": 0.0, "kept": 0.0},
+        "15 % of the tokens are to be guessed, 80 % of these are shown as [MASK]",
+        "choose 15 %, and give all of them a label",
     ),
 )
 
@@ -1013,8 +860,11 @@ def diagnose_masking(pairs: list[tuple[Case, Any]]) -> Diagnosis | None:
         return None
     answers = [
         (mistake,)
-        for mistake, effect in MASKING_MISTAKES
-        if all(expected_share(found, name, share) for name, share in {**SHARES, **effect}.items())
+        for mistake in MASKING_MISTAKES
+        if all(
+            expected_share(found, name, share)
+            for name, share in {**SHARES, **mistake.changes}.items()
+        )
     ]
     return Diagnosis("", answers, tried=len(MASKING_MISTAKES)) if answers else None
 
@@ -1022,52 +872,13 @@ def diagnose_masking(pairs: list[tuple[Case, Any]]) -> Diagnosis | None:
 # ------------------------------------------------------------------------------- 11: AdamW
 
 ADAMW = ("first", "second", "first_corrected", "second_corrected", "update", "decay", "parameters")
-OPTIMIZER_EXTRA = (
-    Mistake(
-        "eps-in-root",
-        "eps stands under the root",
-        {
-            "update": lambda s: (
-                s["first_corrected"] / (s["second_corrected"] + s.setting("eps")).sqrt()
-            )
-        },
-        "parameters with small gradients hardly move",
-        "sqrt(v) + eps, not sqrt(v + eps)",
-    ),
-    Mistake(
-        "decay-after",
-        "the decay is taken of the parameters after the update",
-        {
-            "parameters": lambda s: (
-                (s.before("parameters", "parameters") - s["rate"] * s["update"])
-                * (1 - s["rate"] * s.setting("weight_decay"))
-            )
-        },
-        "differs in the fourth digit",
-        "decay the parameters as they came in, before the update",
-    ),
-    Mistake(
-        "decay-sign",
-        "the decay makes the parameters larger",
-        {"decay": lambda s: -STEPS["decay"](s)},
-        "weights grow",
-        "p - lr · decay · p",
-    ),
-    Mistake(
-        "no-rate",
-        "the update is not multiplied by the learning rate",
-        {"parameters": lambda s: s.before("parameters", "parameters") - s["decay"] - s["update"]},
-        "explodes at once",
-        "p - lr · update",
-    ),
-)
 
 
 def steps_stage(
     gradients: Tensor, counts: Tensor, names: Sequence[str], settings: Mapping[str, Any]
 ) -> Stage:
     """Optimizer steps as a stage: gradients (steps, M, n), and how many examples each has (M,)."""
-    config, _, batch = tiny(0, lengths=(2,))
+    config, _, batch = tiny(lengths=(2,))
     n, generator = gradients.shape[-1], torch.Generator().manual_seed(1)
     batch |= {
         "gradients": gradients,
@@ -1141,49 +952,9 @@ def adamw_one(args: tuple) -> tuple:
 
 # ------------------------------------------------------------------------- 12: one training step
 
-STEP_EXTRA = (
-    Mistake(
-        "no-zero-grad",
-        "the gradients are never cleared: they pile up from step to step",
-        {
-            "total": lambda s: (
-                STEPS["total"](s) + s.before("clipped", "zeros") * s.run.batch["counts"].sum()
-            )
-        },
-        "the first step is right, all others are not",
-        "optimizer.zero_grad(), before the first backward of a step or after its last line",
-    ),
-    Mistake(
-        "last-micro-batch",
-        "only the last micro-batch counts",
-        {"gradient": lambda s: s.run.cast(s.run.batch["gradients"][s.number - 1][-1])},
-        "the others are computed in vain",
-        "zero_grad once for a step, not for every micro-batch",
-    ),
-    Mistake(
-        "last-share",
-        "only the last micro-batch counts, with its share of the whole",
-        {
-            "total": lambda s: (
-                s.run.batch["counts"][-1] * s.run.cast(s.run.batch["gradients"][s.number - 1][-1])
-            )
-        },
-        "the others are computed in vain",
-        "zero_grad once for a step, not for every micro-batch",
-    ),
-    Mistake(
-        "loss-summed",
-        "the loss is summed over the examples, not averaged",
-        {"gradient": lambda s: s["total"]},
-        "larger steps with larger batches",
-        "divide by the number of examples of the whole step",
-    ),
-)
-
-
 def tiny_classifier(seed: int) -> BertForSequenceClassification:
     """A tiny BERT with a classifier, without dropout, in float64."""
-    config, *_ = tiny(seed, heads=2, size=3, wide=5)
+    config, *_ = tiny(heads=2, size=3, wide=5)
     config = config.replace(
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
@@ -1351,7 +1122,7 @@ def copied_batches(batches: list) -> list:
 
 def diagnose_training(pairs: list[tuple[Case, Any]]) -> Diagnosis | None:
     """Name the mistake from the gradients of those parts that look at them."""
-    return by_catalogue(STEP_EXTRA, ("total", "gradient", "clipped"))(
+    return by_catalogue(("total", "gradient", "clipped"))(
         [
             (case, got[0] if len(case.stage.names) == 1 else got[: len(case.stage.names)])
             for case, got in pairs

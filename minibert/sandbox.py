@@ -28,22 +28,9 @@ PRINTED = 2000  # characters of the learner's own output that are kept
 LARGEST = 64 << 20  # bytes that the child may write to a file
 # What an exercise never needs, and what would hurt by accident.
 REFUSED = (
-    "os.fork",
-    "os.forkpty",
-    "os.posix_spawn",
-    "os.spawn",
-    "os.exec",
-    "os.system",
-    "os.startfile",
-    "os.kill",
-    "os.killpg",
-    "subprocess.Popen",
-    "pty.spawn",
-    "socket.connect",
-    "os.remove",
-    "os.rename",
-    "os.rmdir",
-    "shutil.rmtree",
+    "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.exec", "os.system", "os.startfile",
+    "os.kill", "os.killpg", "subprocess.Popen", "pty.spawn", "socket.connect", "os.remove",
+    "os.rename", "os.rmdir", "shutil.rmtree",
 )
 
 
