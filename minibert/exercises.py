@@ -15,12 +15,14 @@ import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from minibert import parts, sandbox
 from minibert.files import write_text
 from minibert.judging import (
+    Case,
     Exercise,
     Judgement,
     by_catalogue,
@@ -44,6 +46,12 @@ def find(name: str) -> Exercise:
     if key not in EXERCISES:
         raise ValueError(f"no exercise {name!r}; there are {', '.join(EXERCISES)}")
     return EXERCISES[key]
+
+
+@cache
+def cases_of(exercise: Exercise, seed: int) -> list[Case]:
+    """The parts of an exercise; they are the same for a whole class, so they are made once."""
+    return exercise.cases(seed)
 
 
 def check(
@@ -75,7 +83,7 @@ def judge(
     exercise = find(name)
     if callable(solution):
         source = getattr(solution, "__name__", type(solution).__name__)
-        cases = exercise.cases(seed)
+        cases = cases_of(exercise, seed)
         observed = list(observe(exercise, solution, cases))
         return judgement(exercise, cases, observed, source)
     path = Path(solution)
@@ -86,7 +94,7 @@ def judge(
     observed, stopped, printed = sandbox.run(
         exercise.name, path, seed=seed, seconds=seconds, megabytes=megabytes
     )
-    cases = exercise.cases(seed)
+    cases = cases_of(exercise, seed)
     return judgement(exercise, cases, observed, str(path), stopped, printed)
 
 
@@ -104,7 +112,7 @@ def hint_text(name: str, number: int) -> str:
 
 def inputs(name: str, part: int = 1, *, seed: int = 0) -> tuple:
     """What the function is called with in a part, to try it: ``my_function(*inputs(...))``."""
-    cases = find(name).cases(seed)
+    cases = cases_of(find(name), seed)
     if not 1 <= part <= len(cases):
         raise ValueError(f"part {part}; {name} has parts 1 to {len(cases)} with inputs")
     case = cases[part - 1]
@@ -133,7 +141,7 @@ def submission(directory: str | os.PathLike, **limits: Any) -> dict[str, Judgeme
         if path.is_file():
             found[name] = judge(name, path, **limits)
         else:
-            cases = exercise.cases(0)
+            cases = cases_of(exercise, 0)
             found[name] = judgement(exercise, cases, [], str(path), f"there is no {name}.py")
     return found
 

@@ -20,9 +20,10 @@ from torch import Tensor
 from minibert import diagnosis, sandbox
 from minibert.config import BertConfig
 from minibert.diagnosis import Diagnosis, Judge
-from minibert.learner import Inputs, blame
+from minibert.learner import blame
 from minibert.mistakes import BY_KEY, CATALOGUE, Mistake
 from minibert.parity import describe
+from minibert.probes import Inputs
 from minibert.steps import STEPS, Computation, place
 
 # What right code may differ by in float32 when it takes another order of operations, for numbers of

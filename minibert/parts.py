@@ -38,8 +38,8 @@ from minibert.judging import (
     stage,
     tensors,
 )
-from minibert.learner import Inputs, example
 from minibert.mistakes import Mistake
+from minibert.probes import Inputs, example
 from minibert.unicode_tables import CJK, PUNCTUATION, SPACE
 
 tiny = partial(example, layers=1)

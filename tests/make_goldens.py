@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from minibert import checkpoint
 from minibert.files import write_json
 from minibert.heads import MASKED_LM_NAMES, NEXT_SENTENCE_NAMES
-from minibert.learner import example
+from minibert.probes import example
 from minibert.selfcheck import (
     GOLDENS,
     dropout_probe,

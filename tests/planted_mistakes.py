@@ -7,6 +7,7 @@ brought (``--replace``) is tried on what `learner.check` tries it on; heads come
 batch.
 """
 
+import functools
 import itertools
 import random
 import sys
@@ -16,8 +17,8 @@ import torch
 
 from minibert.diagnosis import Judge, diagnose
 from minibert.learner import KINDS as BROUGHT
-from minibert.learner import example, probes
 from minibert.mistakes import CATALOGUE
+from minibert.probes import example, probes
 from minibert.steps import Computation
 
 # What is seen of a learner's code: what it returns, and what went in.
@@ -40,6 +41,7 @@ EXAMPLE = example()
 ANSWERED = ("named", "tie", "hidden and listed")
 
 
+@functools.cache
 def inputs_of(kind):
     """What code of a kind is tried on, each with what goes in, from the right model, in float32."""
     found = [EXAMPLE, *(probes([kind]).values() if kind in BROUGHT else ())]
@@ -49,14 +51,11 @@ def inputs_of(kind):
     ]
 
 
-TRIED = {kind: inputs_of(kind) for kind in KINDS}
-
-
 def plant(kind, mistakes, rounding=torch.float32):
     """Judges of what code with these mistakes returns, on all that it is tried on."""
     changes = {step: change for mistake in mistakes for step, change in mistake.changes.items()}
     judges = []
-    for number, (given, known) in enumerate(TRIED[kind]):
+    for number, (given, known) in enumerate(inputs_of(kind)):
         run = Computation(*given, known, changes, torch.float32)
         try:
             mine = known | {name: run[name] for name in KINDS[kind][0]}
@@ -69,6 +68,7 @@ def plant(kind, mistakes, rounding=torch.float32):
     return judges
 
 
+@functools.cache
 def possible(kind):
     """The mistakes that change what this kind of code returns, on anything it is tried on."""
     outputs = KINDS[kind][0]

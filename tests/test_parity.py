@@ -11,15 +11,17 @@ from numpy_bert import bert, names
 from safetensors import safe_open
 from torch import nn
 
+from minibert import cli
 from minibert.attention import MultiHeadSelfAttention
 from minibert.checkpoint import ENCODER_NAMES, official_name
 from minibert.config import BertConfig
 from minibert.embeddings import Embeddings
 from minibert.encoder import FeedForward
-from minibert.learner import assert_parity, check, check_dump, copy_weights, example, load
+from minibert.learner import assert_parity, check, check_dump, copy_weights, load
 from minibert.model import BertModel
 from minibert.parity import compare, describe, examine, our_name, pattern
 from minibert.parity_report import to_html
+from minibert.probes import example
 from minibert.selfcheck import (
     GOLDENS,
     check_goldens,
@@ -386,7 +388,7 @@ def test_the_verb(tmp_path):
     found = json.loads(done.stdout)["reports"][0]["diagnosis"]["answers"]
     assert ["pooling-padding"] in found
     assert "pooling-padding" in (tmp_path / "page.html").read_text()
-    assert run("--replace", "pooling").returncode == 2
+    assert cli.main(["parity", "--replace", "pooling"]) == 2
 
 
 def test_the_official_batch_is_ragged():
