@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from minibert import exercise_mistakes as slips
 from minibert import parts, sandbox
 from minibert.files import write_text
 from minibert.judging import (
@@ -253,9 +254,9 @@ leave out the empty ones.
 """,
         cases=parts.clean_and_split_cases,
         diagnose=by_steps(
-            parts.CLEANING,
-            lambda args, do: [parts.words_of(text, do) for text in args[0]],
-            parts.CLEANING_MISTAKES,
+            slips.CLEANING,
+            lambda args, do: [slips.words_of(text, do) for text in args[0]],
+            slips.CLEANING_MISTAKES,
             lambda right, got: right == got,
         ),
         leaves_arguments=False,
@@ -287,9 +288,9 @@ once, whatever was found before. The outer loop runs while start < len(word).
 """,
         cases=parts.wordpiece_cases,
         diagnose=by_steps(
-            parts.PIECES,
-            lambda args, do: [parts.pieces_of(word, args[1], do) for word in args[0]],
-            parts.PIECE_MISTAKES,
+            slips.PIECES,
+            lambda args, do: [slips.pieces_of(word, args[1], do) for word in args[0]],
+            slips.PIECE_MISTAKES,
             lambda right, got: right == got,
         ),
         leaves_arguments=False,
@@ -482,7 +483,7 @@ length = a.norm(dim=-1, keepdim=True).clamp(min=1e-12), likewise b; the table is
 a) @ (b / length of b).T
 """,
         cases=parts.cosine_similarity_cases,
-        diagnose=by_steps(parts.COSINE, parts.cosine_table, parts.COSINE_MISTAKES, within),
+        diagnose=by_steps(slips.COSINE, slips.cosine_table, slips.COSINE_MISTAKES, within),
     ),
     Exercise(
         "mask_tokens",
