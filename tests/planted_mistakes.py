@@ -1,6 +1,7 @@
 """Plant every mistake of the catalogue, alone and in pairs, and see what the diagnosis says.
 
     python tests/planted_mistakes.py [PAIRS_PER_KIND] [KIND ...]
+    python tests/planted_mistakes.py unknown
 
 prints how many are named: in float32, and with the numbers rounded to bfloat16. Code that can be
 brought (``--replace``) is tried on what `learner.check` tries it on; heads come as a dump of one
@@ -14,8 +15,10 @@ import sys
 import time
 
 import torch
+from unknown_mistakes import RIGHT, UNKNOWN
 
 from minibert.diagnosis import Judge, diagnose
+from minibert.learner import ERRORS, inside, trial
 from minibert.learner import KINDS as BROUGHT
 from minibert.mistakes import CATALOGUE
 from minibert.probes import example, probes
@@ -116,8 +119,40 @@ def count(kind, sets, rounding):
     return found
 
 
+def brought(kind, thing, rounding):
+    """The diagnosis of somebody's class or function, all its numbers rounded."""
+    judges = []
+    for given in (EXAMPLE, *probes([kind]).values()):
+        try:
+            mine = trial({kind: thing}, *given)()
+        except ERRORS:
+            continue
+        mine = {n: v.to(rounding).float() for n, v in mine.items() if not inside(n, [kind])}
+        judges.append(Judge(*given, mine))
+    return diagnose(judges)
+
+
+def unknown():
+    """Names given to what is not in the catalogue, or is right in another style: none is right.
+
+    A difference on padding alone that has a name is no wrong name.
+    """
+    for rounding in (torch.float32, torch.bfloat16):
+        for what, things in (("unknown", UNKNOWN), ("right", RIGHT)):
+            count, named, seen = 0, [], 0
+            for kind, thing in [(k, one) for k in things for one in things[k]]:
+                found = brought(kind, thing, rounding)
+                count, seen = count + 1, seen + (found is not None and not found.harmless)
+                if found and found.answers and not found.harmless:
+                    named.append((thing.__name__, [m.key for m in found.answers[0]]))
+            print(f"{what} {str(rounding)[6:]}: {count}, of which differ {seen}, named: {named}",
+                  flush=True)
+
+
 def main():
     torch.set_num_threads(1)
+    if sys.argv[1:] == ["unknown"]:
+        return unknown()
     sample = int(sys.argv[1]) if len(sys.argv) > 1 else 30
     for kind in sys.argv[2:] or KINDS:
         mistakes = possible(kind)
