@@ -2,7 +2,7 @@
 
     python tests/make_goldens.py [DIRECTORY] [--official DIRECTORY_OF_ALL_MINILM]
 
-The tiny model is drawn by ``learner.example``: every parameter is perturbed, as a freshly
+The tiny model is drawn by ``probes.example``: every parameter is perturbed, as a freshly
 initialised model hides half of all mistakes. transformers computes in float64 and the results are
 rounded to float32, so that another correct implementation can differ by that rounding alone.
 """
