@@ -30,8 +30,8 @@ def example(
 ) -> Inputs:
     """A tiny BERT in which every number matters, and a batch that shows every mistake we know.
 
-    The batch has padding, two segments, a literal [PAD] among the
-    attended tokens, labels, and gradients for five optimizer steps.
+    The batch has padding, two segments, a literal [PAD] among the attended tokens, labels, and
+    gradients for five optimizer steps.
 
     Args:
         heads, size, wide: N, D and F.
@@ -56,8 +56,7 @@ def example(
         return torch.randn(shape, generator=random)
 
     weights = {}
-    with torch.device("meta"):
-        shapes = {name: tuple(t.shape) for name, t in BertModel(config).state_dict().items()}
+    shapes = {name: tuple(t.shape) for name, t in BertModel(config).state_dict().items()}
     H, V = config.hidden_size, config.vocab_size
     for name, width in (("predictions.dense", H), ("seq_relationship", 2), ("qa_outputs", 2)):
         shapes |= {f"{name}.weight": (width, H), f"{name}.bias": (width,)}
