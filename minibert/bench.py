@@ -331,7 +331,8 @@ def table(result: dict) -> str:
                 f"  {name:<22}{row['texts_per_s']:>10,.0f}{row['tokens_per_s']:>11,.0f}"
                 f"{cells[0]:>14}{cells[1]:>11}"
             )
-        lines.append(f"  minibert runs at {race['fraction']:.0%} of the machine's matrix rate")
+        if race["texts"] > 1:
+            lines.append(f"  minibert runs at {race['fraction']:.0%} of the machine's matrix rate")
     if result.get("matrix_gflops"):
         rate = statistics.median(result["matrix_gflops"])
         lines += ["", f"matrix rate: {rate:,.0f} billion float32 operations per second"]

@@ -86,19 +86,36 @@ class States(torch.nn.Module):
         return hidden
 
 
+class Named(torch.nn.Module):
+    """A model of transformers that returns the last hidden states alone."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        """Keep the model."""
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Shapes: (B, T), (B, T) → (B, T, H)."""
+        return self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+
+
 def onnx_file(directory: Path, room: Path) -> Path:
-    """Our model as an ONNX file, made once, with onnxruntime's own rules for BERT applied."""
+    """An ONNX file, made once, with onnxruntime's own rules for BERT applied.
+
+    Of transformers' model: its operations are the ones that those rules know and fuse.
+    """
     path = room / "model.onnx"
     if not path.exists():
-        model = BertModel.from_pretrained(directory)
+        from onnxruntime.transformers.optimizer import optimize_model
+        from transformers import AutoModel
+
+        model = AutoModel.from_pretrained(directory, attn_implementation="eager").eval()
         ids = torch.ones(2, 8, dtype=torch.long)
         axes = {0: "texts", 1: "tokens"}
         torch.onnx.export(
-            States(model), (ids, ids), str(path), input_names=["ids", "mask"], dynamo=False,
+            Named(model), (ids, ids), str(path), input_names=["ids", "mask"], dynamo=False,
             output_names=["states"], dynamic_axes={"ids": axes, "mask": axes, "states": axes},
         )
-        from onnxruntime.transformers.optimizer import optimize_model
-
         heads, hidden = model.config.num_attention_heads, model.config.hidden_size
         better = optimize_model(str(path), "bert", num_heads=heads, hidden_size=hidden)
         better.save_model_to_file(str(path))
@@ -113,7 +130,8 @@ def onnxruntime(directory: Path, room: Path, int8: bool = False) -> Encode:
     if int8:
         from onnxruntime.quantization import quantize_dynamic
 
-        quantize_dynamic(path, room / "int8.onnx", per_channel=True)
+        floats = {"DefaultTensorType": 1}  # of the tensors whose type it cannot tell: float32
+        quantize_dynamic(path, room / "int8.onnx", per_channel=True, extra_options=floats)
         path = room / "int8.onnx"
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
@@ -154,8 +172,10 @@ def ctranslate2(directory: Path, room: Path, kind: str = "float32") -> Encode:
 PEERS = {
     "sentence-transformers": (sentence_transformers, ["sentence_transformers"]),
     "transformers": (transformers, ["transformers"]),
-    "onnxruntime": (onnxruntime, ["onnxruntime", "onnx"]),
-    "onnxruntime int8": (lambda d, r: onnxruntime(d, r, True), ["onnxruntime", "onnx"]),
+    "onnxruntime": (onnxruntime, ["onnxruntime", "onnx", "transformers"]),
+    "onnxruntime int8": (
+        lambda d, r: onnxruntime(d, r, True), ["onnxruntime", "onnx", "transformers"]
+    ),
     "openvino": (openvino, ["openvino"]),
     "ctranslate2": (ctranslate2, ["ctranslate2", "transformers"]),
     "ctranslate2 int8": (lambda d, r: ctranslate2(d, r, "int8"), ["ctranslate2", "transformers"]),
