@@ -172,7 +172,9 @@ class SentenceEncoder:
         rows, owners = self.rows(list(texts), self.prompt(prompt, prompt_name), on_long)
         lengths = [len(row) for row in rows]
         if self.device.type == "cpu" and batch_tokens > SMALL_BATCH:  # give every worker its share
-            share = -(-sum(lengths) // torch.get_num_threads())
+            workers = torch.get_num_threads()
+            each = -(-sum(lengths) // (workers * batch_tokens)) or 1  # batches for each worker
+            share = -(-sum(lengths) // (workers * each))
             batch_tokens = min(batch_tokens, max(share, SMALL_BATCH))
         batches = make_batches(lengths, batch_tokens, batch_size)
         vectors = torch.empty(len(rows), self.dimension, device=self.device)
