@@ -1,514 +1,322 @@
-"""The command line: each verb reads its arguments, calls one function, prints what came of it.
+"""The command line: the verbs with their options and their help, and how a run of one ends.
 
-Results go to stdout (``--json``: as JSON), everything else to stderr. Exit status: 0 done, 1 a
-check failed, 2 wrong use or bad input, 130 interrupted. Nothing here imports torch before a verb
-needs it, so that ``--help`` is instant.
+Exit status: 0 done, 1 a check failed, 2 wrong use or bad input, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
+from minibert import verbs
 from minibert.hub import DEFAULT_MODEL
 
-# What ``minibert show`` prints: topic -> (file, name in it or None for the whole file).
-SHOW = {
-    "config": ("config.py", "BertConfig"),
-    "tokenizer": ("tokenizer.py", None),
-    "wordpiece": ("tokenizer.py", "wordpiece"),
-    "embeddings": ("embeddings.py", None),
-    "attention": ("attention.py", None),
-    "layer": ("encoder.py", "EncoderLayer"),
-    "encoder": ("encoder.py", None),
-    "model": ("model.py", "BertModel"),
-    "pooler": ("model.py", "Pooler"),
-    "heads": ("heads.py", None),
-    "names": ("checkpoint.py", "ENCODER_NAMES"),
-    "pooling": ("pooling.py", None),
-    "encode": ("sentence_encoder.py", "SentenceEncoder"),
-    "similarity": ("similarity.py", None),
-    "loop": ("finetune.py", "loop"),
-    "tasks": ("tasks.py", None),
-}
 
-# ------------------------------------------------------------------------------------- verbs
-
-
-def similarity(args: argparse.Namespace) -> None:
-    """Print the table of similarities of some texts."""
-    if len(args.texts) < 2:
-        raise ValueError("one text; at least two are needed to compare")
-    from minibert.similarity import SIMILARITY
-
-    encoder = load_encoder(args)
-    vectors = encoder.encode(args.texts, on_long=args.on_long)
-    measure = args.measure or encoder.similarity_fn_name
-    table = SIMILARITY[measure](vectors, vectors)
-    if args.json:
-        result = {"model": args.model, "measure": measure, "texts": args.texts}
-        return print_json({**result, "similarity": table.tolist()})
-    print(f"{measure} similarity, {args.model}, {vectors.shape[1]} numbers a text\n")
-    width = min(max(map(len, args.texts)), 48)
-    print(" " * (width + 4) + "".join(f"{i:8}" for i in range(1, len(args.texts) + 1)))
-    for i, text in enumerate(args.texts):
-        cells = "".join(f"{value:8.4f}" for value in table[i])
-        print(f"{i + 1:2}  {shorten(text, width):<{width}}{cells}")
-
-
-def embed(args: argparse.Namespace) -> None:
-    """Write a vector for every line of a file."""
-    from minibert.embed_file import embed_file
-    from minibert.parallel import rank
-
-    def say(done: int, total: int) -> None:
-        tell(f"{total:,} lines" + (f", {done:,} of them already there" if done else ""))
-
-    rows, width = embed_file(
-        load_encoder(args), args.file, args.out, on_long=args.on_long, on_start=say
+def build_parser() -> argparse.ArgumentParser:
+    """The verbs and their arguments."""
+    parser = argparse.ArgumentParser(
+        prog="minibert",
+        description="BERT written by hand: compare, embed and search texts, look inside, and check "
+        "every number against the official model.",
+        epilog="minibert VERB --help explains a verb. The model is a directory, or a name on the "
+        f"Hugging Face hub; without --model it is {DEFAULT_MODEL}.",
     )
-    if rank():  # under torchrun one process speaks for all
-        return
-    if args.json:
-        return print_json({"file": args.file, "out": args.out, "shape": [rows, width]})
-    print(f"{args.out}: {rows:,} x {width} float32")
+    group = parser.add_subparsers(metavar="VERB", required=True)
 
-
-def search(args: argparse.Namespace) -> None:
-    """Print the lines of a file that are most like a query."""
-    import numpy as np
-
-    from minibert.embed_file import read_lines
-    from minibert.similarity import search as nearest
-
-    lines = list(read_lines(args.file))
-    if not any(line.strip() for line in lines):
-        raise ValueError(f"{args.file} has no text in it")
-    encoder = load_encoder(args)
-    if args.vectors:
-        vectors = np.load(args.vectors, mmap_mode="r")
-        if vectors.shape != (len(lines), encoder.dimension):
-            raise ValueError(
-                f"{args.vectors} is {vectors.shape}; {args.file} and {args.model} need "
-                f"{(len(lines), encoder.dimension)}; make it anew with minibert embed"
-            )
-    else:
-        vectors = encoder.encode(lines, on_long=args.on_long)
-    hits = nearest(encoder.encode([args.query], on_long=args.on_long), vectors, args.k)[0]
-    hits = [{**hit, "text": lines[hit["corpus_id"]]} for hit in hits]
-    if args.json:
-        return print_json({"query": args.query, "hits": hits})
-    for hit in hits:
-        print(f"{hit['score']:7.4f}  line {hit['corpus_id'] + 1:<6} {hit['text']}")
-
-
-def keysentences(args: argparse.Namespace) -> None:
-    """Print the sentences that stand for a text, in its order."""
-    from minibert.embed_file import read_lines, split_sentences
-    from minibert.similarity import key_sentences
-
-    lines = read_lines(args.file)
-    sentences = [s for line in lines for s in ([line] if args.lines else split_sentences(line))]
-    sentences = [sentence for sentence in sentences if sentence.strip()]
-    if not sentences:
-        raise ValueError(f"{args.file} has no sentences")
-    vectors = load_encoder(args).encode(sentences, on_long=args.on_long)
-    chosen = key_sentences(vectors, args.n, method=args.method, diversity=args.diversity)
-    if args.json:
-        rows = [{"sentence": i, "text": sentences[i]} for i in chosen]
-        return print_json({"sentences": len(sentences), "key": rows})
-    for i in chosen:
-        print(sentences[i])
-
-
-def evaluate_similarity(args: argparse.Namespace) -> None:
-    """Print how well the similarities of pairs follow human scores."""
-    from minibert import similarity as measures
-    from minibert.data import read
-    from minibert.metrics import pearson, spearman
-
-    pairs = read(args.data, ("text", "pair", "score"))
-    encoder = load_encoder(args)
-    measure = args.measure or encoder.similarity_fn_name
-    first, second, scores = ([p.values[role] for p in pairs] for role in ("text", "pair", "score"))
-    vectors = encoder.encode(first + second, on_long=args.on_long)
-    pairwise = getattr(measures, f"pairwise_{measure}_similarity")
-    predicted = pairwise(vectors[: len(pairs)], vectors[len(pairs) :])
-    result = {
-        "model": args.model,
-        "data": args.data,
-        "pairs": len(pairs),
-        "measure": measure,
-        "spearman": spearman(predicted, scores),
-        "pearson": pearson(predicted, scores),
-    }
-    if args.json:
-        return print_json(result)
-    print(f"{len(pairs):,} pairs, {measure} similarity, {args.model}")
-    print(f"Spearman {result['spearman']:.5f}\nPearson  {result['pearson']:.5f}")
-
-
-def download(args: argparse.Namespace) -> None:
-    """Fetch a model and verify it."""
-    from minibert.hub import download as fetch
-
-    path = fetch(args.name, revision=args.revision)
-    if args.json:
-        return print_json({"name": args.name, "path": str(path)})
-    print(path)
-
-
-def inspect(args: argparse.Namespace) -> None:
-    """Print every tensor of a model: its two names, its shape, and what became of it."""
-    from minibert import checkpoint
-    from minibert.hub import locate
-
-    directory = locate(args.model)
-    tensors, _ = checkpoint.read(directory)
-    model = load_model(directory)
-    report = model.load_report
-    ours = {name: report.loaded.get(checkpoint.canonical_name(name)) for name in tensors}
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    config = model.config
-    if args.json:
-        rows = [
-            {
-                "official": name,
-                "ours": ours[name],
-                "shape": list(tensor.shape),
-                "dtype": str(tensor.dtype).removeprefix("torch."),
-                "dropped": report.dropped.get(name),
-            }
-            for name, tensor in tensors.items()
-        ]
-        result = {"model": args.model, "class": type(model).__name__, "parameters": parameters}
-        result |= {"config": config.to_dict(), "tensors": rows, "new": report.new}
-        return print_json(result)
-    print(f"{type(model).__name__} in {directory}")
-    print(
-        f"{config.num_hidden_layers} layers, hidden {config.hidden_size}, "
-        f"{config.num_attention_heads} heads, feed-forward {config.intermediate_size}, "
-        f"{config.vocab_size:,} words, {config.max_position_embeddings} positions"
-    )
-    print(f"{len(tensors)} tensors in the file, {parameters:,} parameters in the model\n")
-    width = max(map(len, tensors))
-    for name, tensor in tensors.items():
-        fate = ours[name] or f"dropped: {report.dropped[name]}"
-        print(f"{name:<{width}}  {str(list(tensor.shape)):<14} {fate}")
-    for name, rule in report.new.items():
-        print(f"new: {name}: {rule}")
-
-
-def fill_mask(args: argparse.Namespace) -> None:
-    """Print the most probable words for each [MASK] of a text."""
-    import torch
-
-    from minibert.heads import BertForMaskedLM
-    from minibert.hub import locate
-    from minibert.tokenizer import BertTokenizer
-
-    directory = locate(args.model)
-    tokenizer = BertTokenizer.from_pretrained(directory)
-    batch = tokenizer(args.text)
-    masked = (batch["input_ids"][0] == tokenizer.mask_token_id).nonzero().flatten().tolist()
-    if not masked:
-        raise ValueError(f"no {tokenizer.mask_token} in the text; write it where a word is missing")
-    model = BertForMaskedLM.from_pretrained(directory)
-    if model.load_report.new:
-        raise ValueError(f"{args.model} has no masked-LM head, so it cannot fill in words")
-    with torch.inference_mode():
-        probabilities = model(**batch).logits[0, masked].softmax(-1)  # (masks, V)
-    best, ids = probabilities.topk(min(args.k, len(tokenizer)))
-    words = [tokenizer.convert_ids_to_tokens(row) for row in ids.tolist()]
-    guesses = [
-        [{"token": w, "probability": p} for w, p in zip(row, values, strict=True)]
-        for row, values in zip(words, best.tolist(), strict=True)
-    ]
-    if args.json:
-        return print_json({"text": args.text, "masks": guesses})
-    for number, row in enumerate(guesses, 1):
-        if len(guesses) > 1:
-            print(f"{tokenizer.mask_token} {number}")
-        for guess in row:
-            print(f"{guess['probability']:7.4f}  {guess['token']}")
-
-
-def trace(args: argparse.Namespace) -> None:
-    """Write every intermediate tensor of a forward pass."""
-    import torch
-
-    from minibert.checkpoint import write_safetensors
-    from minibert.hub import locate
-    from minibert.tokenizer import BertTokenizer
-    from minibert.trace import trace as recorded
-
-    directory = locate(args.model)
-    tokenizer = BertTokenizer.from_pretrained(directory)
-    batch = tokenizer(args.texts)
-    tokens = [tokenizer.convert_ids_to_tokens(row) for row in batch["input_ids"].tolist()]
-    model = load_model(directory)
-    with torch.no_grad(), recorded(model) as tensors:
-        model(**batch)
-    found = {**batch, **tensors}
-    metadata = {"format": "pt", "texts": json.dumps(args.texts), "tokens": json.dumps(tokens)}
-    write_safetensors(Path(args.out), found, metadata)
-    shapes = {name: list(tensor.shape) for name, tensor in found.items()}
-    if args.json:
-        return print_json({"out": args.out, "tokens": tokens, "tensors": shapes})
-    print(f"{args.out}: {len(found)} tensors, in the order of computation")
-    for name, shape in shapes.items():
-        print(f"  {name:<42} {shape}")
-
-
-def explore(args: argparse.Namespace) -> None:
-    """Write a page that shows all attention, and what a similarity is made of."""
-    from minibert.explore import figures, page
-    from minibert.files import write_text
-
-    found = figures(load_encoder(args), args.texts, args.model)
-    write_text(args.out, page(found))
-    if args.json:
-        result = {"out": args.out, "model": args.model, "texts": args.texts}
-        result["tokens"] = [text["tokens"] for text in found["texts"]]
-        numbers = ("layers", "heads", "cosine", "without_head", "without_token", "contributions")
-        return print_json(result | {name: found[name] for name in numbers})
-    tokens = " and ".join(str(len(text["tokens"])) for text in found["texts"])
-    print(f"{args.out}: {found['layers']} layers, {found['heads']} heads, {tokens} tokens")
-    if len(args.texts) == 2:
-        print(f"cosine {found['cosine']:.5f}")
-
-
-def parity(args: argparse.Namespace) -> int:
-    """Compare tensors stage by stage; name the first that differs, and the mistake."""
-    import torch
-
-    from minibert import selfcheck
-    from minibert.files import write_text
-    from minibert.parity_report import to_html
-
-    torch.set_num_threads(1)  # many small products: a second thread only costs
-    reports = selfcheck.parity(
-        args.dump, args.replace, args.model, args.names, args.trace, args.goldens, not args.singles
-    )
-    if args.html:
-        write_text(args.html, to_html(reports))
-        tell(f"{args.html} written")
-    passed = all(report.passed for report in reports)
-    if args.json:
-        print_json({"passed": passed, "reports": [report.to_dict() for report in reports]})
-    else:
-        print("\n\n".join(str(report) for report in reports))
-    return 0 if passed else 1
-
-
-def explain(args: argparse.Namespace) -> None:
-    """Print what the tokenizer does to a text, rule by rule."""
-    from minibert.tokenizer import BertTokenizer
-
-    explanation = BertTokenizer.from_pretrained(args.model).explain(args.text)
-    if args.json:
-        steps = [step._asdict() for step in explanation.steps]
-        tokens = [piece._asdict() for piece in explanation.pieces]
-        return print_json({"text": args.text, "steps": steps, "tokens": tokens})
-    print(explanation)
-
-
-def show(args: argparse.Namespace) -> None:
-    """Print the source that a learner should read."""
-    import ast
-
-    if args.topic is None:
-        for topic, (file, name) in SHOW.items():
-            print(f"{topic:<12} minibert/{file}{f', {name}' if name else ''}")
-        return
-    file, name = SHOW[args.topic]
-    source = (Path(__file__).parent / file).read_text(encoding="utf-8")
-    if name is None:
-        print(source, end="")
-        return
-    for node in ast.parse(source).body:
-        targets = [getattr(target, "id", None) for target in getattr(node, "targets", [])]
-        if name in (getattr(node, "name", None), *targets):
-            print(ast.get_source_segment(source, node))
-
-
-def check(args: argparse.Namespace) -> int | None:
-    """Judge an exercise, a submission or a class; or write a starting file, or give a hint."""
-    from minibert import exercises
-
-    if args.exercise is None:
-        for name, exercise in exercises.EXERCISES.items():
-            print(f"{name:<22} {exercise.title}")
-        return None
-    if args.start:
-        exercises.start(args.exercise, args.start)
-        tell(f"{args.start} is written; judge it: minibert check {args.exercise} {args.start}")
-        return None
-    if args.hint:
-        print(exercises.hint_text(args.exercise, args.hint))
-        return None
-    if args.path is None:
-        raise ValueError("what is to be judged? Give a FILE, or a DIR with all; or --start, --hint")
-    limits = {"seed": args.seed, "seconds": args.seconds, "megabytes": args.memory}
-    if args.exercise != "all":
-        judgement = exercises.judge(args.exercise, args.path, **limits)
-        print_json(judgement.to_dict()) if args.json else print(judgement)
-        return int(not judgement.passed)
-    results = exercises.submissions(args.path, **limits)
-    if args.json:
-        print_json({
-            student: {name: judgement.to_dict() for name, judgement in found.items()}
-            for student, found in results.items()
-        })
-    elif args.csv:
-        print(exercises.as_csv(exercises.class_table(results)), end="")
-    elif len(results) == 1:
-        print(exercises.one_table(next(iter(results.values()))))
-    else:
-        print(exercises.as_text(exercises.class_table(results)))
-    return int(not all(one.passed for found in results.values() for one in found.values()))
-
-
-def finetune(args: argparse.Namespace) -> None:
-    """Fine-tune a model on a file."""
-    import dataclasses
-
-    from minibert.parallel import rank
-    from minibert.recipe import finetune as run
-    from minibert.recipe import several
-    from minibert.settings import Settings, small
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    if args.resume:
-        wanted = None
-    elif args.task is None or args.train is None:
-        raise ValueError("what is to be learnt from which file? minibert finetune TASK TRAIN ...")
-    else:
-        names = [field.name for field in dataclasses.fields(Settings)]
-        wanted = Settings(**{name: getattr(args, name) for name in names})
-        if args.recipe == "small":
-            from minibert.data import read
-            from minibert.recipe import TASKS, width
-
-            examples = read(wanted.train, TASKS[wanted.task].roles, wanted.columns)
-            wanted = small(wanted, len(examples), width(wanted.base))
-    if args.seeds > 1 and wanted:
-        result = several(wanted, args.out, args.seeds, say=say)
-    else:
-        result = run(wanted, args.out, resume=args.resume, say=say)
-    if rank():  # under torchrun one process speaks for all
-        return
-    if args.json:
-        return print_json(result)
-    if "mean" in result:
-        spread = "" if result["sd"] is None else f" (sd {result['sd']:.4f})"
-        print(f"{result['measure']}: {result['mean']:.4f}{spread}, worst {result['worst']:.4f}")
-        for name, value in result.get("baselines", {}).items():
-            print(f"{name}: {value:.4f}")
-        if result.get("failed"):
-            print(f"{result['failed']} of {args.seeds} runs failed: no better than one class")
-        return
-    for name, after in result["after"].items():
-        before = result["before"].get(name)
-        form = ".4f" if isinstance(after, float) else "d"
-        change = "" if before is None else f"  (before: {before:{form}}, {after - before:+{form}})"
-        value = f"{after:{form}}"
-        print(f"{name:<22} {value}{change}")
-    print(f"{args.out}: the model; {args.out}/run: how it came about")
-
-
-def predict(args: argparse.Namespace) -> None:
-    """Print what a fine-tuned model says about every row of a file."""
-    from minibert.tuned import predict_file
-
-    answers = predict_file(args.model, args.file, args.columns)
-    if args.json:
-        return print_json(answers)
-    for answer in answers:
-        numbers = [f"{v:.4f}" if isinstance(v, float) else str(v) for v in answer.values()]
-        print("\t".join(numbers[-(2 if "probability" in answer else 1) :] + [next(iter(numbers))]))
-
-
-def evaluate_tuned(args: argparse.Namespace) -> None:
-    """Print how a fine-tuned model does on labelled data."""
-    from minibert.tuned import evaluate_file
-
-    measures = evaluate_file(args.model, args.data, args.columns)
-    if args.json:
-        return print_json({"model": args.model, "data": args.data, **measures})
-    for name, value in measures.items():
-        print(f"{name:<20} {value:.4f}" if isinstance(value, float) else f"{name:<20} {value}")
-
-
-def blend(args: argparse.Namespace) -> None:
-    """Mix the weights of a base model and of what was tuned from it."""
-    if not args.out and not args.data:
-        raise ValueError("--out DIR writes the mixture; --data F --keep G sweeps over alpha")
-    if bool(args.data) != bool(args.keep):
-        raise ValueError("a sweep needs both: --data (of the domain) and --keep (general pairs)")
-    from minibert.tuned import Blend, draw_sweep
-
-    mix = Blend(args.base, args.tuned)
-    rows = []
-    if args.data:
-        rows = mix.sweep(args.data, args.keep)
-        if args.svg:
-            draw_sweep(rows, args.svg)
-        if not args.json:
-            print("alpha  domain  general")
-            for row in rows:
-                print(f"{row['alpha']:5.2f}  {row['domain']:.4f}  {row['general']:.4f}")
-    if args.out:
-        mix.save(args.alpha, args.out)
-    if args.json:
-        return print_json({"alpha": args.alpha, "out": args.out, "sweep": rows})
-    if args.out:
-        print(f"{args.out}: {args.alpha:g} of {args.tuned}, the rest {args.base}")
-
-
-def bench(args: argparse.Namespace) -> None:
-    """Measure the speed of this machine, and of what else is installed on it."""
-    from minibert import bench as measure
-    from minibert.files import write_text
-
-    options = {"rounds": args.rounds, "peers": not args.alone}
-    if args.train or args.profile:
-        if args.svg or args.data:
-            raise ValueError("--svg and --data belong to encoding, not to --train")
-        result = measure.bench_training(args.model, profile=args.profile, **options)
-    else:
-        result = measure.bench(
-            args.model, data=args.data, number=args.number, threads=args.threads,
-            start=not args.no_start, say=tell, **options,
+    def verb(run: Callable, name: str, text: str, example: str, parent=group, model: bool = True):
+        sub = parent.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=f"Example: minibert {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-    if args.svg:
-        write_text(args.svg, measure.picture(result))
-    print_json(result) if args.json else print(measure.table(result))
+        sub.set_defaults(run=run, error=sub.error)
+        if model:
+            sub.add_argument("--model", default=DEFAULT_MODEL, help="directory or hub name")
+        sub.add_argument("--json", action="store_true", help="print the result as JSON")
+        return sub
+
+    measures = ("cosine", "dot", "euclidean", "manhattan")
+    sub = verb(
+        verbs.similarity,
+        "similarity",
+        "compare texts with each other",
+        'similarity "A man is playing a guitar." "Someone plays an instrument."',
+    )
+    sub.add_argument("texts", nargs="+", metavar="TEXT", help="two texts or more")
+    sub.add_argument("--measure", choices=measures, help="default: what the model was made for")
+    encoding_options(sub)
+
+    sub = verb(
+        verbs.embed,
+        "embed",
+        "write a vector for every line of a text file; a stopped run goes on where it was",
+        "embed lines.txt --out vectors.npy",
+    )
+    sub.add_argument("file", metavar="FILE", help="a UTF-8 text file, one text a line")
+    sub.add_argument("--out", required=True, metavar="FILE.npy", help="(lines, width) float32")
+    encoding_options(sub)
+
+    sub = verb(
+        verbs.search,
+        "search",
+        "find the lines of a file that are most like a query",
+        'search "how to reset a password" questions.txt -k 5',
+    )
+    sub.add_argument("query", metavar="QUERY", help="what to look for")
+    sub.add_argument("file", metavar="FILE", help="a UTF-8 text file, one text a line")
+    sub.add_argument("-k", type=int, default=5, help="how many (default 5)")
+    sub.add_argument("--vectors", metavar="FILE.npy", help="from minibert embed, to save the work")
+    encoding_options(sub)
+
+    sub = verb(
+        verbs.keysentences,
+        "keysentences",
+        "pick the sentences that stand for a text",
+        "keysentences article.txt -n 3",
+    )
+    sub.add_argument("file", metavar="FILE", help="a UTF-8 text file")
+    sub.add_argument("-n", type=int, default=3, help="how many (default 3)")
+    sub.add_argument(
+        "--method",
+        choices=("centrality", "mmr"),
+        default="centrality",
+        help="nearest to all the others, or that with less repetition",
+    )
+    sub.add_argument("--diversity", type=float, default=0.3, help="for mmr: 0 to 1 (default 0.3)")
+    sub.add_argument("--lines", action="store_true", help="each line is one sentence")
+    encoding_options(sub)
+
+    what = group.add_parser("evaluate", help="measure a model on labelled data").add_subparsers(
+        metavar="WHAT", required=True
+    )
+    sub = verb(
+        verbs.evaluate_similarity,
+        "similarity",
+        "rank correlation of the similarities of pairs with human scores",
+        "evaluate similarity --data stsb/test.csv",
+        parent=what,
+    )
+    sub.add_argument(
+        "--data",
+        required=True,
+        metavar="FILE",
+        help="csv, tsv or jsonl with two texts and a score, or hub:OWNER/NAME/FILE",
+    )
+    sub.add_argument("--measure", choices=measures, help="default: what the model was made for")
+    encoding_options(sub)
+
+    sub = verb(
+        verbs.evaluate_tuned,
+        "classify",
+        "accuracy and the other measures of what `minibert finetune` has written, of any task",
+        "evaluate classify --model my-model --data test.tsv",
+        parent=what,
+    )
+    sub.add_argument("--data", required=True, metavar="FILE", help="csv, tsv or jsonl")
+    sub.add_argument("--columns", nargs="+", action=Columns, metavar="ROLE=COLUMN")
+
+    sub = verb(
+        verbs.finetune,
+        "finetune",
+        "train a model on a file; the result opens in transformers and sentence-transformers",
+        "finetune classify train.tsv --dev dev.tsv --recipe small --out my-model",
+        model=False,
+    )
+    from minibert.settings import TASKS
+
+    sub.add_argument("task", nargs="?", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
+    sub.add_argument("train", nargs="?", metavar="TRAIN", help="csv, tsv, jsonl or txt")
+    sub.add_argument("--out", required=True, metavar="DIR", help="where the result goes")
+    sub.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    sub.set_defaults(after_interrupt="; a run that had begun goes on with --resume")
+    sub.add_argument("--recipe", choices=("plain", "small"), default="plain",
+                     help="small: for some hundred examples")
+    sub.add_argument("--seeds", type=int, default=1, help="so many runs: mean, sd, worst, failed")
+    sub.add_argument("--columns", nargs="+", action=Columns, metavar="ROLE=COLUMN",
+                     help="which column is what, if the names do not tell")
+    sub.add_argument("--scale", nargs=2, type=float, metavar=("LOW", "HIGH"), help="of the scores")
+    settings_options(sub)
+
+    sub = verb(
+        verbs.predict,
+        "predict",
+        "ask a fine-tuned model about every row of a file",
+        "predict questions.txt --model my-model",
+    )
+    sub.add_argument("file", metavar="FILE", help="txt (a text a line), csv, tsv or jsonl")
+    sub.add_argument("--columns", nargs="+", action=Columns, metavar="ROLE=COLUMN")
+
+    sub = verb(
+        verbs.blend,
+        "blend",
+        "average the weights of a model and of what was tuned from it",
+        "blend all-MiniLM-L6-v2 my-model --alpha 0.5 --out half-way",
+        model=False,
+    )
+    sub.add_argument("base", metavar="BASE")
+    sub.add_argument("tuned", metavar="TUNED")
+    sub.add_argument("--alpha", type=float, default=0.5, help="share of TUNED (default 0.5)")
+    sub.add_argument("--out", metavar="DIR", help="write the mixture there")
+    sub.add_argument("--data", metavar="FILE", help="sweep alpha from 0 to 1: domain data ...")
+    sub.add_argument("--keep", metavar="FILE", help="... and general scored pairs")
+    sub.add_argument("--svg", metavar="FILE.svg", help="draw the two curves of the sweep")
+
+    sub = verb(
+        verbs.download,
+        "download",
+        "fetch a model and verify it",
+        "download all-MiniLM-L6-v2",
+        model=False,
+    )
+    sub.add_argument("name", nargs="?", default=DEFAULT_MODEL, metavar="NAME", help="a hub name")
+    sub.add_argument("--revision", help="a commit, tag or branch; default: pinned where known")
+
+    sub = verb(
+        verbs.inspect,
+        "inspect",
+        "list the tensors of a model",
+        "inspect all-MiniLM-L6-v2",
+        model=False,
+    )
+    sub.add_argument("model", nargs="?", default=DEFAULT_MODEL, metavar="MODEL")
+
+    sub = verb(
+        verbs.fill_mask,
+        "fill-mask",
+        "guess the words behind [MASK]",
+        'fill-mask "Paris is the [MASK] of France." --model google-bert/bert-base-uncased',
+    )
+    sub.add_argument("text", metavar="TEXT", help="a text with [MASK] in it")
+    sub.add_argument("-k", type=int, default=5, help="how many words (default 5)")
+
+    sub = verb(
+        verbs.trace,
+        "trace",
+        "write every intermediate tensor of a forward pass",
+        'trace "Hello world." --out trace.safetensors',
+    )
+    sub.add_argument("texts", nargs="+", metavar="TEXT", help="a batch of texts")
+    sub.add_argument("--out", required=True, metavar="FILE.safetensors")
+
+    sub = verb(
+        verbs.explore,
+        "explore",
+        "write one page to look inside: what every head attends to and, for two texts, what their "
+        "similarity is made of",
+        'explore "The bank raised its rates." "She sat on the river bank." --out page.html\n\n'
+        "Open the page in a browser; it needs no network. It shows\n"
+        "  all layers and heads at a glance, one of them large, the probabilities as numbers\n"
+        "  what becomes of the cosine when one head or one token is masked\n"
+        "  what each pair of tokens adds to the cosine (all pairs add up to it)\n"
+        "The same numbers: --json; every tensor: minibert trace; the code: minibert show attention",
+    )
+    sub.add_argument("texts", nargs="+", metavar="TEXT", help="one text, or two to compare")
+    sub.add_argument("--out", required=True, metavar="PAGE.html", help="the page to write")
+
+    sub = verb(
+        verbs.parity,
+        "parity",
+        "check this installation, a dump, or your own code against the reference, stage by stage",
+        "parity --replace attention=my_attention.py:MyAttention\n"
+        "         minibert parity                      this installation against the golden files\n"
+        "         minibert parity --model DIR          any weights, against transformers\n"
+        "         minibert parity mine.npz --trace trace.safetensors --names names.json\n\n"
+        "what can be replaced, and how it is called:\n"
+        "  embeddings    Class(config)(input_ids, token_type_ids) -> (B, T, H)\n"
+        "  attention     Class(config)(hidden, mask) -> (B, T, H); mask (B, 1, 1, T) to be added\n"
+        "  feed_forward  Class(config)(hidden) -> (B, T, H)\n"
+        "  layer         Class(config)(hidden, mask) -> (B, T, H)\n"
+        "  pooler        Class(config)(hidden) -> (B, H)\n"
+        "  pooling       function(hidden, attention_mask) -> (B, H)\n"
+        "  loss          function(logits, labels) -> one number; labels of -100 do not count\n"
+        "  optimizer     Class(parameters, lr, betas, eps, weight_decay) with step()",
+        model=False,
+    )
+    sub.add_argument("dump", nargs="?", metavar="DUMP", help=".safetensors or .npz to compare")
+    sub.add_argument(
+        "--replace", action="append", default=[], metavar="KIND=FILE.py:NAME",
+        help="put your class or function in place of ours (may be repeated)",
+    )
+    sub.add_argument("--model", help="directory or hub name: weights to check, or to check with")
+    sub.add_argument("--trace", metavar="FILE", help="the inputs: a file from minibert trace")
+    sub.add_argument("--names", metavar="FILE.json", help='{"your name": "our name"}')
+    sub.add_argument("--goldens", metavar="DIR", help="other golden files")
+    sub.add_argument("--singles", action="store_true", help="do not try pairs of mistakes")
+    sub.add_argument("--html", metavar="FILE", help="write the report as one HTML page too")
+
+    sub = verb(
+        verbs.bench,
+        "bench",
+        "measure how fast encoding, training and a cold start are on this machine",
+        "bench --svg speed.svg\n"
+        "         minibert bench --data my-texts.txt --no-start     your own texts, one a line\n"
+        "         minibert bench --train --profile                  where a training step goes\n\n"
+        "All take part in every round, one after the other; a ratio is the median of those\n"
+        "inside the rounds, so it holds on a machine that others use too. \"float32 : it\" says\n"
+        "how many times as fast as it minibert is. Beside minibert runs what is installed of\n"
+        "sentence-transformers, transformers, onnxruntime (with onnx), openvino, ctranslate2.",
+    )
+    sub.add_argument("--data", metavar="FILE", help="texts, one a line (default: made-up ones)")
+    sub.add_argument("--number", type=int, default=500, help="of short texts (default 500)")
+    sub.add_argument("--rounds", type=int, default=5, help="the more, the surer (default 5)")
+    sub.add_argument("--threads", type=int, help="of everyone (default: as torch has them)")
+    sub.add_argument("--alone", action="store_true", help="minibert only")
+    sub.add_argument("--no-start", action="store_true", help="no cold starts")
+    sub.add_argument("--train", action="store_true", help="training steps instead of encoding")
+    sub.add_argument("--profile", action="store_true", help="the same, and where the time goes")
+    sub.add_argument("--svg", metavar="FILE.svg", help="draw it")
+
+    sub = verb(
+        verbs.explain, "explain", "show what the tokenizer does to a text", 'explain "Café déjà-vu"'
+    )
+    sub.add_argument("text", metavar="TEXT")
+
+    sub = verb(
+        verbs.show,
+        "show",
+        "print the source to read on a topic",
+        "show attention",
+        model=False,
+    )
+    topics = verbs.SHOW
+    sub.add_argument("topic", nargs="?", choices=topics, metavar="TOPIC", help=", ".join(topics))
+
+    sub = verb(
+        verbs.check,
+        "check",
+        "judge an exercise: a file, a submission (all DIR) or a class (all DIR of directories)",
+        "check attention --start attention.py, then: minibert check attention attention.py",
+        model=False,
+    )
+    sub.add_argument("exercise", nargs="?", metavar="EXERCISE", help="a name, or all; none: a list")
+    sub.add_argument("path", nargs="?", metavar="FILE", help="to be judged; for all a directory")
+    sub.add_argument("--start", metavar="FILE", help="write the file to start from")
+    sub.add_argument("--hint", type=int, choices=(1, 2, 3), help="a hint, more concrete each time")
+    sub.add_argument("--csv", action="store_true", help="for all: the table as csv")
+    sub.add_argument("--seed", type=int, default=0, help="other inputs (default 0)")
+    sub.add_argument("--seconds", type=float, default=10, help="time for a file (default 10)")
+    sub.add_argument("--memory", type=int, default=2000, help="megabytes for a file (default 2000)")
+    return parser
 
 
-# ----------------------------------------------------------------------------------- helpers
-
-
-def long_option(parser: argparse.ArgumentParser) -> None:
-    """The option that says what happens to long texts."""
+def encoding_options(parser: argparse.ArgumentParser) -> None:
+    """What all verbs that encode texts can be told."""
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "int8"),
+        help="int8: on a CPU some times as fast, vectors a little off (default: as saved)",
+    )
     parser.add_argument(
         "--on-long",
         choices=("warn", "error", "window"),
         default="warn",
         help="texts too long for the model: cut and count, stop, or average over windows",
     )
-
-
-def in_options(message: object) -> str:
-    """A message of the package in the words of the command line."""
-    return str(message).replace('on_long="window"', "--on-long window")
 
 
 def settings_options(parser: argparse.ArgumentParser) -> None:
@@ -550,324 +358,9 @@ class Columns(argparse.Action):
         setattr(args, self.dest, dict(value.split("=", 1) for value in values))
 
 
-def load_encoder(args: argparse.Namespace):
-    """The sentence encoder that the arguments name."""
-    from minibert.sentence_encoder import SentenceEncoder
-
-    return SentenceEncoder.from_pretrained(args.model, precision=getattr(args, "precision", None))
-
-
-def load_model(directory: Path):
-    """The model of a directory, in the class that its config names."""
-    from minibert import heads
-    from minibert.config import BertConfig
-    from minibert.model import BertModel
-
-    names = BertConfig.from_pretrained(directory).extra.get("architectures") or ["BertModel"]
-    return getattr(heads, str(names[0]), BertModel).from_pretrained(directory)
-
-
-def tell(text: str) -> None:
-    """Say something that is not the result."""
-    print(text, file=sys.stderr)
-
-
-def print_json(value: object) -> None:
-    """Print a value as JSON."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def shorten(text: str, width: int) -> str:
-    """Cut a text for a table, with an ellipsis."""
-    text = " ".join(text.split())
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
-# -------------------------------------------------------------------------------- arguments
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The verbs and their arguments."""
-    parser = argparse.ArgumentParser(
-        prog="minibert",
-        description="BERT written by hand: compare, embed and search texts, look inside, and check "
-        "every number against the official model.",
-        epilog="minibert VERB --help explains a verb. The model is a directory, or a name on the "
-        f"Hugging Face hub; without --model it is {DEFAULT_MODEL}.",
-    )
-    verbs = parser.add_subparsers(metavar="VERB", required=True)
-
-    def verb(run: Callable, name: str, text: str, example: str, parent=verbs, model: bool = True):
-        sub = parent.add_parser(
-            name,
-            help=text,
-            description=text[0].upper() + text[1:] + ".",
-            epilog=f"Example: minibert {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        sub.set_defaults(run=run, error=sub.error)
-        if model:
-            sub.add_argument("--model", default=DEFAULT_MODEL, help="directory or hub name")
-        if run in (embed, search, evaluate_similarity):
-            sub.add_argument(
-                "--precision",
-                choices=("float32", "int8"),
-                help="int8: on a CPU some times as fast, vectors a little off (default: as saved)",
-            )
-        sub.add_argument("--json", action="store_true", help="print the result as JSON")
-        return sub
-
-    measures = ("cosine", "dot", "euclidean", "manhattan")
-    sub = verb(
-        similarity,
-        "similarity",
-        "compare texts with each other",
-        'similarity "A man is playing a guitar." "Someone plays an instrument."',
-    )
-    sub.add_argument("texts", nargs="+", metavar="TEXT", help="two texts or more")
-    sub.add_argument("--measure", choices=measures, help="default: what the model was made for")
-    long_option(sub)
-
-    sub = verb(
-        embed,
-        "embed",
-        "write a vector for every line of a text file; a stopped run goes on where it was",
-        "embed lines.txt --out vectors.npy",
-    )
-    sub.add_argument("file", metavar="FILE", help="a UTF-8 text file, one text a line")
-    sub.add_argument("--out", required=True, metavar="FILE.npy", help="(lines, width) float32")
-    long_option(sub)
-
-    sub = verb(
-        search,
-        "search",
-        "find the lines of a file that are most like a query",
-        'search "how to reset a password" questions.txt -k 5',
-    )
-    sub.add_argument("query", metavar="QUERY", help="what to look for")
-    sub.add_argument("file", metavar="FILE", help="a UTF-8 text file, one text a line")
-    sub.add_argument("-k", type=int, default=5, help="how many (default 5)")
-    sub.add_argument("--vectors", metavar="FILE.npy", help="from minibert embed, to save the work")
-    long_option(sub)
-
-    sub = verb(
-        keysentences,
-        "keysentences",
-        "pick the sentences that stand for a text",
-        "keysentences article.txt -n 3",
-    )
-    sub.add_argument("file", metavar="FILE", help="a UTF-8 text file")
-    sub.add_argument("-n", type=int, default=3, help="how many (default 3)")
-    sub.add_argument(
-        "--method",
-        choices=("centrality", "mmr"),
-        default="centrality",
-        help="nearest to all the others, or that with less repetition",
-    )
-    sub.add_argument("--diversity", type=float, default=0.3, help="for mmr: 0 to 1 (default 0.3)")
-    sub.add_argument("--lines", action="store_true", help="each line is one sentence")
-    long_option(sub)
-
-    what = verbs.add_parser("evaluate", help="measure a model on labelled data").add_subparsers(
-        metavar="WHAT", required=True
-    )
-    sub = verb(
-        evaluate_similarity,
-        "similarity",
-        "rank correlation of the similarities of pairs with human scores",
-        "evaluate similarity --data stsb/test.csv",
-        parent=what,
-    )
-    sub.add_argument(
-        "--data",
-        required=True,
-        metavar="FILE",
-        help="csv, tsv or jsonl with two texts and a score, or hub:OWNER/NAME/FILE",
-    )
-    sub.add_argument("--measure", choices=measures, help="default: what the model was made for")
-    long_option(sub)
-
-    sub = verb(
-        evaluate_tuned,
-        "classify",
-        "accuracy and the other measures of what `minibert finetune` has written, of any task",
-        "evaluate classify --model my-model --data test.tsv",
-        parent=what,
-    )
-    sub.add_argument("--data", required=True, metavar="FILE", help="csv, tsv or jsonl")
-    sub.add_argument("--columns", nargs="+", action=Columns, metavar="ROLE=COLUMN")
-
-    sub = verb(
-        finetune,
-        "finetune",
-        "train a model on a file; the result opens in transformers and sentence-transformers",
-        "finetune classify train.tsv --dev dev.tsv --recipe small --out my-model",
-        model=False,
-    )
-    from minibert.settings import TASKS
-
-    sub.add_argument("task", nargs="?", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
-    sub.add_argument("train", nargs="?", metavar="TRAIN", help="csv, tsv, jsonl or txt")
-    sub.add_argument("--out", required=True, metavar="DIR", help="where the result goes")
-    sub.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    sub.set_defaults(after_interrupt="; a run that had begun goes on with --resume")
-    sub.add_argument("--recipe", choices=("plain", "small"), default="plain",
-                     help="small: for some hundred examples")
-    sub.add_argument("--seeds", type=int, default=1, help="so many runs: mean, sd, worst, failed")
-    sub.add_argument("--columns", nargs="+", action=Columns, metavar="ROLE=COLUMN",
-                     help="which column is what, if the names do not tell")
-    sub.add_argument("--scale", nargs=2, type=float, metavar=("LOW", "HIGH"), help="of the scores")
-    settings_options(sub)
-
-    sub = verb(
-        predict,
-        "predict",
-        "ask a fine-tuned model about every row of a file",
-        "predict questions.txt --model my-model",
-    )
-    sub.add_argument("file", metavar="FILE", help="txt (a text a line), csv, tsv or jsonl")
-    sub.add_argument("--columns", nargs="+", action=Columns, metavar="ROLE=COLUMN")
-
-    sub = verb(
-        blend,
-        "blend",
-        "average the weights of a model and of what was tuned from it",
-        "blend all-MiniLM-L6-v2 my-model --alpha 0.5 --out half-way",
-        model=False,
-    )
-    sub.add_argument("base", metavar="BASE")
-    sub.add_argument("tuned", metavar="TUNED")
-    sub.add_argument("--alpha", type=float, default=0.5, help="share of TUNED (default 0.5)")
-    sub.add_argument("--out", metavar="DIR", help="write the mixture there")
-    sub.add_argument("--data", metavar="FILE", help="sweep alpha from 0 to 1: domain data ...")
-    sub.add_argument("--keep", metavar="FILE", help="... and general scored pairs")
-    sub.add_argument("--svg", metavar="FILE.svg", help="draw the two curves of the sweep")
-
-    sub = verb(
-        download,
-        "download",
-        "fetch a model and verify it",
-        "download all-MiniLM-L6-v2",
-        model=False,
-    )
-    sub.add_argument("name", nargs="?", default=DEFAULT_MODEL, metavar="NAME", help="a hub name")
-    sub.add_argument("--revision", help="a commit, tag or branch; default: pinned where known")
-
-    sub = verb(
-        inspect, "inspect", "list the tensors of a model", "inspect all-MiniLM-L6-v2", model=False
-    )
-    sub.add_argument("model", nargs="?", default=DEFAULT_MODEL, metavar="MODEL")
-
-    sub = verb(
-        fill_mask,
-        "fill-mask",
-        "guess the words behind [MASK]",
-        'fill-mask "Paris is the [MASK] of France." --model google-bert/bert-base-uncased',
-    )
-    sub.add_argument("text", metavar="TEXT", help="a text with [MASK] in it")
-    sub.add_argument("-k", type=int, default=5, help="how many words (default 5)")
-
-    sub = verb(
-        trace,
-        "trace",
-        "write every intermediate tensor of a forward pass",
-        'trace "Hello world." --out trace.safetensors',
-    )
-    sub.add_argument("texts", nargs="+", metavar="TEXT", help="a batch of texts")
-    sub.add_argument("--out", required=True, metavar="FILE.safetensors")
-
-    sub = verb(
-        explore,
-        "explore",
-        "write one page to look inside: what every head attends to and, for two texts, what their "
-        "similarity is made of",
-        'explore "The bank raised its rates." "She sat on the river bank." --out page.html\n\n'
-        "Open the page in a browser; it needs no network. It shows\n"
-        "  all layers and heads at a glance, one of them large, the probabilities as numbers\n"
-        "  what becomes of the cosine when one head or one token is masked\n"
-        "  what each pair of tokens adds to the cosine (all pairs add up to it)\n"
-        "The same numbers: --json; every tensor: minibert trace; the code: minibert show attention",
-    )
-    sub.add_argument("texts", nargs="+", metavar="TEXT", help="one text, or two to compare")
-    sub.add_argument("--out", required=True, metavar="PAGE.html", help="the page to write")
-
-    sub = verb(
-        parity,
-        "parity",
-        "check this installation, a dump, or your own code against the reference, stage by stage",
-        "parity --replace attention=my_attention.py:MyAttention\n"
-        "         minibert parity                      this installation against the golden files\n"
-        "         minibert parity --model DIR          any weights, against transformers\n"
-        "         minibert parity mine.npz --trace trace.safetensors --names names.json\n\n"
-        "what can be replaced, and how it is called:\n"
-        "  embeddings    Class(config)(input_ids, token_type_ids) -> (B, T, H)\n"
-        "  attention     Class(config)(hidden, mask) -> (B, T, H); mask (B, 1, 1, T) to be added\n"
-        "  feed_forward  Class(config)(hidden) -> (B, T, H)\n"
-        "  layer         Class(config)(hidden, mask) -> (B, T, H)\n"
-        "  pooler        Class(config)(hidden) -> (B, H)\n"
-        "  pooling       function(hidden, attention_mask) -> (B, H)\n"
-        "  loss          function(logits, labels) -> one number; labels of -100 do not count\n"
-        "  optimizer     Class(parameters, lr, betas, eps, weight_decay) with step()",
-        model=False,
-    )
-    sub.add_argument("dump", nargs="?", metavar="DUMP", help=".safetensors or .npz to compare")
-    sub.add_argument(
-        "--replace", action="append", default=[], metavar="KIND=FILE.py:NAME",
-        help="put your class or function in place of ours (may be repeated)",
-    )
-    sub.add_argument("--model", help="directory or hub name: weights to check, or to check with")
-    sub.add_argument("--trace", metavar="FILE", help="the inputs: a file from minibert trace")
-    sub.add_argument("--names", metavar="FILE.json", help='{"your name": "our name"}')
-    sub.add_argument("--goldens", metavar="DIR", help="other golden files")
-    sub.add_argument("--singles", action="store_true", help="do not try pairs of mistakes")
-    sub.add_argument("--html", metavar="FILE", help="write the report as one HTML page too")
-
-    sub = verb(
-        bench,
-        "bench",
-        "measure how fast encoding, training and a cold start are on this machine",
-        "bench --svg speed.svg\n"
-        "         minibert bench --data my-texts.txt --no-start     your own texts, one a line\n"
-        "         minibert bench --train --profile                  where a training step goes\n\n"
-        "All take part in every round, one after the other; a ratio is the median of those\n"
-        "inside the rounds, so it holds on a machine that others use too. \"float32 : it\" says\n"
-        "how many times as fast as it minibert is. Beside minibert runs what is installed of\n"
-        "sentence-transformers, transformers, onnxruntime (with onnx), openvino, ctranslate2.",
-    )
-    sub.add_argument("--data", metavar="FILE", help="texts, one a line (default: made-up ones)")
-    sub.add_argument("--number", type=int, default=500, help="of short texts (default 500)")
-    sub.add_argument("--rounds", type=int, default=5, help="the more, the surer (default 5)")
-    sub.add_argument("--threads", type=int, help="of everyone (default: as torch has them)")
-    sub.add_argument("--alone", action="store_true", help="minibert only")
-    sub.add_argument("--no-start", action="store_true", help="no cold starts")
-    sub.add_argument("--train", action="store_true", help="training steps instead of encoding")
-    sub.add_argument("--profile", action="store_true", help="the same, and where the time goes")
-    sub.add_argument("--svg", metavar="FILE.svg", help="draw it")
-
-    sub = verb(
-        explain, "explain", "show what the tokenizer does to a text", 'explain "Café déjà-vu"'
-    )
-    sub.add_argument("text", metavar="TEXT")
-
-    sub = verb(show, "show", "print the source to read on a topic", "show attention", model=False)
-    sub.add_argument("topic", nargs="?", choices=SHOW, metavar="TOPIC", help=", ".join(SHOW))
-
-    sub = verb(
-        check,
-        "check",
-        "judge an exercise: a file, a submission (all DIR) or a class (all DIR of directories)",
-        "check attention --start attention.py, then: minibert check attention attention.py",
-        model=False,
-    )
-    sub.add_argument("exercise", nargs="?", metavar="EXERCISE", help="a name, or all; none: a list")
-    sub.add_argument("path", nargs="?", metavar="FILE", help="to be judged; for all a directory")
-    sub.add_argument("--start", metavar="FILE", help="write the file to start from")
-    sub.add_argument("--hint", type=int, choices=(1, 2, 3), help="a hint, more concrete each time")
-    sub.add_argument("--csv", action="store_true", help="for all: the table as csv")
-    sub.add_argument("--seed", type=int, default=0, help="other inputs (default 0)")
-    sub.add_argument("--seconds", type=float, default=10, help="time for a file (default 10)")
-    sub.add_argument("--memory", type=int, default=2000, help="megabytes for a file (default 2000)")
-    return parser
+def in_options(message: object) -> str:
+    """A message of the package in the words of the command line."""
+    return str(message).replace('on_long="window"', "--on-long window")
 
 
 def main(argv: list[str] | None = None) -> int:

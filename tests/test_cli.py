@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_sentence_encoder import WORDS, tiny  # noqa: F401  (tiny is a fixture)
 
-from minibert import cli
+from minibert import cli, verbs
 from minibert.config import BertConfig
 from minibert.heads import BertForMaskedLM
 from minibert.tokenizer import BertTokenizer
@@ -215,13 +215,13 @@ def test_explain(capsys, model):
 
 
 def test_show_prints_the_source(capsys):
-    for topic, (_, name) in cli.SHOW.items():
+    for topic, (_, name) in verbs.SHOW.items():
         status, out, _ = run(capsys, "show", topic)
         assert status == 0, topic
         assert (name or "from __future__") in out, topic
     assert "softmax" in run(capsys, "show", "attention")[1].lower()
     status, out, _ = run(capsys, "show")
-    assert [line.split()[0] for line in out.splitlines()] == list(cli.SHOW)
+    assert [line.split()[0] for line in out.splitlines()] == list(verbs.SHOW)
     assert run(capsys, "show", "nonsense")[0] == 2
 
 

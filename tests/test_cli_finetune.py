@@ -95,3 +95,11 @@ def test_the_loop_fits_one_screen(capsys):
     lines = out.rstrip().splitlines()
     assert lines[0].startswith("def loop(") and len(lines) <= 50
     assert max(map(len, lines)) <= 100
+
+
+def test_a_run_that_diverges_says_so_and_fails(world, tmp_path, capsys):
+    words = ["finetune", "classify", world / "train.tsv", "--dev", world / "dev.tsv", "--base",
+             world / "base", "--lr", 1e30, "--out", tmp_path / "model"]  # fmt: skip
+    assert main([str(word) for word in words]) == 1
+    err = capsys.readouterr().err
+    assert "minibert: step" in err and "a lower learning rate" in err
