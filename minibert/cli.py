@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from minibert import verbs
+from minibert import __version__, verbs
 from minibert.hub import DEFAULT_MODEL
 
 
@@ -24,7 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="minibert VERB --help explains a verb. The model is a directory, or a name on the "
         f"Hugging Face hub; without --model it is {DEFAULT_MODEL}.",
     )
-    group = parser.add_subparsers(metavar="VERB", required=True)
+    parser.add_argument("--version", action="version", version=f"minibert {__version__}")
+    group = parser.add_subparsers(metavar="VERB")
 
     def verb(run: Callable, name: str, text: str, example: str, parent=group, model: bool = True):
         sub = parent.add_parser(
@@ -135,7 +136,8 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--resume", action="store_true", help="go on with the run in --out")
     sub.set_defaults(after_interrupt="; a run that had begun goes on with --resume")
     sub.add_argument("--recipe", choices=("plain", "small"), default="plain",
-                     help="small: for some hundred examples")
+                     help="small: for some hundred examples: at least 200 steps, a higher rate, "
+                     "and below a new head a fresh pooler")
     sub.add_argument("--seeds", type=int, default=1, help="so many runs: mean, sd, worst, failed")
     sub.add_argument("--columns", nargs="+", action=Columns, metavar="ROLE=COLUMN",
                      help="which column is what, if the names do not tell")
@@ -309,7 +311,8 @@ def encoding_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         choices=("float32", "int8"),
-        help="int8: on a CPU some times as fast, vectors a little off (default: as saved)",
+        help="of the weights; int8 is two to three times as fast on a CPU with VNNI, and vectors, "
+        "float32 in any case, are a little off (default: as saved)",
     )
     parser.add_argument(
         "--on-long",
@@ -323,23 +326,26 @@ def settings_options(parser: argparse.ArgumentParser) -> None:
     """An option for every setting of a fine-tuning, with its help and its default."""
     import dataclasses
 
-    from minibert.settings import CHOICES, Settings
+    from minibert.settings import CHOICES, FILES, GROUPS, Settings
 
     kinds = {"int": int, "float": float}
     for field in dataclasses.fields(Settings):
         if "help" not in field.metadata:
             continue
+        if field.name in GROUPS:
+            group = parser.add_argument_group(GROUPS[field.name])
         option = "--" + field.name.replace("_", "-")
         text = field.metadata["help"]
         if field.type == "bool":
-            parser.add_argument(option, action="store_true", help=text)
+            group.add_argument(option, action="store_true", help=text)
             continue
         kind = number_or_word if field.name == "freeze" else kinds.get(field.type.split()[0], str)
         text += "" if field.default is None else f" (default {field.default})"
         choices = [name for name in CHOICES.get(field.name, ()) if name] or None
-        parser.add_argument(
+        shown = "FILE" if field.name in FILES else field.type.split()[0].upper()
+        group.add_argument(
             option, type=kind, default=field.default, choices=choices, help=text,
-            metavar=None if choices else field.type.split()[0].upper(),
+            metavar=None if choices else shown,
         )
 
 
@@ -368,7 +374,11 @@ def main(argv: list[str] | None = None) -> int:
     warnings.showwarning = lambda message, *rest: print(
         f"warning: {in_options(message)}", file=sys.stderr
     )
-    args, unknown = build_parser().parse_known_args(argv)
+    parser = build_parser()
+    args, unknown = parser.parse_known_args(argv)
+    if "run" not in args:
+        parser.print_help()
+        return 2
     if unknown:  # said by the verb, which then shows its own options
         args.error(f"unknown: {' '.join(unknown)}")
     try:

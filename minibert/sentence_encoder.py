@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -115,11 +115,24 @@ class SentenceEncoder:
         """Where the model is."""
         return self.model.embeddings.word.weight.device
 
+    def __repr__(self) -> str:
+        """What it is, in a line."""
+        return (
+            f"SentenceEncoder({type(self.model).__name__}, {self.dimension} numbers a text, "
+            f"pooling {' + '.join(self.pooling)}, {'' if self.normalize else 'not '}normalised, "
+            f"up to {self.max_length} tokens, on {self.device})"
+        )
+
+    def to(self, device: str | torch.device) -> SentenceEncoder:
+        """Move the model to a device, in place; ``"auto"`` = cuda, then mps, then cpu."""
+        self.model.to(best_device(device))
+        return self
+
     # ------------------------------------------------------------------------------- encode
 
     def encode(
         self,
-        texts: str | Sequence[str],
+        texts: str | Iterable[str],
         *,
         batch_size: int | None = None,
         batch_tokens: int = BATCH_TOKENS,
@@ -137,7 +150,7 @@ class SentenceEncoder:
         other texts (2e-6 in float32).
 
         Args:
-            texts: a text, or a sequence of texts.
+            texts: a text, or texts; for more than the memory holds see `stream`.
             batch_size: at most so many texts in a batch; None = as ``batch_tokens`` allows.
             batch_tokens: at most so many tokens in a batch, padding included.
             on_long: what to do with a text of more than ``max_length`` tokens: ``"warn"`` cuts it
@@ -167,9 +180,10 @@ class SentenceEncoder:
             return one[0]
         if on_long not in ("warn", "error", "window"):
             raise ValueError(f'on_long is {on_long!r}; "warn", "error" or "window" is allowed')
-        if not isinstance(texts, Iterable):
+        if isinstance(texts, bytes | Mapping) or not isinstance(texts, Iterable):
             raise TypeError(f"encode takes a text or texts (str), not a {type(texts).__name__}")
-        rows, owners = self.rows(list(texts), self.prompt(prompt, prompt_name), on_long)
+        texts = list(texts)
+        rows, owners = self.rows(texts, self.prompt(prompt, prompt_name), on_long)
         lengths = [len(row) for row in rows]
         if self.device.type == "cpu" and batch_tokens > SMALL_BATCH:  # give every worker its share
             workers = torch.get_num_threads()
@@ -508,12 +522,19 @@ def load_model(
 
 
 def best_device(device: str | torch.device) -> torch.device:
-    """``"auto"`` = cuda, then mps, then cpu; anything else as it is."""
-    if device != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """``"auto"`` = cuda, then mps, then cpu; anything else as it is.
+
+    Raises:
+        ValueError: a device that torch does not find here.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    found = [name for name in there if there[name]] + ["cpu"]
+    if device == "auto":
+        return torch.device(found[0])
+    device = torch.device(device)
+    if not there.get(device.type, True):
+        raise ValueError(f"device {str(device)!r}: torch finds {' and '.join(found)} here")
+    return device
 
 
 def read_if_there(path: Path) -> dict:

@@ -20,6 +20,14 @@ CHOICES = {
     "objective": ("cosine", "cosent"),
     "class_weights": (None, "balanced"),
 }
+# For the help of the command line: the field that begins each group.
+GROUPS = {
+    "dev": "data and what is learnt",
+    "epochs": "how long, how fast",
+    "freeze": "how much of the model may change",
+    "device": "the machine",
+}
+FILES = ("dev", "test", "keep", "replay")
 
 
 def setting(default: Any, text: str) -> Any:

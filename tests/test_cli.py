@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from test_sentence_encoder import WORDS, tiny  # noqa: F401  (tiny is a fixture)
 
+import minibert
 from minibert import cli, verbs
 from minibert.config import BertConfig
 from minibert.heads import BertForMaskedLM
+from minibert.settings import GROUPS
 from minibert.tokenizer import BertTokenizer
 
 
@@ -279,3 +281,18 @@ def test_advice_on_long_texts_is_an_option_of_the_verb(capsys, model, tmp_path, 
     assert status == 2 and "shorten them, or pass --on-long window" in errors
     status, _, errors = run(capsys, *command, "--on-long", "window")
     assert status == 0 and "--on-long" not in errors
+
+
+def test_alone_it_shows_its_help_and_its_version(capsys):
+    status, out, _ = run(capsys)
+    assert status == 2 and "similarity" in out
+    status, out, _ = run(capsys, "--version")
+    assert status == 0 and out == f"minibert {minibert.__version__}\n"
+
+
+def test_settings_stand_in_groups(capsys):
+    _, out, _ = run(capsys, "finetune", "--help")
+    titles = [out.index(f"\n{title}:") for title in GROUPS.values()]
+    assert titles == sorted(titles)
+    data, pace = out[titles[0] : titles[1]], out[titles[1] : titles[2]]
+    assert "--dev FILE" in data and "--lr FLOAT" in pace

@@ -165,6 +165,10 @@ def test_the_question_to_the_machine(monkeypatch):
     monkeypatch.setattr(torch, "_int_mm", lambda a, b: product(a, b).clamp(max=32767))
     assert "is not exact" in ask()
     monkeypatch.setattr(torch, "_int_mm", lambda a, b: (a.double() @ b.double()).int())
+    monkeypatch.setattr(quantize.time, "perf_counter", None)  # nothing is timed where torch knows
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True}, raising=False)
+    assert ask() is None
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
     monkeypatch.setattr(quantize.time, "perf_counter", iter([0, 1, 1, 51, *range(99)]).__next__)
     assert "0.02 times the speed" in ask()
     monkeypatch.setattr(quantize.time, "perf_counter", iter([0, 4, 4, 5] * 9).__next__)

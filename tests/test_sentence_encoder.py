@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import re
 import warnings
 
 import numpy as np
@@ -234,6 +235,32 @@ def test_wrong_input(tiny):
         SentenceEncoder(tiny.model, BertTokenizer([*WORDS, "##y"]))
     with pytest.warns(UserWarning, match="has 31 tokens.*is the vocabulary file complete"):
         SentenceEncoder(tiny.model, BertTokenizer(WORDS[:-1]))
+
+
+def test_texts_of_every_kind(tiny):
+    """A generator, too; what would silently be something else is refused."""
+    texts = ["a b", "c"]
+    vectors = tiny.encode(texts)
+    for same in (tuple(texts), np.array(texts), (text for text in texts), dict.fromkeys(texts)):
+        if isinstance(same, dict):
+            with pytest.raises(TypeError, match="not a dict"):
+                tiny.encode(same)
+        else:
+            assert np.array_equal(tiny.encode(same), vectors)
+    with pytest.raises(TypeError, match="not a bytes"):
+        tiny.encode(b"a b")
+
+
+def test_it_says_what_it_is_and_where(tiny):
+    assert re.fullmatch(
+        r"SentenceEncoder\(BertModel, \d+ numbers a text, pooling mean, normalised, "
+        r"up to \d+ tokens, on cpu\)",
+        repr(tiny),
+    )
+    assert tiny.to("cpu") is tiny
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device 'cuda': torch finds .*cpu here"):
+            tiny.to("cuda")
 
 
 def test_nan_is_an_error_that_says_so(tiny):
