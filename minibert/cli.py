@@ -236,7 +236,19 @@ def build_parser() -> argparse.ArgumentParser:
         "  pooler        Class(config)(hidden) -> (B, H)\n"
         "  pooling       function(hidden, attention_mask) -> (B, H)\n"
         "  loss          function(logits, labels) -> one number; labels of -100 do not count\n"
-        "  optimizer     Class(parameters, lr, betas, eps, weight_decay) with step()",
+        "  optimizer     Class(parameters, lr, betas, eps, weight_decay) with step()\n\n"
+        "the weights that are copied in, so the names that a class needs (a part has .weight, and\n"
+        ".bias but for tables):\n"
+        "  embeddings    word, segment, position, norm\n"
+        "  attention     query, key, value, output\n"
+        "  feed_forward  expand, contract\n"
+        "  layer         attention.query, attention.key, attention.value, attention.output,\n"
+        "                attention_norm, feed_forward.expand, feed_forward.contract,\n"
+        "                feed_forward_norm\n"
+        "  pooler        dense\n"
+        'Other names: a class attribute, names = {"q_proj": "query"}, of modules, or of single\n'
+        'weights: {"q": "query.weight"}; or the same in a file, --names, in place of the\n'
+        "attribute. A method take_weights(weights) may do the copying itself.",
         model=False,
     )
     sub.add_argument("dump", nargs="?", metavar="DUMP", help=".safetensors or .npz to compare")

@@ -90,7 +90,8 @@ def judge(
     path = Path(solution)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is no file; write one: minibert check {name} --start {path}"
+            f"{path}: no such file (looked from {Path.cwd()}); write one: "
+            f"minibert check {name} --start {path}"
         )
     observed, stopped, printed = sandbox.run(
         exercise.name, path, seed=seed, seconds=seconds, megabytes=megabytes

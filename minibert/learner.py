@@ -32,7 +32,7 @@ from minibert.diagnosis import Diagnosis, Judge, diagnose
 from minibert.files import read_json
 from minibert.mistakes import BY_KEY
 from minibert.model import BertModel
-from minibert.parity import Report, Row, can_be_named, examine, look, our_name
+from minibert.parity import Report, Row, can_be_named, examine, look, our_name, own_run
 from minibert.probes import example, probes
 from minibert.steps import Computation
 from minibert.trace import INPUTS
@@ -59,7 +59,7 @@ def load(spec: str) -> Callable:
     if not path or not name:
         raise ValueError(f"{spec!r}; give a file and a name in it: my_attention.py:MyAttention")
     if not Path(path).exists():
-        raise FileNotFoundError(f"{path} does not exist")
+        raise missing(path)
     module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module  # dataclasses look their module up there
@@ -71,6 +71,11 @@ def load(spec: str) -> Callable:
         there = [key for key, value in vars(module).items() if callable(value)]
         raise ValueError(f"{path} has no {name!r}; it has {', '.join(there) or 'nothing to call'}")
     return getattr(module, name)
+
+
+def missing(path: str | os.PathLike) -> FileNotFoundError:
+    """The error for a file that is not there."""
+    return FileNotFoundError(f"{path}: no such file (looked from {Path.cwd()})")
 
 
 def blame(error: Exception, path: str | None = None) -> str:
@@ -93,34 +98,49 @@ def copy_weights(
 
     Raises:
         ValueError: parameters that have no weight, weights that have no parameter, other shapes;
-            all of them listed.
+            all of them named.
     """
     with torch.no_grad():
         if hasattr(module, "take_weights"):
             return module.take_weights(dict(weights))
         names = names or getattr(module, "names", None) or {}
-        wrong, used = [], set()
-        for name, parameter in module.named_parameters():
+        parameters, shapes, used = dict(module.named_parameters()), [], {}
+        for name, parameter in parameters.items():
             ours = names.get(name, name)
             for theirs, own in names.items():  # a whole submodule: "W_q" -> "query"
                 if name.startswith(theirs + "."):
                     ours = own + name[len(theirs):]
-            used.add(ours)
-            if ours not in weights:
-                wrong.append(f"{name}: we have no weight called {ours}")
-            elif parameter.shape != weights[ours].shape:
-                wrong.append(
-                    f"{name} is {tuple(parameter.shape)}, {ours} is {tuple(weights[ours].shape)}"
+            used[ours] = name
+            if ours in weights and parameter.shape != weights[ours].shape:
+                shapes.append(
+                    f"{name} is {tuple(parameter.shape)}, ours is {tuple(weights[ours].shape)}"
                 )
-            else:
+            elif ours in weights:
                 parameter.copy_(weights[ours])
-        wrong += [f"nothing takes {name}" for name in weights if name not in used]
+    lacking = in_short([name for name in weights if name not in used], weights)
+    unknown = in_short([name for ours, name in used.items() if ours not in weights], parameters)
+    wrong = [f"it has nothing called {lacking}"] if lacking else []
+    wrong += [f"it has {unknown}" + ("" if lacking else ", which we have not")] if unknown else []
+    wrong += shapes[:3]
+    wrong += [f"{len(shapes) - 3} more of another shape"] if len(shapes) > 3 else []
     if wrong:
+        example = unknown.split(", ")[0] or "yours"
         raise ValueError(
-            "the weights do not fit " + type(module).__name__ + ":\n  " + "\n  ".join(wrong)
-            + '\nname the parameters as above, give the class names = {"yours": "ours"}, or a '
-            "method take_weights(weights)"
+            f"the weights do not fit {type(module).__name__}: " + "; ".join(wrong)
+            + "\nName them as ours, or say which is which: a class attribute names = "
+            f'{{"{example}": "one of ours", ...}}, of modules or of single weights; or a method '
+            "take_weights(weights)"
         )
+
+
+def in_short(some: Collection[str], everything: Collection[str]) -> str:
+    """Names of weights in a line; a module of which all are meant by its own name alone."""
+    short = []
+    for name in some:
+        module = name.rpartition(".")[0]
+        whole = {other for other in everything if other.rpartition(".")[0] == module}
+        short.append(module if module and whole <= set(some) else name)
+    return ", ".join(dict.fromkeys(short))
 
 
 def places_of(kind: str, config: BertConfig) -> list[str]:
@@ -139,7 +159,8 @@ def replaced(
 ) -> BertModel:
     """A BertModel with a learner's modules in every place of their kind, and the weights in it."""
     model = BertModel(config, add_pooling_layer="pooler.dense.weight" in weights)
-    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    given = {name: weights[name].detach() for name in model.state_dict()}
+    model.load_state_dict(given, assign=True)  # not copied: see `own_run`
     for kind, make in replacements.items():
         for where in places_of(kind, config):
             module = make(config)
@@ -307,13 +328,13 @@ def random_report(title: str, mine: Mapping[str, Tensor], again: Mapping[str, Te
 def run_pooling(function, config, weights, batch) -> dict[str, Tensor]:
     """A pooling function on the last hidden state; with what goes in."""
     last = f"layers.{config.num_hidden_layers - 1}.feed_forward_norm"
-    hidden = Computation(config, weights, batch, dtype=torch.float32)[last]
+    hidden = own_run(config, weights, batch, torch.float32)[last]
     return {last: hidden, "pooling": function(hidden.clone(), batch["attention_mask"].clone())}
 
 
 def run_loss(function, config, weights, batch) -> dict[str, Tensor]:
     """A loss on the masked-LM scores of the example; with what goes in."""
-    logits = Computation(config, weights, batch, dtype=torch.float32)["predictions"]
+    logits = own_run(config, weights, batch, torch.float32)["predictions"]
     loss = function(logits.clone(), batch["labels"].clone())
     return {"predictions": logits, "loss": torch.as_tensor(loss)}
 
@@ -381,7 +402,7 @@ def read_dump(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str
 
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
+        raise missing(path)
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     if path.suffix == ".npz":
@@ -393,6 +414,13 @@ def read_dump(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str
         except (ValueError, OSError, TypeError) as error:
             raise ValueError(f"{path} cannot be read as .npz of plain numbers: {error}") from None
     raise ValueError(f"{path}: a .safetensors or .npz file is needed")
+
+
+def read_names(path: str | os.PathLike) -> dict[str, str]:
+    """The JSON file that maps somebody's names to ours."""
+    if not Path(path).exists():
+        raise missing(path)
+    return read_json(path)
 
 
 def check_dump(
@@ -417,7 +445,7 @@ def check_dump(
         ValueError: no input ids anywhere, or no name in it is one of ours.
     """
     tensors, _ = read_dump(path)
-    mapping = read_json(names) if names else {}
+    mapping = read_names(names) if names else {}
     absent = [name for name in mapping if name not in tensors]
     tensors = {mapping.get(name, name): value for name, value in tensors.items()}
     inputs = {

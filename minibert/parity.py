@@ -18,7 +18,9 @@ from torch import Tensor
 
 from minibert.config import BertConfig
 from minibert.diagnosis import Diagnosis, Judge, canonical, diagnose
-from minibert.steps import place
+from minibert.model import BertModel
+from minibert.steps import Computation, place
+from minibert.trace import trace
 
 BAD = ("differs", "shape", "missing")
 
@@ -29,7 +31,8 @@ class Row:
 
     ``verdict``: equal, differs, padding (only padding differs), follows (differs because what goes
     in differs), shape, missing. ``largest`` and ``mean`` are absolute differences from the
-    reference; ``place`` says in words where the largest one is.
+    reference; ``place`` says in words where the largest one is. ``bitwise``: the same bits, after
+    rounding to the coarser precision of the two.
     """
 
     name: str
@@ -175,12 +178,18 @@ def compare(
 def measure(name, got: Tensor, expected: Tensor, batch=None, tokens=None) -> Row:
     """A row with the differences of two tensors of one shape; the verdict is still to come."""
     off = difference(canonical(name, got), canonical(name, expected))
-    row = Row(name, tuple(got.shape), "equal", bitwise=torch.equal(got, expected.to(got.dtype)))
+    row = Row(name, tuple(got.shape), "equal", bitwise=same_bits(got, expected))
     if off.numel():
         row.largest, row.mean = float(off.max()), float(off.mean())
     if row.largest:
         row.place = in_words(name, unravel(int(off.argmax()), off.shape), off.shape, batch, tokens)
     return row
+
+
+def same_bits(one: Tensor, two: Tensor) -> bool:
+    """Whether two tensors are the same in the coarser of their two precisions (NaN = NaN)."""
+    coarse = min(one.dtype, two.dtype, key=lambda dtype: dtype.itemsize)
+    return not bool(difference(one.to(coarse), two.to(coarse)).any())
 
 
 def unravel(flat: int, shape: Sequence[int]) -> tuple[int, ...]:
@@ -408,6 +417,28 @@ def can_be_named(report: Report, judge: Judge) -> bool:
     return report.first is None or report.first.name in judge.faults
 
 
+def own_run(
+    config: BertConfig,
+    weights: Mapping[str, Tensor],
+    batch: Mapping[str, Tensor],
+    dtype: torch.dtype,
+) -> Computation:
+    """What minibert itself computes in a precision: its modules; what none of them does, in steps.
+
+    Half precision is what float32 gives, rounded: that is how it is seen in dumps.
+    """
+    dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    with torch.device("meta"):  # no numbers of its own: the very weights are put in, not copies,
+        model = BertModel(config, add_pooling_layer="pooler.dense.weight" in weights)
+    # because where a weight lies in memory can decide over the last bit of a product.
+    model.load_state_dict({n: weights[n].detach() for n in model.state_dict()}, assign=True)
+    inputs = ("input_ids", "attention_mask", "token_type_ids")
+    with torch.no_grad(), trace(model.to(dtype).eval()) as tensors:
+        model(**{name: batch[name] for name in inputs if name in batch})
+    known = {our_name(name, config): value for name, value in tensors.items()}
+    return Computation(config, weights, batch, known, dtype=dtype)
+
+
 def look(
     title: str,
     config: BertConfig,
@@ -439,9 +470,11 @@ def look(
             f"  shape {tuple(value.shape)}, the reference has {tuple(expected.shape)}"
         ]
     judge = Judge(config, weights, batch, usable)
+    own = own_run(config, weights, batch, judge.dtype)
     for name in judge.names:
         got, expected = usable[name], right[name]
         row = measure(name, got, expected, batch, tokens)
+        row.bitwise = same_bits(got.to(judge.dtype), own[name])
         row.verdict = judge.verdicts.get(name, "follows")
         exact = judge.predict(name, {})
         row.tolerance = judge.noise(name, exact, judge.predict(name, {}, torch.float32))
@@ -450,6 +483,11 @@ def look(
             row.verdict = "follows" if judge.faults else "equal"
         report.rows.append(row)
     report.rows.sort(key=lambda row: judge.order[row.name])
+    report.notes.insert(0,
+        "largest, mean: the distance from the exact numbers, computed in float64; bitwise: the "
+        f"same bits as minibert's own run in {str(own.dtype)[6:]}"
+        + (f", rounded to {str(judge.dtype)[6:]}" if judge.rounded else "")
+    )
     if judge.rounded:
         report.notes.append(
             f"All numbers fit into {str(judge.dtype)[6:]}: taken as rounded to it at the end."

@@ -39,7 +39,7 @@ dt { color: var(--dim); } dd { margin: 0; }
   td.why, td.place { display: block; } td[data-label]::before { content: attr(data-label) " "; }
 }
 """
-COLUMNS = ("", "tensor", "shape", "largest", "mean", "allowed", "bit for bit", "worst place", "why")
+COLUMNS = ("", "tensor", "shape", "largest", "mean", "allowed", "bitwise", "worst place", "why")
 
 
 def to_html(reports: Sequence[Report]) -> str:
@@ -127,7 +127,7 @@ def table_row(row) -> str:
             for label, value in (
                 ("largest", row.largest), ("mean", row.mean), ("allowed", row.tolerance))
         ),
-        f'<td data-label="bit for bit:">{"yes" if row.bitwise else "no"}</td>',
+        f'<td data-label="bitwise:">{"yes" if row.bitwise else "no"}</td>',
         f'<td class="place">{escape(row.place)}</td>',
         f'<td class="why">{escape(row.reason)}</td>',
     ]

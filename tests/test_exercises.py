@@ -328,7 +328,7 @@ def test_check_without_a_file(capsys, tmp_path):
     "arguments, said",
     [
         (["nothing", "x.py"], "no exercise 'nothing'"),
-        (["attention", "no_such_file.py"], "no_such_file.py is no file"),
+        (["attention", "no_such_file.py"], "no_such_file.py: no such file (looked from "),
         (["attention"], "what is to be judged?"),
         (["all", "."], "has no exercises in it"),
     ],

@@ -11,13 +11,21 @@ from numpy_bert import bert, names
 from safetensors import safe_open
 from torch import nn
 
-from minibert import cli
+from minibert import cli, pooling
 from minibert.attention import MultiHeadSelfAttention
 from minibert.checkpoint import ENCODER_NAMES, official_name
 from minibert.config import BertConfig
 from minibert.embeddings import Embeddings
 from minibert.encoder import FeedForward
-from minibert.learner import assert_parity, check, check_dump, copy_weights, load
+from minibert.learner import (
+    MODULES,
+    assert_parity,
+    check,
+    check_dump,
+    copy_weights,
+    load,
+    places_of,
+)
 from minibert.model import BertModel
 from minibert.parity import compare, describe, examine, our_name, pattern
 from minibert.parity_report import to_html
@@ -115,6 +123,66 @@ def test_the_steps_are_the_model(tiny):
     report = examine("", *EXAMPLE, tensors)
     assert report.passed and len(report.rows) == len(tensors), str(report)
     assert [row.name for row in report.rows] == [n for n in order(model.config) if n in tensors]
+
+
+# ----------------------------------------------------------------------------------- bit for bit
+
+
+def test_our_own_numbers_are_bit_for_bit_what_our_own_run_gives(tiny):
+    """In the precision of the dump, though "largest" is the distance from the float64 numbers."""
+    report = examine("", *EXAMPLE, tiny[1])
+    assert [row.name for row in report.rows if not row.bitwise] == []
+    assert max(row.largest for row in report.rows) > 0
+    assert "bitwise: the same bits as minibert's own run in float32" in str(report)
+    assert "own run in float32</p>" in to_html([report])
+    coarse = examine("", *EXAMPLE, {name: value.bfloat16() for name, value in tiny[1].items()})
+    assert [row.name for row in coarse.rows if not row.bitwise] == []
+    assert "own run in float32, rounded to bfloat16" in str(coarse)
+
+
+@pytest.mark.weights
+def test_our_own_trace_of_the_official_model_is_bit_for_bit(official, tmp_path):
+    """Of one text: then where a weight lies in memory decides over the pooler's last bit."""
+    file, page = str(tmp_path / "trace.safetensors"), str(tmp_path / "page.html")
+    assert cli.main(["trace", "Hello world, this is it.", "--out", file]) == 0
+    assert cli.main(["parity", file, "--html", page]) == 0
+    assert "92 tensors, 92 bit for bit" in (tmp_path / "page.html").read_text()
+
+
+def test_one_bit_more_is_not_bit_for_bit(tiny):
+    config, weights, batch = EXAMPLE
+    wrong = "layers.1.attention.context"
+    nearly = {wrong: torch.nextafter(tiny[1][wrong], torch.tensor(9.0))}
+    report = examine("", *EXAMPLE, {**tiny[1], **nearly})
+    assert report.passed and [row.name for row in report.rows if not row.bitwise] == [wrong]
+    double = Computation(config, weights, batch)
+    report = examine("", *EXAMPLE, {name: double[name] for name in tiny[1]})
+    assert "own run in float64" in str(report) and report.rows[0].bitwise
+
+
+@pytest.mark.parametrize("replacements", [
+    {"attention": MultiHeadSelfAttention}, {"pooling": pooling.mean},
+], ids=lambda replacements: next(iter(replacements)))
+def test_our_own_parts_in_our_own_place_are_bit_for_bit(replacements):
+    report = check(replacements)
+    assert report.passed and [row.name for row in report.rows if not row.bitwise] == []
+    assert f"PASSED: {len(report.rows)} tensors, {len(report.rows)} of them bit" in str(report)
+
+
+def test_bits_are_those_of_the_coarser_of_two_precisions():
+    exact = torch.tensor([1 / 3, 0.5, float("nan")], dtype=torch.float64)
+    assert compare("", {"x": exact}, {"x": exact.float()}, lambda *_: (1e-7, "")).rows[0].bitwise
+    other = exact.float().nextafter(torch.tensor(1.0))
+    report = compare("", {"x": exact}, {"x": other}, lambda *_: (1e-6, ""))
+    assert report.passed and not report.rows[0].bitwise
+
+
+def test_the_goldens_say_what_bitwise_means_for_them():
+    double, single = check_goldens()
+    assert "bitwise: after rounding to float32, as the golden file is" in double.notes
+    assert any("not to be expected" in note for note in single.notes)
+    exact = [sum(row.bitwise for row in report.rows) for report in (double, single)]
+    assert exact[0] > len(double.rows) / 2 > exact[1]
 
 
 # ------------------------------------------------------------------------- the first difference
@@ -278,14 +346,58 @@ def test_weights_that_do_not_fit_are_listed():
     module.names = {}
     Renamed_names, Renamed.names = Renamed.names, {}
     try:
-        with pytest.raises(ValueError, match="W_q.weight: we have no weight called W_q.weight"):
+        with pytest.raises(ValueError) as caught:
             copy_weights(module, part)
     finally:
         Renamed.names = Renamed_names
-    with pytest.raises(ValueError, match="nothing takes output.bias"):
-        copy_weights(nn.ModuleDict({n: nn.Linear(24, 24) for n in ("query", "key", "value")}), part)
+    assert str(caught.value) == (
+        "the weights do not fit Renamed: it has nothing called query, key, value, output; it has "
+        'W_q, W_k, W_v, W_o\nName them as ours, or say which is which: a class attribute names = '
+        '{"W_q": "one of ours", ...}, of modules or of single weights; or a method '
+        "take_weights(weights)"
+    )
+    wrong = nn.ModuleDict({n: nn.Linear(24, 24) for n in ("query", "key", "value")})
+    wrong["query"] = nn.Linear(24, 12)
+    with pytest.raises(ValueError, match="nothing called output;") as caught:
+        copy_weights(wrong, part)
+    assert "query.weight is (12, 24), ours is (24, 24)" in str(caught.value)
+    wrong["output"] = nn.Linear(24, 24, bias=False)
+    with pytest.raises(ValueError, match="nothing called output.bias"):
+        copy_weights(wrong, part)
     with pytest.raises(ValueError, match="cannot be replaced"):
         check({"attentoin": Renamed})
+
+
+def test_a_module_or_a_single_weight_can_be_mapped():
+    """As `parity --help` says."""
+    class Single(Renamed):
+        names = {f"W_{a}.{w}": f"{b}.{w}" for w in ("weight", "bias")
+                 for a, b in (("q", "query"), ("k", "key"), ("v", "value"), ("o", "output"))}
+
+    assert_parity(Single, "attention")
+
+
+def test_the_help_names_the_weights_of_each_kind(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["parity", "--help"])
+    said = capsys.readouterr().out
+    assert 'names = {"q_proj": "query"}' in said
+    listed = said[said.index("the weights that are copied in"):]
+    model = BertModel(EXAMPLE[0])
+    for kind in MODULES:
+        part = model.get_submodule(places_of(kind, EXAMPLE[0])[0])
+        ours = [name for name, inner in part.named_modules() if inner._parameters]
+        line = listed.replace("\n" + 16 * " ", " ").partition(f"\n  {kind} ")[2].splitlines()[0]
+        assert line.replace(",", "").split() == ours
+
+
+def test_a_file_that_is_not_there_is_called_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.py").write_text("f = 1")
+    for words in ("nofile", "--replace pooling=nofile:f", "x.npz --trace nofile",
+                  "--replace pooling=a.py:f --names nofile"):
+        assert cli.main(["parity", *words.split()]) == 2
+        assert f"nofile: no such file (looked from {tmp_path})" in capsys.readouterr().err
 
 
 def test_load_says_what_is_wrong(tmp_path):
