@@ -1,12 +1,14 @@
 """The command line: the verbs with their options and their help, and how a run of one ends.
 
-Exit status: 0 done, 1 a check failed, 2 wrong use or bad input, 130 interrupted.
+Exit status: 0 done, 1 a check failed, 2 wrong use or bad input, 130 interrupted. A fine-tuning that
+learnt nothing is done as well: its last line says so.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -69,9 +71,11 @@ def build_parser() -> argparse.ArgumentParser:
         'search "how to reset a password" questions.txt -k 5',
     )
     sub.add_argument("query", metavar="QUERY", help="what to look for")
-    sub.add_argument("file", metavar="FILE", help="a UTF-8 text file, one text a line")
+    sub.add_argument("file", metavar="FILE", help="a text a line; of csv, tsv, jsonl one column")
     sub.add_argument("-k", type=int, default=5, help="how many (default 5)")
     sub.add_argument("--vectors", metavar="FILE.npy", help="from minibert embed, to save the work")
+    sub.add_argument("--columns", nargs=1, action=Columns, metavar="text=COLUMN",
+                     help="of csv, tsv or jsonl, if the names do not tell")
     encoding_options(sub)
 
     sub = verb(
@@ -149,7 +153,10 @@ def build_parser() -> argparse.ArgumentParser:
         "predict",
         "ask a fine-tuned model about every row of a file",
         "predict questions.txt --model my-model",
+        model=False,
     )
+    sub.add_argument("--model", required=True, metavar="DIR",
+                     help="what `minibert finetune` has written; it must be given")
     sub.add_argument("file", metavar="FILE", help="txt (a text a line), csv, tsv or jsonl")
     sub.add_argument("--columns", nargs="+", action=Columns, metavar="ROLE=COLUMN")
 
@@ -378,7 +385,9 @@ class Columns(argparse.Action):
 
 def in_options(message: object) -> str:
     """A message of the package in the words of the command line."""
-    return str(message).replace('on_long="window"', "--on-long window")
+    text = re.sub(r"pass max_length=.* to SentenceEncoder.encode", "shorten the text", str(message))
+    text = text.replace("explain(text) tells why", "minibert explain TEXT tells why")
+    return text.replace('on_long="window"', "--on-long window")
 
 
 def main(argv: list[str] | None = None) -> int:

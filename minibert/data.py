@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minibert.files import read_text
+from minibert.files import no_such_file, read_text
 
 # What a column may be called -> what it is. A task asks for some of these roles.
 NAMES = {
@@ -61,6 +61,7 @@ def read(
     roles: Sequence[str],
     columns: Mapping[str, str] | None = None,
     say: Callable[[str], None] = lambda text: None,
+    blank: bool = False,
 ) -> list[Example]:
     """Read the examples of a file.
 
@@ -69,7 +70,8 @@ def read(
         roles: what a row must have, keys of ``NAMES``; with a "?" at its end: what it may have.
         columns: role → name or number (from 1) of a column; what is not given is guessed, by name
             or, in a file without a header, by order.
-        say: is told what was guessed.
+        say: is told what was guessed, and which blank lines were left out.
+        blank: whether a text may be blank; then a blank line of a txt is a row like any other.
 
     Raises:
         FileNotFoundError: no such file.
@@ -78,6 +80,10 @@ def read(
     """
     file = locate(path)
     names, rows = read_rows(file)
+    if blank and file.suffix.lower() == ".txt":
+        rows = [(line, cells or [""]) for line, cells in rows]
+    left_out = [str(line) for line, cells in rows if not cells]
+    rows = [row for row in rows if row[1]]
     wanted = [role.rstrip("?") for role in roles]
     required = [role for role in roles if not role.endswith("?")]
     columns = dict(columns or {})
@@ -107,12 +113,15 @@ def read(
         f"{file.name}: {len(rows)} rows; "
         + ", ".join(f"{role} = column {names[at]!r}" for role, at in positions.items())
     )
+    if left_out:
+        n, s = len(left_out), "s" * (len(left_out) > 1)
+        say(f"{file.name}: {n} blank line{s} left out (line{s} {some(left_out)})")
     examples = []
     for line, cells in rows:
         where = f"{file.name}, line {line}"
         if len(cells) != len(names):
             raise ValueError(f"{where}: {len(cells)} columns, but {len(names)} in the first line")
-        values = {role: value(role, cells[at], where) for role, at in positions.items()}
+        values = {role: value(role, cells[at], where, blank) for role, at in positions.items()}
         examples.append(Example(values, where))
     return examples
 
@@ -121,7 +130,7 @@ def locate(path: str | os.PathLike) -> Path:
     """The file itself; ``hub:owner/name/file`` is fetched by huggingface_hub, into its cache."""
     if not str(path).startswith("hub:"):
         if not Path(path).is_file():
-            raise FileNotFoundError(f"{path}: no such file (looked from {Path.cwd()})")
+            raise no_such_file(path)
         return Path(path)
     from huggingface_hub import hf_hub_download
 
@@ -134,37 +143,42 @@ def locate(path: str | os.PathLike) -> Path:
 def read_rows(file: Path) -> tuple[list[str] | None, list[tuple[int, list]]]:
     """The names of the columns (None where the file has not said) and (line, cells) of every row.
 
-    A tsv has no quoting: a tab ends a cell, a line end ends a row, and a quote is a quote.
+    A blank line has no cells. A tsv has no quoting: a tab ends a cell, a line end ends a row, and a
+    quote is a quote.
     """
     text = read_text(file)
     kind = file.suffix.lower()
     if kind == ".jsonl":
         return read_jsonl(file, text)
     if kind == ".txt":
-        lines = enumerate(text.splitlines(), 1)
-        return ["text"], [(number, [line]) for number, line in lines if line.strip()]
+        return ["text"], [(n, [line] if line.strip() else []) for n, line in numbered(text)]
     if kind == ".tsv":
-        lines = enumerate(text.replace("\r\n", "\n").split("\n"), 1)
-        return None, [(number, line.split("\t")) for number, line in lines if line.strip()]
+        return None, [(n, line.split("\t") if line.strip() else []) for n, line in numbered(text)]
     if kind != ".csv":
         raise ValueError(f"{file}: .csv, .tsv, .jsonl or .txt is read, not {kind or 'no suffix'!r}")
     rows, end = [], 0
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         for cells in reader:
-            if cells:
-                rows.append((end + 1, cells))
+            rows.append((end + 1, cells))
             end = reader.line_num  # a quoted cell may run over several lines
     except csv.Error as error:
         raise ValueError(f"{file.name}, line {end + 1}: {error}; is a quote not closed?") from None
     return None, rows
 
 
+def numbered(text: str) -> list[tuple[int, str]]:
+    """The lines of a text with their numbers, as an editor counts them: \\n and \\r\\n end one."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    return list(enumerate(lines[:-1] if lines[-1] == "" else lines, 1))
+
+
 def read_jsonl(file: Path, text: str) -> tuple[list[str], list[tuple[int, list]]]:
     """The keys of the first object, and the values of every line under those keys."""
     names, rows = None, []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in numbered(text):
         if not line.strip():
+            rows.append((number, []))
             continue
         try:
             row = json.loads(line)
@@ -203,7 +217,7 @@ def match_columns(
     return {role: positions[role] for role in wanted if role in positions}
 
 
-def value(role: str, cell: Any, where: str) -> Any:
+def value(role: str, cell: Any, where: str, blank: bool = False) -> Any:
     """The value of a cell, in the kind its role needs."""
     if role in ("score", "start"):
         try:
@@ -217,6 +231,8 @@ def value(role: str, cell: Any, where: str) -> Any:
         if not isinstance(cell, list) or not cell:
             raise ValueError(f"{where}: {role} is {cell!r}; a list is needed (use jsonl)")
         return [str(item) for item in cell]
+    if blank and role == "text":
+        return "" if cell is None else str(cell)
     if cell is None or not str(cell).strip():
         raise ValueError(f"{where}: the {role} is empty; fill it in or remove the row")
     return str(cell).strip() if role == "label" else str(cell)

@@ -14,7 +14,7 @@ import numpy as np
 
 from minibert import parallel
 from minibert.checkpoint import content_digest
-from minibert.files import read_json, write_json
+from minibert.files import no_such_file, read_json, write_json
 from minibert.progress import progress
 from minibert.sentence_encoder import SentenceEncoder
 
@@ -26,8 +26,11 @@ def read_lines(path: str | os.PathLike) -> Iterator[str]:
     """The lines of a UTF-8 text file, one at a time, without their line ends.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: a line is not UTF-8; the message names it.
     """
+    if not Path(path).exists():
+        raise no_such_file(path)
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:

@@ -19,6 +19,11 @@ DAY = 24 * 60 * 60  # seconds
 # --------------------------------------------------------------------------------------- reading
 
 
+def no_such_file(path: str | os.PathLike) -> FileNotFoundError:
+    """The error to raise for a file that is not there: it says from where it was looked for."""
+    return FileNotFoundError(f"{path}: no such file (looked from {Path.cwd()})")
+
+
 def read_text(path: str | os.PathLike) -> str:
     """Return a UTF-8 text file, without its byte order mark.
 
@@ -26,7 +31,10 @@ def read_text(path: str | os.PathLike) -> str:
         FileNotFoundError: there is no such file.
         ValueError: the bytes are not UTF-8; the message names the file, the line and the byte.
     """
-    data = Path(path).read_bytes()
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise no_such_file(path) from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from minibert.config import BertConfig
 from minibert.diagnosis import Diagnosis, Judge, diagnose
-from minibert.files import read_json
+from minibert.files import no_such_file, read_json
 from minibert.mistakes import BY_KEY
 from minibert.model import BertModel
 from minibert.parity import Report, Row, can_be_named, examine, look, our_name, own_run
@@ -59,7 +59,7 @@ def load(spec: str) -> Callable:
     if not path or not name:
         raise ValueError(f"{spec!r}; give a file and a name in it: my_attention.py:MyAttention")
     if not Path(path).exists():
-        raise missing(path)
+        raise no_such_file(path)
     module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module  # dataclasses look their module up there
@@ -71,11 +71,6 @@ def load(spec: str) -> Callable:
         there = [key for key, value in vars(module).items() if callable(value)]
         raise ValueError(f"{path} has no {name!r}; it has {', '.join(there) or 'nothing to call'}")
     return getattr(module, name)
-
-
-def missing(path: str | os.PathLike) -> FileNotFoundError:
-    """The error for a file that is not there."""
-    return FileNotFoundError(f"{path}: no such file (looked from {Path.cwd()})")
 
 
 def blame(error: Exception, path: str | None = None) -> str:
@@ -402,7 +397,7 @@ def read_dump(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str
 
     path = Path(path)
     if not path.exists():
-        raise missing(path)
+        raise no_such_file(path)
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     if path.suffix == ".npz":
@@ -419,7 +414,7 @@ def read_dump(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str
 def read_names(path: str | os.PathLike) -> dict[str, str]:
     """The JSON file that maps somebody's names to ours."""
     if not Path(path).exists():
-        raise missing(path)
+        raise no_such_file(path)
     return read_json(path)
 
 

@@ -101,13 +101,16 @@ def confusion_csv(classes: Sequence[str], table: Sequence[Sequence[int]]) -> str
     return "\n".join(lines) + "\n"
 
 
+FAILED = "the run has failed"  # in a remark; the command line looks for it
+
+
 def warnings_about(measures: Mapping[str, float], classes: int | None) -> list[str]:
     """What the measures of a finished run should make a person doubt."""
     found = []
     if classes and classes > 1 and measures.get("predicted_classes") == 1:
         found.append(
-            "every text was given the same class: the run has failed. Another seed, more steps, a "
-            "longer warm-up or --recipe small usually help"
+            f"every text was given the same class: {FAILED}. Another seed, more steps, a longer "
+            "warm-up or --recipe small usually help"
         )
     spread, mean = measures.get("cosine_sd"), measures.get("cosine_mean")
     if spread is not None and (spread < 0.02 or (mean > 0.95 and spread < 0.05)):

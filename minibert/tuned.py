@@ -27,6 +27,8 @@ from minibert.tasks import (
 )
 from minibert.tokenizer import BertTokenizer
 
+HEADS = ("classifier", "qa_outputs")  # what a fine-tuning puts on top, and only a fine-tuning
+
 
 def load(name_or_path: str | os.PathLike) -> tuple[Any, nn.Module, Callable[[Path], None]]:
     """The task a directory was trained for, its model, and how to save it: (directory) → None.
@@ -78,20 +80,46 @@ def predict_file(
     name_or_path: str | os.PathLike,
     path: str | os.PathLike,
     columns: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[dict]:
-    """What the model says about every row of a file: the texts, and the answer of its task."""
+    """What the model says about every row of a file: the texts, and the answer of its task.
+
+    A text may be blank, so that the rows of the answer are those of the file. ``say`` is told what
+    was guessed about the columns, and which blank lines of a table were left out.
+
+    Raises:
+        ValueError: as ``load`` and ``data.read``; or the model compares, and there is but one text.
+    """
     task, model, _ = load(name_or_path)
     truth = ("label", "score", "tags", "answer", "start")  # may stand in the file; is not looked at
     roles = [role + "?" if role in truth else role for role in task.roles]
+    try:
+        examples = data.read(path, roles, columns, say, blank=True)
+    except ValueError:
+        if not isinstance(task, Similarity) or has_pairs(path, columns):
+            raise
+        raise ValueError(
+            f"{name_or_path} compares two texts and has no classifier; predict takes what "
+            "`minibert finetune classify` wrote, or a file with two columns"
+        ) from None
     examples = [
         example._replace(values={k: v for k, v in example.values.items() if k not in truth})
-        for example in data.read(path, roles, columns)
+        for example in examples
     ]
     predictions, _ = predict(model, task, task.encode(examples))
     return [
         {**example.values, **task.answer(prediction)}
         for example, prediction in zip(examples, predictions, strict=True)
     ]
+
+
+def has_pairs(path: str | os.PathLike, columns: Mapping[str, str] | None) -> bool:
+    """Whether a file has a second text in its rows; True if it has another fault than that."""
+    columns = {role: name for role, name in (columns or {}).items() if role in ("text", "pair")}
+    try:
+        return "pair" in data.read(path, ("text", "pair?"), columns, blank=True)[0].values
+    except ValueError:
+        return True
 
 
 def measured_on(
@@ -117,16 +145,28 @@ def evaluate_file(
 class Blend:
     """A base model and what was tuned from it, mixed in any proportion.
 
+    ``heads`` names what the tuned model has on top of its encoder; it stays as tuned.
+
     >>> mix = Blend("sentence-transformers/all-MiniLM-L6-v2", "my-model")
     >>> mix.save(0.5, "half-way")
     """
 
     def __init__(self, base: str | os.PathLike, tuned: str | os.PathLike) -> None:
-        """Load both."""
+        """Load both.
+
+        Raises:
+            ValueError: as ``load``; or only the base has a classifier, so they are exchanged.
+        """
+        untuned = BertModel.from_pretrained(base)
+        lost = {name.split(".")[0] for name in untuned.load_report.dropped} & {*HEADS}
         self.task, self.model, self.saver = load(tuned)
-        prefix = "" if encoder_of(self.model) is self.model else "bert."
-        untuned = BertModel.from_pretrained(base).state_dict()
-        self.base = {prefix + name: tensor for name, tensor in untuned.items()}
+        inside = encoder_of(self.model)
+        names = [] if inside is self.model else self.model.state_dict()
+        self.heads = sorted({name.split(".")[0] for name in names} - {"bert"})
+        for name in lost - {*self.heads}:
+            raise ValueError(f"{tuned} has no {name}, {base} has one; BASE comes first")
+        prefix = "" if inside is self.model else "bert."
+        self.base = {prefix + name: tensor for name, tensor in untuned.state_dict().items()}
         self.tuned = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
 
     def at(self, alpha: float) -> nn.Module:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from pathlib import Path
+
+TABLES = (".csv", ".tsv", ".jsonl")  # files in which a line is more than a text
 
 # What ``minibert show`` prints: topic -> (file, name in it or None for the whole file).
 SHOW = {
@@ -58,6 +61,9 @@ def embed(args: argparse.Namespace) -> None:
     from minibert.embed_file import embed_file
     from minibert.parallel import rank
 
+    if Path(args.file).suffix.lower() in TABLES:
+        tell(f"warning: {args.file}: lines are taken as they are, header and labels too")
+
     def say(done: int, total: int) -> None:
         tell(f"{total:,} lines" + (f", {done:,} of them already there" if done else ""))
 
@@ -75,15 +81,25 @@ def search(args: argparse.Namespace) -> None:
     """Print the lines of a file that are most like a query."""
     import numpy as np
 
+    from minibert.data import locate, read
     from minibert.embed_file import read_lines
     from minibert.similarity import search as nearest
 
-    lines = list(read_lines(args.file))
+    table = Path(args.file).suffix.lower() in TABLES and not args.vectors
+    if args.columns and not table:
+        raise ValueError("--columns is for csv, tsv and jsonl, without --vectors: here lines count")
+    if table:
+        rows = read(args.file, ("text",), args.columns, say=tell, blank=True)
+        lines = [row.values["text"] for row in rows]
+        places = [int(row.where.rsplit(" ", 1)[1]) - 1 for row in rows]  # "a.tsv, line 7" → 6
+    else:
+        lines = list(read_lines(args.file))
+        places = range(len(lines))
     if not any(line.strip() for line in lines):
         raise ValueError(f"{args.file} has no text in it")
     encoder = load_encoder(args)
     if args.vectors:
-        vectors = np.load(args.vectors, mmap_mode="r")
+        vectors = np.load(locate(args.vectors), mmap_mode="r")
         if vectors.shape != (len(lines), encoder.dimension):
             raise ValueError(
                 f"{args.vectors} is {vectors.shape}; {args.file} and {args.model} need "
@@ -92,7 +108,10 @@ def search(args: argparse.Namespace) -> None:
     else:
         vectors = encoder.encode(lines, on_long=args.on_long)
     hits = nearest(encoder.encode([args.query], on_long=args.on_long), vectors, args.k)[0]
-    hits = [{**hit, "text": lines[hit["corpus_id"]]} for hit in hits]
+    hits = [
+        {**hit, "corpus_id": places[hit["corpus_id"]], "text": lines[hit["corpus_id"]]}
+        for hit in hits
+    ]  # corpus_id: which line of the file, from 0
     if args.json:
         return print_json({"query": args.query, "hits": hits})
     for hit in hits:
@@ -210,9 +229,14 @@ def fill_mask(args: argparse.Namespace) -> None:
     masked = (batch["input_ids"][0] == tokenizer.mask_token_id).nonzero().flatten().tolist()
     if not masked:
         raise ValueError(f"no {tokenizer.mask_token} in the text; write it where a word is missing")
-    model = BertForMaskedLM.from_pretrained(directory)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "new, untrained tensors")  # the error below says more
+        model = BertForMaskedLM.from_pretrained(directory)
     if model.load_report.new:
-        raise ValueError(f"{args.model} has no masked-LM head, so it cannot fill in words")
+        raise ValueError(
+            f"{args.model} has no masked-LM head, so it cannot fill in words; try --model "
+            "google-bert/bert-base-uncased"
+        )
     with torch.inference_mode():
         probabilities = model(**batch).logits[0, masked].softmax(-1)  # (masks, V)
     best, ids = probabilities.topk(min(args.k, len(tokenizer)))
@@ -374,6 +398,7 @@ def finetune(args: argparse.Namespace) -> int | None:
     from minibert.parallel import rank
     from minibert.recipe import finetune as run
     from minibert.recipe import several
+    from minibert.report import FAILED
     from minibert.run import Diverged
     from minibert.settings import Settings, small
 
@@ -419,14 +444,16 @@ def finetune(args: argparse.Namespace) -> int | None:
         change = "" if before is None else f"  (before: {before:{form}}, {after - before:+{form}})"
         value = f"{after:{form}}"
         print(f"{name:<22} {value}{change}")
-    print(f"{args.out}: the model; {args.out}/run: how it came about")
+    failed = any(FAILED in remark for remark in result.get("remarks", ()))
+    model = f"{FAILED}, this model is of no use" if failed else "the model"
+    print(f"{args.out}: {model}; {args.out}/run: how it came about")
 
 
 def predict(args: argparse.Namespace) -> None:
     """Print what a fine-tuned model says about every row of a file."""
     from minibert.tuned import predict_file
 
-    answers = predict_file(args.model, args.file, args.columns)
+    answers = predict_file(args.model, args.file, args.columns, say=tell)
     if args.json:
         return print_json(answers)
     for answer in answers:
@@ -451,6 +478,8 @@ def blend(args: argparse.Namespace) -> None:
         raise ValueError("--out DIR writes the mixture; --data F --keep G sweeps over alpha")
     if bool(args.data) != bool(args.keep):
         raise ValueError("a sweep needs both: --data (of the domain) and --keep (general pairs)")
+    if args.out and Path(args.out).exists() and not is_empty(Path(args.out)):
+        raise ValueError(f"{args.out} is there already; name another directory, or remove it first")
     from minibert.tuned import Blend, draw_sweep
 
     mix = Blend(args.base, args.tuned)
@@ -468,7 +497,9 @@ def blend(args: argparse.Namespace) -> None:
     if args.json:
         return print_json({"alpha": args.alpha, "out": args.out, "sweep": rows})
     if args.out:
-        print(f"{args.out}: {args.alpha:g} of {args.tuned}, the rest {args.base}")
+        heads = ", ".join(mix.heads)
+        alone = f"; the head ({heads}) is that of {args.tuned} alone" if heads else ""
+        print(f"{args.out}: {args.alpha:g} of {args.tuned}, the rest {args.base}{alone}")
 
 
 def bench(args: argparse.Namespace) -> None:
@@ -509,6 +540,11 @@ def load_model(directory: Path):
 
     names = BertConfig.from_pretrained(directory).extra.get("architectures") or ["BertModel"]
     return getattr(heads, str(names[0]), BertModel).from_pretrained(directory)
+
+
+def is_empty(path: Path) -> bool:
+    """Whether a path is a directory with nothing in it."""
+    return path.is_dir() and not any(path.iterdir())
 
 
 def tell(text: str) -> None:

@@ -125,7 +125,10 @@ def read_settings(directory: Path) -> dict:
     elif (directory / "vocab.txt").exists():
         settings |= _read_vocab_txt(directory, config)
     else:
-        raise FileNotFoundError(f"{directory} has neither tokenizer.json nor vocab.txt")
+        raise FileNotFoundError(
+            f"{directory} has neither tokenizer.json nor vocab.txt; if you saved a model there, "
+            f"save the tokenizer there too: tokenizer.save_pretrained({str(directory)!r})"
+        )
     for name in SPECIAL_TOKENS:
         if not isinstance(settings.get(name), str | None):
             raise ValueError(f"{directory}: {name} is {settings[name]!r}, not a string")

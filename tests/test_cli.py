@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -187,7 +188,8 @@ def test_fill_mask(capsys, tmp_path):
 def test_fill_mask_without_a_head_is_refused(capsys, model):
     status, out, err = run(capsys, "fill-mask", "a [MASK]", "--model", model)
     assert (status, out) == (2, "")
-    assert "has no masked-LM head, so it cannot fill in words" in err
+    assert err.startswith(f"minibert: {model} has no masked-LM head, so it cannot fill in words")
+    assert err.endswith("; try --model google-bert/bert-base-uncased\n") and err.count("\n") == 1
 
 
 def test_trace(capsys, model, tiny, tmp_path):  # noqa: F811
@@ -230,9 +232,9 @@ def test_show_prints_the_source(capsys):
 def test_bad_input_is_one_line_without_a_traceback(model, tmp_path):
     (tmp_path / "latin.txt").write_bytes("fünf\n".encode("latin-1"))
     for arguments, message in (
-        (["search", "a", "no-such-file"], "No such file or directory: 'no-such-file'"),
+        (["search", "a", "no-such-file"], f"no-such-file: no such file (looked from {Path.cwd()})"),
         (["search", "a", str(tmp_path / "latin.txt")], "line 1: byte 0xfc is not UTF-8"),
-        (["embed", "no-such-file", "--out", str(tmp_path / "v.npy")], "No such file"),
+        (["embed", "no-such-file", "--out", str(tmp_path / "v.npy")], "no such file (looked from"),
         (["keysentences", str(tmp_path / "latin.txt")], "is not UTF-8"),
         (["inspect", str(tmp_path)], "has no weights: model.safetensors"),
     ):
@@ -296,3 +298,88 @@ def test_settings_stand_in_groups(capsys):
     assert titles == sorted(titles)
     data, pace = out[titles[0] : titles[1]], out[titles[1] : titles[2]]
     assert "--dev FILE" in data and "--lr FLOAT" in pace
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["search", "a", "none.txt"],
+        ["search", "a", "none.tsv"],
+        ["embed", "none.txt", "--out", "v.npy"],
+        ["keysentences", "none.txt"],
+        ["predict", "none.txt"],
+        ["evaluate", "similarity", "--data", "none.csv"],
+        ["parity", "none.npz"],
+        ["parity", "--trace", "none.safetensors"],
+        ["parity", "--replace", "attention=none.txt:Mine"],
+    ],
+    ids=" ".join,
+)
+def test_a_missing_file_is_told_alike_by_all(capsys, model, words):
+    status, out, err = run(capsys, *words, "--model", model)
+    assert (status, out) == (2, "")
+    name = next(word for word in words if "none." in word).split("=")[-1].split(":")[0]
+    assert err == f"minibert: {name}: no such file (looked from {Path.cwd()})\n"
+
+
+def test_search_takes_the_text_column_of_a_table(capsys, model, tmp_path):
+    rows = [("a b c", "x"), ("d e f", "y"), ("g h i", "x")]
+    tsv, csv, jsonl = (tmp_path / f"t.{kind}" for kind in ("tsv", "csv", "jsonl"))
+    tsv.write_text("label\ttext\n" + "".join(f"{b}\t{a}\n" for a, b in rows))
+    csv.write_text("text,label\n" + "".join(f'"{a}",{b}\n' for a, b in rows))
+    jsonl.write_text("".join(json.dumps({"text": a, "label": b}) + "\n" for a, b in rows))
+    for file, first in ((tsv, 2), (csv, 2), (jsonl, 1)):
+        words = ["search", "d e f", file, "--model", model]
+        _, out, err = run(capsys, *words)
+        assert out.splitlines()[0].split() == ["1.0000", "line", str(first + 1), "d", "e", "f"]
+        assert len(out.splitlines()) == 3, "the header is not a text"
+        assert f"{file.name}: 3 rows; text = column 'text'" in err
+        assert json.loads(run(capsys, *words, "--json")[1])["hits"][0]["corpus_id"] == first
+    tsv.write_text("".join(f"{b}\t{a}\n" for a, b in rows))
+    status, _, err = run(capsys, "search", "d e f", tsv, "--model", model)
+    assert status == 2 and "--columns text=1" in err
+    _, out, _ = run(capsys, "search", "d e f", tsv, "--columns", "text=2", "--model", model)
+    assert out.splitlines()[0].split() == ["1.0000", "line", "2", "d", "e", "f"]
+
+
+def test_embed_takes_the_lines_of_a_table_as_they_are_and_says_so(capsys, model, tmp_path):
+    file, vectors = tmp_path / "t.tsv", tmp_path / "v.npy"
+    file.write_text("text\tlabel\na b\tx\nc d\ty\n")
+    _, out, err = run(capsys, "embed", file, "--out", vectors, "--model", model)
+    assert out == f"{vectors}: 3 x 32 float32\n"
+    assert err.count("lines are taken as they are, header and labels too") == 1
+    words = ["search", "c d\ty", file, "--vectors", vectors, "--model", model]
+    _, out, _ = run(capsys, *words)
+    assert out.splitlines()[0].split() == ["1.0000", "line", "3", "c", "d", "y"]
+    (tmp_path / "t.txt").write_text("a b\n")
+    _, _, err = run(capsys, "embed", tmp_path / "t.txt", "--out", vectors, "--model", model)
+    assert "as they are" not in err
+
+
+def test_advice_is_given_in_the_words_of_the_command_line(capsys, model):
+    _, _, err = run(capsys, "similarity", "??? !!! ???", "a", "--model", model)
+    assert "(said once; minibert explain TEXT tells why)" in err
+    status, _, err = run(capsys, "trace", "a " * 99, "--out", "x.safetensors", "--model", model)
+    assert status == 2 and "tokens, but this model has" in err
+    assert err.endswith("positions; shorten the text\n")
+
+
+def test_predict_with_a_sentence_encoder_says_what_it_needs(capsys, model, tmp_path):
+    for name, text in (("q.txt", "a b\nc\n"), ("q.tsv", "text\tlabel\na b\tx\n")):
+        (tmp_path / name).write_text(text)
+        status, out, err = run(capsys, "predict", tmp_path / name, "--model", model)
+        assert (status, out) == (2, "")
+        assert err == (
+            f"minibert: {model} compares two texts and has no classifier; predict takes what "
+            "`minibert finetune classify` wrote, or a file with two columns\n"
+        )
+    (tmp_path / "q.tsv").write_text("text\tpair\na b\t\n")
+    _, _, err = run(capsys, "predict", tmp_path / "q.tsv", "--model", model)
+    assert "line 2: the pair is empty" in err, "another fault keeps its own message"
+    (tmp_path / "q.csv").write_text("a,b,c\n")
+    words = ["predict", tmp_path / "q.csv", "--columns", "text=1", "pair=9", "score=3"]
+    _, _, err = run(capsys, *words, "--model", model)
+    assert "no column '9' for pair" in err
+    status, _, err = run(capsys, "predict", tmp_path / "q.txt")
+    assert status == 2 and "required: --model" in err
+    assert "what `minibert finetune` has written" in run(capsys, "predict", "--help")[1]

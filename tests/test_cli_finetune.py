@@ -27,6 +27,12 @@ def run(capsys, *words):
     return printed.out, printed.err
 
 
+def fails(capsys, *words):
+    """What a command said that did not go well."""
+    assert main([str(word) for word in words]) == 2
+    return capsys.readouterr().err
+
+
 def test_from_a_file_to_predictions(world, tmp_path, capsys):
     out, err = run(
         capsys, "finetune", "classify", world / "train.tsv", "--dev", world / "dev.tsv",
@@ -43,6 +49,25 @@ def test_from_a_file_to_predictions(world, tmp_path, capsys):
     out, _ = run(capsys, "evaluate", "classify", *arguments)
     result = json.loads((tmp_path / "model" / "run" / "metrics.json").read_text())
     assert json.loads(out)["accuracy"] == result["after"]["dev_accuracy"]
+    (tmp_path / "gaps.txt").write_text("a good film\n\nthe song was awful\n \n")
+    out, err = run(capsys, "predict", tmp_path / "gaps.txt", "--model", tmp_path / "model")
+    rows = [line.split("\t")[2] for line in out.splitlines()]
+    assert rows == ["a good film", "", "the song was awful", ""] and "left out" not in err
+    assert [line for line in out.splitlines() if line.split("\t")[2].strip()] == [
+        "\t".join(line) for line in lines
+    ]
+    (tmp_path / "gaps.tsv").write_text("text\na good film\n\nthe song was awful\n")
+    out, err = run(capsys, "predict", tmp_path / "gaps.tsv", "--model", tmp_path / "model")
+    assert len(out.splitlines()) == 2 and "1 blank line left out (line 3)" in err
+    exchanged = [tmp_path / "model", world / "base"]
+    out, _ = run(capsys, "blend", *exchanged[::-1], "--out", tmp_path / "half")
+    assert out.splitlines() == [
+        f"{tmp_path / 'half'}: 0.5 of {tmp_path / 'model'}, the rest {world / 'base'}; the head "
+        f"(classifier) is that of {tmp_path / 'model'} alone"
+    ]
+    told = f"{world / 'base'} has no classifier, {tmp_path / 'model'} has one; BASE comes first"
+    assert fails(capsys, "blend", *exchanged, "--out", tmp_path / "wrong").endswith(told + "\n")
+    assert not (tmp_path / "wrong").exists()
     _, err = run(capsys, "finetune", "--resume", "--out", tmp_path / "model")
     assert "finished already" in err
 
@@ -61,6 +86,14 @@ def test_blend_writes_and_sweeps(world, tmp_path, capsys):
     assert len(out.splitlines()) == 1 + 11 + 1 and (tmp_path / "sweep.svg").exists()
     out, _ = run(capsys, "predict", world / "pairs.csv", "--model", tmp_path / "half")
     assert len(out.splitlines()) == 16
+    before = (tmp_path / "half" / "model.safetensors").read_bytes()
+    words = ("blend", world / "base", tmp_path / "tuned", "--alpha", 0.9, "--out")
+    told = f"{tmp_path / 'half'} is there already; name another directory, or remove it first"
+    assert told in fails(capsys, *words, tmp_path / "half")
+    assert (tmp_path / "half" / "model.safetensors").read_bytes() == before
+    (tmp_path / "empty").mkdir()
+    out, _ = run(capsys, *words, tmp_path / "empty")
+    assert "head" not in out, "a sentence encoder has none"
 
 
 def test_seeds_and_the_small_recipe(world, tmp_path, capsys):
@@ -103,3 +136,14 @@ def test_a_run_that_diverges_says_so_and_fails(world, tmp_path, capsys):
     assert main([str(word) for word in words]) == 1
     err = capsys.readouterr().err
     assert "minibert: step" in err and "a lower learning rate" in err
+
+
+def test_a_run_that_learnt_nothing_ends_with_saying_so(world, tmp_path, capsys):
+    words = ["finetune", "classify", world / "train.tsv", "--dev", world / "dev.tsv", "--base",
+             world / "base", "--lr", 1, "--epochs", 1, "--out", tmp_path / "model"]  # fmt: skip
+    out, err = run(capsys, *words)
+    assert "the run has failed" in err
+    assert out.splitlines()[-1] == (
+        f"{tmp_path / 'model'}: the run has failed, this model is of no use; "
+        f"{tmp_path / 'model'}/run: how it came about"
+    )

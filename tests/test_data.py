@@ -61,6 +61,26 @@ def test_a_txt_has_a_text_a_line(tmp_path):
     ]
 
 
+def test_blank_lines_are_said_or_kept(tmp_path):
+    path = write(tmp_path / "a.txt", "one\u2028still one\n\nthree\r\n \n")
+    said = []
+    found = data.read(path, ("text",), say=said.append)
+    assert [e.where for e in found] == ["a.txt, line 1", "a.txt, line 3"]
+    assert said[-1] == "a.txt: 2 blank lines left out (lines 2, 4)"
+    found = data.read(path, ("text",), say=said.append, blank=True)
+    assert [e.values["text"] for e in found] == ["one\u2028still one", "", "three", ""]
+    assert [e.where[-1] for e in found] == ["1", "2", "3", "4"]
+    for name, text in (
+        ("b.csv", 'text,label\n\n"a\n\nb",x\n'),
+        ("b.tsv", "text\tlabel\n\na\tx\n"),
+        ("b.jsonl", '{"text": "a", "label": "x"}\n\n{"text": "b", "label": "x"}\n'),
+    ):
+        data.read(write(tmp_path / name, text), TEXT, say=said.append)
+        assert said[-1] == f"{name}: 1 blank line left out (line 2)"
+    found = data.read(write(tmp_path / "c.csv", "text,label\n,x\n"), TEXT, blank=True)
+    assert found[0].values == {"text": "", "label": "x"}
+
+
 @pytest.mark.parametrize(
     "name, text, roles, message",
     [
