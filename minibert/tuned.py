@@ -115,7 +115,6 @@ def predict_file(
 
 def has_pairs(path: str | os.PathLike, columns: Mapping[str, str] | None) -> bool:
     """Whether a file has a second text in its rows; True if it has another fault than that."""
-    columns = {role: name for role, name in (columns or {}).items() if role in ("text", "pair")}
     try:
         return "pair" in data.read(path, ("text", "pair?"), columns, blank=True)[0].values
     except ValueError:
