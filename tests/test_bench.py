@@ -83,10 +83,12 @@ def test_training_and_its_profile(capsys, model):
 
 
 def test_cold_start(model):
+    """The peak is the child's own: what this process holds does not count."""
+    ballast = np.ones(200_000_000)  # 1.6 GB here
     found = bench.cold_start(model, 1, peers=False)
     assert set(found) == {"import torch", "minibert similarity a b"}
     for row in found.values():
-        assert not row["failed"] and row["peak_mb"] > 20
+        assert not row["failed"] and 20 < row["peak_mb"] < ballast.nbytes / 2**20
     assert bench.cold_start(model / "nothing", 1, peers=False)["minibert similarity a b"]["failed"]
 
 
