@@ -19,7 +19,6 @@ channels: Xiao 2023 (SmoothQuant), §4 equation 4.
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import os
 import time
@@ -27,14 +26,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
 from minibert import checkpoint
 from minibert.config import BertConfig
 from minibert.embeddings import Embeddings
 from minibert.encoder import activation
 from minibert.files import atomic_directory
-from minibert.model import BertModel, BertOutput, NoInitialisation, check_inputs, numbers_of
+from minibert.model import BertModel, NoInitialisation, numbers_of
+from minibert.packed import RaggedBert, attend
 
 FILE = "model.int8.safetensors"
 SMALLEST = 1e-30  # instead of 0 where something is divided by the largest value
@@ -116,7 +115,7 @@ class Int8Layer(nn.Module):
 
     def forward(self, hidden: Tensor, stretches: list[tuple[int, int]]) -> Tensor:
         """One layer. Shapes: hidden (n, H); stretches: see `attend`."""
-        context = self.attend(self.qkv(hidden), stretches)  # (n, H)
+        context = attend(self.qkv(hidden), self.heads, stretches)  # (n, H)
         hidden = self.attention_norm(self.output(context).addcmul_(hidden, self.smooth))
         expanded = self.expand(hidden)  # (n, F)
         if isinstance(self.activation, nn.GELU):
@@ -126,23 +125,8 @@ class Int8Layer(nn.Module):
         result = self.contract(expanded).addcmul_(hidden, self.smooth_feed_forward)  # (n, H)
         return self.feed_forward_norm(result)
 
-    def attend(self, qkv: Tensor, stretches: list[tuple[int, int]]) -> Tensor:
-        """Attention inside each text.
 
-        Shapes: qkv (n, 3 H); stretches (texts, T) of consecutive texts of T tokens, which are
-        computed together; returns (n, H).
-        """
-        contexts, start = [], 0
-        for texts, T in stretches:
-            stretch = qkv[start : start + texts * T].view(texts, T, 3, self.heads, -1)
-            query, key, value = stretch.permute(2, 0, 3, 1, 4)  # (texts, N, T, D) each
-            context = scaled_dot_product_attention(query, key, value)  # (texts, N, T, D)
-            contexts.append(context.transpose(1, 2).reshape(texts * T, -1))  # (texts * T, H)
-            start += texts * T
-        return contexts[0] if len(contexts) == 1 else torch.cat(contexts)
-
-
-class Int8Bert(nn.Module):
+class Int8Bert(RaggedBert):
     """A `BertModel` in int8, without the pooler: made by `quantize` or `load`."""
 
     def __init__(self, config: BertConfig) -> None:
@@ -153,34 +137,6 @@ class Int8Bert(nn.Module):
         self.embeddings.word = Int8Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Int8Layer(config) for _ in range(config.num_hidden_layers))
         self.requires_grad_(False)
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-    ) -> BertOutput:
-        """As `BertModel.forward`; the states of padding are zeros, pooler_output is None."""
-        check_inputs(self.config, input_ids, attention_mask, token_type_ids)
-        if token_type_ids is None:
-            token_type_ids = torch.zeros_like(input_ids)  # (B, T)
-        hidden = self.embeddings(input_ids, token_type_ids)  # (B, T, H)
-        B, T, H = hidden.shape
-        if attention_mask is None:
-            real, lengths = slice(None), [T] * B
-            tokens = hidden.view(B * T, H)
-        else:
-            real = attention_mask != 0  # (B, T)
-            lengths = real.sum(1).tolist()
-            tokens = hidden[real]  # (n, H)
-        stretches = [(len(list(same)), T) for T, same in itertools.groupby(lengths) if T]
-        for layer in self.layers:
-            tokens = layer(tokens, stretches)  # (n, H)
-        if attention_mask is None:
-            return BertOutput(tokens.view(B, T, H), None)
-        states = torch.zeros_like(hidden)
-        states[real] = tokens
-        return BertOutput(states, None)
 
 
 # -------------------------------------------------------------------------------- making one

@@ -97,7 +97,7 @@ def test_every_worker_gets_a_share_of_few_texts(tiny, monkeypatch):
     """300 tokens and two threads: two batches; what is small already stays one."""
     sizes = []
     embed = tiny.embed
-    monkeypatch.setattr(tiny, "embed", lambda rows: sizes.append(len(rows)) or embed(rows))
+    monkeypatch.setattr(tiny, "embed", lambda rows, _: sizes.append(len(rows)) or embed(rows, _))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     tiny.encode(["a b c d e f g h"] * 30)  # 10 tokens each
