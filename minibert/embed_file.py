@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import os
 import re
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -128,8 +127,6 @@ def embed_file(
     def size(found: list[list[str]]) -> int:
         return sum(map(len, found))
 
-    encoder.model.eval()
-    encoder.quickest(sys.maxsize)  # the same copy for all chunks, the last few lines as well
     show = show_progress_bar if chief else False
     with warnings.catch_warnings():
         warnings.simplefilter("once")  # every chunk would say again that texts were cut

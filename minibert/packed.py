@@ -8,9 +8,9 @@ Nothing here is needed to understand BERT: read `model` for that. The copy does 
   the scores of attention never leave the cache.
 * Texts of different lengths lie one after the other, without padding.
 
-The sums are done in another order, so numbers differ from the model's in the last bits (about 1e-6).
-`pack` runs both and gives no copy where they differ by more: a model that somebody has changed
-computes for itself.
+The sums are done in another order, so numbers differ from the model's in the last bits: about
+1e-6. `pack` runs both and gives no copy where they differ by more: a model that somebody has
+changed computes for itself.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FUSED = {
     "gelu_pytorch_tanh": ("gelu", "tanh"),
     "relu": ("relu", ""),
 }
-WORTH_IT = 256  # tokens; packing takes as long as some batches
+MANY = 1024  # tokens
 TOLERANCE = 1e-5  # of the largest number; where the sums are the same they differ by about 1e-6
 
 
@@ -144,13 +144,12 @@ class PackedBert(RaggedBert):
 def pack(model: BertModel) -> PackedBert | None:
     """A packed copy of the model in evaluation, or None: not to be had here, or not the same.
 
-    It is to be had on a CPU, in float32, where torch was built with oneDNN. It is the same unless the model's code or parts
-    were changed: a LoRA layer, an attention of one's own.
+    It is to be had on a CPU, in float32, where torch was built with oneDNN. It is the same unless
+    the model's code or parts were changed: a LoRA layer, an attention of one's own.
     """
-    dtypes = {(parameter.dtype, parameter.device.type) for parameter in model.parameters()}
     ops = torch.ops.mkldnn
     if (
-        dtypes != {(torch.float32, "cpu")}
+        not is_float32_on_cpu(model)
         or not torch.backends.mkldnn.is_available()
         or not hasattr(ops, "_reorder_linear_weight")
         or not hasattr(ops, "_linear_pointwise")
@@ -172,12 +171,19 @@ def pack(model: BertModel) -> PackedBert | None:
     return copy if same else None
 
 
+def is_float32_on_cpu(model: BertModel) -> bool:
+    """Whether all parameters are."""
+    kinds = {(parameter.dtype, parameter.device.type) for parameter in model.parameters()}
+    return kinds == {(torch.float32, "cpu")}
+
+
 class Packer:
     """Keeps the packed copy of a model, and throws it away when the model has changed.
 
     Noticed are: other parts, hooks, settings, ``forward`` methods; parameters that were replaced,
-    changed in place (torch counts that), or written to behind torch's back (``parameter.data``; by
-    the first and the last number of each).
+    changed in place (torch counts that), or written to behind torch's back, as
+    ``parameter.data[3] = 0`` does. For the last the layers' biases and the ends of their matrices
+    are compared; with many tokens, where it costs nothing in comparison, all numbers.
     """
 
     def __init__(self) -> None:
@@ -189,18 +195,11 @@ class Packer:
         return {"seen": None}
 
     def quickest(self, model: BertModel, tokens: int) -> BertModel | PackedBert:
-        """What to compute with: the copy, or the model itself, which must be in ``eval()``.
-
-        A copy pays with many tokens or from the second call on. A process that compares two short
-        texts needs none.
-        """
-        if self.seen is None or not self.seen.is_still(model):
-            self.seen, self.copy = Snapshot(model), None
-            self.tried = False
-            if tokens < WORTH_IT:
+        """What to compute so many tokens with: the copy, or the model, which is in ``eval()``."""
+        if self.seen is None or not self.seen.is_still(model, all_numbers=tokens >= MANY):
+            if not is_float32_on_cpu(model):
                 return model
-        if not self.tried:
-            self.tried, self.copy = True, pack(model)
+            self.seen, self.copy = Snapshot(model), pack(model)
         return self.copy or model
 
 
@@ -218,9 +217,13 @@ class Snapshot:
         ]  # fmt: skip
         self.parameters = list(model.parameters())
         self.places = self.where()
-        flat = [parameter.detach().reshape(-1) for parameter in self.parameters]
-        self.ends = [numbers[:: max(len(numbers) - 1, 1)] for numbers in flat]  # views
-        self.numbers = torch.cat(self.ends)
+        self.copied = [parameter.detach() for parameter in model.layers.parameters()]
+        flat = [numbers.reshape(-1) for numbers in self.copied]
+        self.some = [  # views of all numbers of a bias, and of the ends of a matrix
+            numbers[:: 1 if of.dim() == 1 else max(len(numbers) - 1, 1)]
+            for of, numbers in zip(self.copied, flat, strict=True)
+        ]
+        self.numbers, self.total = torch.cat(self.some), self.sums()
 
     def where(self) -> list[tuple[int, int]]:
         """The address of each parameter, and how often torch has written to it."""
@@ -229,7 +232,11 @@ class Snapshot:
             for parameter in self.parameters
         ]
 
-    def is_still(self, model: BertModel) -> bool:
+    def sums(self) -> list[Tensor]:
+        """A sum over the bits of each parameter that was copied: exact, unlike one of floats."""
+        return [numbers.view(torch.int32).sum(dtype=torch.int32) for numbers in self.copied]
+
+    def is_still(self, model: BertModel, all_numbers: bool) -> bool:
         """Whether the model is still as it was."""
         try:
             same = model is self.parts[0] and [vars(part) for part in self.parts] == self.contents
@@ -239,5 +246,6 @@ class Snapshot:
             same
             and [type(part).forward for part in self.parts] == self.methods
             and self.where() == self.places
-            and torch.equal(torch.cat(self.ends), self.numbers)
+            and torch.equal(torch.cat(self.some).view(torch.int32), self.numbers.view(torch.int32))
+            and (not all_numbers or self.sums() == self.total)
         )

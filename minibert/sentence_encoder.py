@@ -201,15 +201,17 @@ class SentenceEncoder:
                 vectors[batch] = self.embed([rows[i] for i in batch], model)  # (b, dimension)
             return batch
 
-        training = self.model.training
-        self.model.eval()
+        training = [part for part in self.model.modules() if part.training]
+        if training:
+            self.model.eval()
         try:
             model = self.quickest(sum(lengths))
             done = side_by_side(work, batches, self.device)
             for _ in progress(done, len(rows), "texts", show_progress_bar, size=len):
                 pass
         finally:
-            self.model.train(training)
+            for part in training:
+                part.training = True
         vectors = merge_windows(vectors, rows, owners, len(texts))
         if self.normalize if normalize_embeddings is None else normalize_embeddings:
             vectors = torch.nn.functional.normalize(vectors, dim=1)
@@ -239,11 +241,11 @@ class SentenceEncoder:
             yield self.encode(some, **options)
 
     def quickest(self, tokens: int) -> BertModel | RaggedBert:
-        """What computes ``tokens`` tokens soonest: `model`, or a packed copy of it.
+        """What `encode` computes so many tokens with: `model`, or a packed copy of it.
 
-        The copy (module `packed`) gives the same numbers within 2e-6, and is made when there are
-        many texts or at the second call. It needs as much memory as the layers of the model; to do
-        without set ``encoder.packing = False``.
+        The copy (module `packed`) gives the same numbers within 2e-6, sooner. Making it takes as
+        long as encoding a few dozen texts, and as much memory as the layers of the model have; set
+        ``encoder.packing = False`` to do without it and get the bits of the model.
         """
         packing = self.packing and isinstance(self.model, BertModel)
         if not packing or torch.is_autocast_enabled(self.device.type):
