@@ -29,6 +29,7 @@ from minibert import quantize
 from minibert.embed_file import read_lines
 from minibert.hub import DEFAULT_MODEL, locate
 from minibert.model import BertModel
+from minibert.packed import PackedLinear, available
 from minibert.peers import PEERS, Encode, plain_training
 from minibert.sentence_encoder import SentenceEncoder
 from minibert.tokenizer import BertTokenizer
@@ -129,11 +130,14 @@ def gather(
     directory: Path, room: Path, peers: bool, say: Callable[[str], None]
 ) -> tuple[dict[str, Encode], dict[str, str]]:
     """Everyone who can take part, and why the others cannot."""
-    found: dict[str, Encode] = {
-        "minibert": SentenceEncoder.from_pretrained(
-            directory, device="cpu", precision="float32"
-        ).encode
-    }
+    ours, plain = (
+        SentenceEncoder.from_pretrained(directory, device="cpu", precision="float32")
+        for _ in range(2)
+    )
+    plain.packing = False
+    found: dict[str, Encode] = {"minibert": ours.encode}
+    if available():
+        found["minibert, not packed"] = plain.encode
     missing: dict[str, str] = {}
     if reason := quantize.unsupported():
         missing["minibert int8"] = reason
@@ -206,13 +210,20 @@ def operations(config, T: int) -> int:
 
 
 def matrix_rate(seconds: float = 0.1) -> float:
-    """Billions of float32 operations per second in matrix products of the size of a layer's."""
-    a, b = torch.ones(1024, 384), torch.ones(384, 1536)
-    count, begin = 0, time.perf_counter()
-    while (spent := time.perf_counter() - begin) < seconds or count < 2:
-        torch.mm(a, b)
-        count += 1
-    return count * 2 * 1024 * 384 * 1536 / spent / 1e9
+    """Billions of float32 operations per second in matrix products of the size of a layer's.
+
+    The better of torch's two ways: as it is, and with the weight laid out beforehand.
+    """
+    x, linear = torch.ones(1024, 384), torch.nn.Linear(384, 1536)
+    best = 0.0
+    with torch.inference_mode():
+        for product in (linear, PackedLinear(linear)) if available() else (linear,):
+            count, begin = 0, time.perf_counter()
+            while (spent := time.perf_counter() - begin) < seconds or count < 2:
+                product(x)
+                count += 1
+            best = max(best, count * 2 * 1024 * 384 * 1536 / spent / 1e9)
+    return best
 
 
 def cold_start(directory: Path, rounds: int, peers: bool) -> dict:

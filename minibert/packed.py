@@ -147,13 +147,7 @@ def pack(model: BertModel) -> PackedBert | None:
     It is to be had on a CPU, in float32, where torch was built with oneDNN. It is the same unless
     the model's code or parts were changed: a LoRA layer, an attention of one's own.
     """
-    ops = torch.ops.mkldnn
-    if (
-        not is_float32_on_cpu(model)
-        or not torch.backends.mkldnn.is_available()
-        or not hasattr(ops, "_reorder_linear_weight")
-        or not hasattr(ops, "_linear_pointwise")
-    ):
+    if not available() or not is_float32_on_cpu(model):
         return None
     random = torch.Generator().manual_seed(0)
     T = min(12, model.config.max_position_embeddings)
@@ -169,6 +163,14 @@ def pack(model: BertModel) -> PackedBert | None:
     ours, theirs = ours.last_hidden_state[mask != 0], theirs.last_hidden_state[mask != 0]
     same = (ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max()
     return copy if same else None
+
+
+def available() -> bool:
+    """Whether torch has the packed products here: part of oneDNN, as in all builds for x86."""
+    names = ("_reorder_linear_weight", "_linear_pointwise")
+    return torch.backends.mkldnn.is_available() and all(
+        hasattr(torch.ops.mkldnn, name) for name in names
+    )
 
 
 def is_float32_on_cpu(model: BertModel) -> bool:

@@ -22,6 +22,7 @@ def model(tmp_path_factory):
 def a_quick_machine(monkeypatch):
     monkeypatch.setattr(bench, "matrix_rate", lambda: 1.0)
     monkeypatch.setattr(quantize, "unsupported", lambda: None)
+    monkeypatch.setattr(bench, "available", lambda: True)
 
 
 def test_json_has_all_that_was_measured(capsys, model, tmp_path):
@@ -35,7 +36,7 @@ def test_json_has_all_that_was_measured(capsys, model, tmp_path):
     assert set(found["encode"]) == {"short", "long", "one"}
     for kind, race in found["encode"].items():
         assert race["tokens"] >= 3 * race["texts"]
-        assert set(race["contestants"]) == {"minibert", "minibert int8"}, kind
+        assert set(race["contestants"]) == {"minibert", "minibert, not packed", "minibert int8"}, kind
         row = race["contestants"]["minibert"]
         assert row["minibert : this"] == 1.0 and len(row["seconds"]) == 2
     assert len(found["matrix_gflops"]) == 6
@@ -97,6 +98,7 @@ def test_who_is_missing_is_said(model, tmp_path, monkeypatch):
         raise RuntimeError("not today")
 
     monkeypatch.setattr(quantize, "unsupported", lambda: "no such instructions")
+    monkeypatch.setattr(bench, "available", lambda: False)
     monkeypatch.setattr(
         bench, "PEERS", {"one": (broken, []), "other": (broken, ["no_such_package"])}
     )
