@@ -135,8 +135,8 @@ def test_a_changed_model_is_computed_as_it_is(ours, change):
     expected = textbook(ours, TEXTS)
     assert np.abs(expected - before).max() > 1e-4  # else there would be nothing to notice
     for someone in (ours, fresh):
-        assert np.allclose(someone.encode(TEXTS * 4), np.tile(expected, (4, 1)), atol=2e-6)
-        assert np.allclose(someone.encode(TEXTS), expected, atol=2e-6)
+        for texts in (TEXTS * 4, TEXTS):  # many first: of few not all numbers are looked at
+            assert np.allclose(someone.encode(texts), textbook(someone, texts), atol=2e-6)
 
 
 @pytest.mark.parametrize("change", [name for name in CHANGES if "one weight" not in name])
