@@ -22,6 +22,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from minibert import hub
 
@@ -42,6 +43,12 @@ UNWANTED = {
     "onnx/config.json": b"{}",
     "data_config.json": b"{}",
 }
+
+
+@pytest.fixture(autouse=True)
+def not_offline(monkeypatch):
+    """Also where whoever runs the tests has set HF_HUB_OFFLINE."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
 def known(files=FILES):
