@@ -11,11 +11,12 @@ from torch import nn
 
 from minibert import adapt, packed
 from minibert.attention import MultiHeadSelfAttention
+from minibert.config import BertConfig
 from minibert.model import BertModel
 from minibert.sentence_encoder import SentenceEncoder
 from tests import small
 from tests.test_quantize import SHAPES, bert, encoder
-from tests.tiny import ragged_batch
+from tests.tiny import SIZES, build, ragged_batch
 
 pytestmark = pytest.mark.skipif(
     not packed.available(), reason="this build of torch has no oneDNN: nothing is packed here"
@@ -159,6 +160,12 @@ def test_another_class_method_is_used(ours, monkeypatch):
     assert packed.pack(ours.model) is None
 
 
+def test_another_mask_is_used(ours, monkeypatch):
+    """Only a text with padding shows it."""
+    monkeypatch.setattr("minibert.model.additive_mask", lambda mask, dtype: torch.zeros(()))
+    assert packed.pack(ours.model) is None
+
+
 def test_another_model_is_another_model(ours):
     ours.encode(TEXTS)
     torch.manual_seed(5)
@@ -169,6 +176,10 @@ def test_another_model_is_another_model(ours):
 def test_where_it_is_not_to_be_had(ours, monkeypatch):
     assert packed.pack(bert().double()) is None
     assert packed.pack(bert().to(torch.bfloat16)) is None
+    odd = {**SIZES, "hidden_size": 15, "num_attention_heads": 3, "intermediate_size": 5}
+    odd["vocab_size"] = len(small.VOCABULARY)
+    half = encoder(build(BertModel, BertConfig.from_dict(odd)).to(torch.bfloat16))
+    assert np.array_equal(half.encode(TEXTS * 4), textbook(half, TEXTS * 4))
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert packed.pack(ours.model) is None
     assert np.array_equal(ours.encode(TEXTS), textbook(ours, TEXTS))
