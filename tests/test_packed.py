@@ -160,6 +160,46 @@ def test_another_class_method_is_used(ours, monkeypatch):
     assert packed.pack(ours.model) is None
 
 
+@pytest.mark.parametrize("where", ["before", "after"])
+@pytest.mark.parametrize("who", ["hook", "pre-hook", "method", "class", "all modules"])
+def test_one_who_only_looks_sees_the_real_texts(ours, monkeypatch, who, where):
+    """It changes no number, so nothing but its presence tells that the model must compute."""
+    if where == "after":
+        ours.encode(TEXTS)
+    attention, seen = ours.model.layers[0].attention, []
+    forward = MultiHeadSelfAttention.forward
+
+    def look(self, hidden, mask):
+        seen.append(hidden)
+        return forward(self, hidden, mask)
+
+    def hook(part, inputs, output=None):
+        if part is attention:
+            seen.append(inputs[0])
+
+    register = {
+        "hook": attention.register_forward_hook,
+        "pre-hook": attention.register_forward_pre_hook,
+        "all modules": nn.modules.module.register_module_forward_hook,
+    }
+    if who in register:
+        handle = register[who](hook)
+    elif who == "method":
+        monkeypatch.setattr(attention, "forward", look.__get__(attention))
+    else:
+        monkeypatch.setattr(MultiHeadSelfAttention, "forward", look)
+    ours.encode(TEXTS[:1])
+    lengths = [len(row) for row in ours.rows(TEXTS[:1])[0]]
+    expected = [(1, lengths[0], 64)] * (2 if who == "class" else 1)  # there are two layers
+    assert [tuple(hidden.shape) for hidden in seen] == expected
+    if who in register:
+        handle.remove()
+    monkeypatch.undo()
+    seen.clear()
+    assert np.allclose(ours.encode(TEXTS), textbook(ours, TEXTS), atol=2e-6)
+    assert not seen and ours._packer.copy is not None
+
+
 def test_another_mask_is_used(ours, monkeypatch):
     """Only a text with padding shows it."""
     monkeypatch.setattr("minibert.model.additive_mask", lambda mask, dtype: torch.zeros(()))
