@@ -44,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         return sub
 
     measures = ("cosine", "dot", "euclidean", "manhattan")
+    tuned = "what `minibert finetune` has written; it must be given"
     sub = verb(
         verbs.similarity,
         "similarity",
@@ -121,7 +122,9 @@ def build_parser() -> argparse.ArgumentParser:
         "accuracy and the other measures of what `minibert finetune` has written, of any task",
         "evaluate classify --model my-model --data test.tsv",
         parent=what,
+        model=False,
     )
+    sub.add_argument("--model", required=True, metavar="DIR", help=tuned)
     sub.add_argument("--data", required=True, metavar="FILE", help="csv, tsv or jsonl")
     sub.add_argument("--columns", nargs="+", action=Columns, metavar="ROLE=COLUMN")
 
@@ -155,8 +158,7 @@ def build_parser() -> argparse.ArgumentParser:
         "predict questions.txt --model my-model",
         model=False,
     )
-    sub.add_argument("--model", required=True, metavar="DIR",
-                     help="what `minibert finetune` has written; it must be given")
+    sub.add_argument("--model", required=True, metavar="DIR", help=tuned)
     sub.add_argument("file", metavar="FILE", help="txt (a text a line), csv, tsv or jsonl")
     sub.add_argument("--columns", nargs="+", action=Columns, metavar="ROLE=COLUMN")
 

@@ -382,4 +382,6 @@ def test_predict_with_a_sentence_encoder_says_what_it_needs(capsys, model, tmp_p
     assert "no column '9' for pair" in err
     status, _, err = run(capsys, "predict", tmp_path / "q.txt")
     assert status == 2 and "required: --model" in err
+    status, _, err = run(capsys, "evaluate", "classify", "--data", tmp_path / "q.txt")
+    assert status == 2 and "--model" in err
     assert "what `minibert finetune` has written" in run(capsys, "predict", "--help")[1]
