@@ -42,6 +42,7 @@ def similarity(args: argparse.Namespace) -> None:
     from minibert.similarity import SIMILARITY
 
     encoder = load_encoder(args)
+    encoder.packing = False  # for a few texts, once, it takes longer than it saves
     vectors = encoder.encode(args.texts, on_long=args.on_long)
     measure = args.measure or encoder.similarity_fn_name
     table = SIMILARITY[measure](vectors, vectors)
