@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from minibert import parallel
-from minibert.checkpoint import content_digest
 from minibert.files import no_such_file, read_json, write_json
 from minibert.progress import progress
 from minibert.sentence_encoder import SentenceEncoder
@@ -94,7 +93,7 @@ def embed_file(
     run = {
         "shape": list(shape),
         "text": digest.hexdigest(),
-        "weights": content_digest(encoder.model.state_dict(), {}),
+        "weights": encoder.digest(),
         "options": repr(
             (on_long, normalize_embeddings, prompt, encoder.max_length, encoder.pooling)
         ),

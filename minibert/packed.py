@@ -9,8 +9,8 @@ Nothing here is needed to understand BERT: read `model` for that. The copy does 
 * Texts of different lengths lie one after the other, without padding.
 
 The sums are done in another order, so numbers differ from the model's in the last bits: about
-1e-6. `pack` runs both and gives no copy where they differ by more: a model that somebody has
-changed computes for itself.
+1e-6. `pack` runs both on a few random ids and gives no copy where they differ by more than 1e-5 of
+the largest number: so if you edit the textbook's code, `encode` follows.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.modules import module
 
+from minibert import model
 from minibert.attention import MultiHeadSelfAttention
 from minibert.config import BertConfig
 from minibert.embeddings import Embeddings
 from minibert.encoder import EncoderLayer, FeedForward, TanhGELU
-from minibert.model import BertModel, BertOutput, Pooler, check_inputs
+from minibert.model import BertModel, BertOutput, check_inputs
 
-# hidden_act -> the name and the form of it that a packed product can apply.
+# hidden_act -> the activation that a packed product can apply, and which form of it.
 FUSED = {
     "gelu": ("gelu", "none"),
     "gelu_new": ("gelu", "tanh"),
     "gelu_pytorch_tanh": ("gelu", "tanh"),
     "relu": ("relu", ""),
 }
-# What a copy can stand for: the parts of the textbook, with the methods they have from the start.
+# The parts that a copy stands for, as they are when this is imported.
 TEXTBOOK = {
-    part: part.forward
+    part: dict(vars(part))
     for part in (
-        BertModel, Embeddings, EncoderLayer, MultiHeadSelfAttention, FeedForward, Pooler, TanhGELU,
-        nn.ModuleList, nn.Embedding, nn.Linear, nn.LayerNorm, nn.Dropout, nn.Softmax, nn.GELU,
-        nn.ReLU, nn.Tanh,
+        BertModel, Embeddings, EncoderLayer, MultiHeadSelfAttention, FeedForward, TanhGELU,
+        nn.Linear, nn.LayerNorm,
     )
 }  # fmt: skip
+ADDITIVE_MASK = model.additive_mask
 GLOBAL_HOOKS = (module._global_forward_hooks, module._global_forward_pre_hooks)  # of all modules
-MANY = 1024  # tokens
 TOLERANCE = 1e-5  # of the largest number; where the sums are the same they differ by about 1e-6
 
 
@@ -111,7 +111,8 @@ class PackedLinear(nn.Module):
         """Put the maps side by side, and lay out their weight."""
         super().__init__()
         weight = torch.cat([part.weight.detach() for part in maps])  # (out, in)
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, 1024)  # for so many tokens
+        # The best order of the numbers depends a little on how many tokens come: `encode`'s 1,024.
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, 1024)
         self.bias = torch.cat([part.bias.detach() for part in maps])  # (out,)
         self.activation = activation
 
@@ -146,16 +147,16 @@ class PackedLayer(nn.Module):
 class PackedBert(RaggedBert):
     """A copy of a `BertModel`'s layers; embeddings and norms are the model's own."""
 
-    def __init__(self, model: BertModel) -> None:
+    def __init__(self, bert: BertModel) -> None:
         """Lay out the weights of all layers."""
         super().__init__()
-        self.config, self.embeddings = model.config, model.embeddings
-        act = model.config.hidden_act
-        self.layers = nn.ModuleList(PackedLayer(layer, act) for layer in model.layers)
+        self.config, self.embeddings = bert.config, bert.embeddings
+        act = bert.config.hidden_act
+        self.layers = nn.ModuleList(PackedLayer(layer, act) for layer in bert.layers)
 
 
-def pack(model: BertModel) -> PackedBert | None:
-    """A packed copy of the model in evaluation, or None: not to be had here, or not the same.
+def pack(bert: BertModel) -> PackedBert | None:
+    """A packed copy of a model in evaluation, or None: not to be had here, or not the same.
 
     It is to be had on a CPU, in float32, where torch was built with oneDNN. It is the same unless
     the code or the parts of the model were changed: a LoRA layer, a scale that somebody took out.
@@ -163,15 +164,15 @@ def pack(model: BertModel) -> PackedBert | None:
     if not available():
         return None
     random = torch.Generator().manual_seed(0)
-    T = min(12, model.config.max_position_embeddings)
-    ids = torch.randint(model.config.vocab_size, (2, T), generator=random)
+    T = min(12, bert.config.max_position_embeddings)
+    ids = torch.randint(bert.config.vocab_size, (2, T), generator=random)
     mask = torch.ones_like(ids)
     mask[1, T // 2 :] = 0
     try:
         with torch.inference_mode():
-            copy = PackedBert(model).eval()
-            ours, theirs = copy(ids, mask), model(ids, mask)
-    except (AttributeError, RuntimeError, TypeError):  # a part is not the one of the textbook
+            copy = PackedBert(bert)
+            ours, theirs = copy(ids, mask), bert(ids, mask)
+    except (AttributeError, IndexError, RuntimeError, TypeError):  # not the textbook's parts
         return None
     ours, theirs = ours.last_hidden_state[mask != 0], theirs.last_hidden_state[mask != 0]
     same = (ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max()
@@ -186,96 +187,50 @@ def available() -> bool:
     )
 
 
-def is_float32_on_cpu(model: BertModel) -> bool:
-    """Whether all parameters are."""
-    kinds = {(parameter.dtype, parameter.device.type) for parameter in model.parameters()}
-    return kinds == {(torch.float32, "cpu")}
-
-
-def as_written(model: BertModel) -> bool:
-    """Whether all parts are the textbook's, with its methods and without hooks.
-
-    A hook may only want to look: then both would give the same, and it would see nothing.
-    """
-    return not any(GLOBAL_HOOKS) and all(
-        TEXTBOOK.get(type(part)) is type(part).forward
-        and not (part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part))
-        for part in model.modules()
+def is_as_imported() -> bool:
+    """Whether the textbook's classes are as they were, and no hook listens to all modules."""
+    return (
+        not any(GLOBAL_HOOKS)
+        and model.additive_mask is ADDITIVE_MASK
+        and all(vars(part) == before for part, before in TEXTBOOK.items())
     )
 
 
-class Packer:
-    """Keeps the packed copy of a model, and throws it away when the model has changed.
+class Keeper:
+    """A model; and as long as nobody else has got hold of it, its packed copy.
 
-    Noticed are: other parts, hooks, settings, ``forward`` methods; parameters that were replaced,
-    changed in place (torch counts that), or written to behind torch's back, as
-    ``parameter.data[3] = 0`` does. For the last the layers' biases and the ends of their matrices
-    are compared; with many tokens, where it costs nothing in comparison, all numbers.
+    Whoever has the model can change weights, replace parts or hook into it, and then the model
+    itself must compute. No check would find all such changes, so none is tried: `lend` ends the use
+    of the copy, for good.
     """
 
-    def __init__(self) -> None:
-        """Nothing is packed yet."""
-        self.seen: Snapshot | None = None
+    def __init__(self, model: nn.Module) -> None:
+        """Keep a model that came from outside: it counts as lent."""
+        self.model, self.lent = model, True
+        self.copy: PackedBert | None = None
+        self.tried = False
 
     def __getstate__(self) -> dict:
-        """What `copy` and `pickle` take along: nothing, a copy is made anew."""
-        return {"seen": None}
+        """What `copy` and `pickle` take along; a packed copy is made anew."""
+        return {**vars(self), "copy": None, "tried": False}
 
-    def quickest(self, model: BertModel, tokens: int) -> BertModel | PackedBert:
-        """What to compute so many tokens with: the copy, or the model, which is in ``eval()``."""
-        if self.seen is None or not self.seen.is_still(model, all_numbers=tokens >= MANY):
-            if not is_float32_on_cpu(model) or not as_written(model):
-                return model
-            seen = Snapshot(model)
-            self.copy = pack(model)
-            self.seen = seen  # last: another thread that sees it finds its copy
-        return self.copy or model
+    def lend(self) -> nn.Module:
+        """The model, for somebody who may do with it what he likes."""
+        self.lent, self.copy = True, None
+        return self.model
 
+    def move(self, device: torch.device) -> None:
+        """Move the model to a device, in place."""
+        self.model.to(device)
+        self.copy, self.tried = None, False
 
-class Snapshot:
-    """What the numbers of a model depend on, in a form that is compared within 0.2 ms."""
-
-    def __init__(self, model: BertModel) -> None:
-        """Look at the model."""
-        self.parts = list(model.modules())
-        self.methods = [type(part).forward for part in self.parts]
-        self.contents = [  # settings; and dicts of hooks, parts and parameters
-            {name: dict(value) if isinstance(value, dict) else value
-             for name, value in vars(part).items()}
-            for part in self.parts
-        ]  # fmt: skip
-        self.parameters = list(model.parameters())
-        self.places = self.where()
-        self.copied = [parameter.detach() for parameter in model.layers.parameters()]
-        flat = [numbers.reshape(-1) for numbers in self.copied]
-        self.some = [  # views of all numbers of a bias, and of the ends of a matrix
-            numbers[:: 1 if of.dim() == 1 else max(len(numbers) - 1, 1)]
-            for of, numbers in zip(self.copied, flat, strict=True)
-        ]
-        self.numbers, self.total = torch.cat(self.some), self.sums()
-
-    def where(self) -> list[tuple[int, int]]:
-        """The address of each parameter, and how often torch has written to it."""
-        return [
-            (parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version)
-            for parameter in self.parameters
-        ]
-
-    def sums(self) -> list[Tensor]:
-        """A sum over the bits of each parameter that was copied: exact, unlike one of floats."""
-        return [numbers.view(torch.int32).sum(dtype=torch.int32) for numbers in self.copied]
-
-    def is_still(self, model: BertModel, all_numbers: bool) -> bool:
-        """Whether the model is still as it was."""
-        try:
-            same = model is self.parts[0] and [vars(part) for part in self.parts] == self.contents
-        except RuntimeError:  # another tensor in the place of a parameter: torch compares numbers
-            return False
-        return (
-            same
-            and not any(GLOBAL_HOOKS)
-            and [type(part).forward for part in self.parts] == self.methods
-            and self.where() == self.places
-            and torch.equal(torch.cat(self.some).view(torch.int32), self.numbers.view(torch.int32))
-            and (not all_numbers or self.sums() == self.total)
-        )
+    def quickest(self) -> nn.Module:
+        """What to compute with: the copy, or the model."""
+        if self.lent or not isinstance(self.model, BertModel):
+            return self.model
+        if torch.is_autocast_enabled("cpu") or not is_as_imported():
+            return self.model
+        if not self.tried:
+            self.copy = pack(self.model)
+            self.tried = True
+        return self.copy or self.model

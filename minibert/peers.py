@@ -54,7 +54,7 @@ def sorted_batches(directory: Path, forward: Callable) -> Encode:
 
     def encode(texts: Sequence[str]) -> np.ndarray:
         rows, _ = encoder.rows(list(texts))
-        vectors = np.empty((len(rows), encoder.model.config.hidden_size), np.float32)
+        vectors = np.empty((len(rows), encoder.dimension), np.float32)
         for members in make_batches([len(row) for row in rows], 1024):
             longest = len(rows[members[0]])
             ids = np.zeros((len(members), longest), np.int64)

@@ -18,16 +18,19 @@ import torch
 from torch import Tensor
 
 from minibert import quantize
+from minibert.checkpoint import content_digest
 from minibert.files import atomic_directory, read_json, write_json, write_text
 from minibert.hub import DEFAULT_MODEL, locate
 from minibert.model import BertModel
-from minibert.packed import Packer, RaggedBert
+from minibert.packed import Keeper
 from minibert.pooling import POOLING
 from minibert.progress import progress
 from minibert.similarity import SIMILARITY
 from minibert.tokenizer import BertTokenizer
 
 BATCH_TOKENS = 1024  # a batch has at most so many tokens, padding included
+# Workers end together if each has several batches; below so many tokens these would cost more.
+EVEN, ENOUGH = 8, 256
 SMALL_BATCH = 128  # tokens; so few are not shared out among workers
 # In pooling configs of the older generation: a flag for each mode of POOLING.
 FLAGS = {
@@ -105,30 +108,50 @@ class SentenceEncoder:
         self.default_prompt_name = default_prompt_name
         self.similarity_fn_name = similarity_fn_name
         self.lower_case = lower_case
-        self.packing = True
-        self._packer = Packer()
+
+    @property
+    def model(self) -> BertModel | quantize.Int8Bert:
+        """The model. Once you have asked for it, it is what `encode` computes with, bit for bit.
+
+        Until then nobody can have changed it or hooked into it, and `encode` uses a copy that is
+        laid out for speed (module `packed`): the vectors differ by 2e-6 at most.
+        """
+        return self._keeper.lend()
+
+    @model.setter
+    def model(self, model: BertModel | quantize.Int8Bert) -> None:
+        self._keeper = Keeper(model)
+
+    @property
+    def _model(self) -> BertModel | quantize.Int8Bert:
+        """The model, for what does not change it."""
+        return self._keeper.model
+
+    def digest(self) -> str:
+        """A digest of the weights."""
+        return content_digest(self._model.state_dict(), {})
 
     @property
     def dimension(self) -> int:
         """The width of the vectors: H for each pooling mode."""
-        return self.model.config.hidden_size * len(self.pooling)
+        return self._model.config.hidden_size * len(self.pooling)
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self.model.embeddings.word.weight.device
+        return self._model.embeddings.word.weight.device
 
     def __repr__(self) -> str:
         """What it is, in a line."""
         return (
-            f"SentenceEncoder({type(self.model).__name__}, {self.dimension} numbers a text, "
+            f"SentenceEncoder({type(self._model).__name__}, {self.dimension} numbers a text, "
             f"pooling {' + '.join(self.pooling)}, {'' if self.normalize else 'not '}normalised, "
             f"up to {self.max_length} tokens, on {self.device})"
         )
 
     def to(self, device: str | torch.device) -> SentenceEncoder:
         """Move the model to a device, in place; ``"auto"`` = cuda, then mps, then cpu."""
-        self.model.to(best_device(device))
+        self._keeper.move(best_device(device))
         return self
 
     # ------------------------------------------------------------------------------- encode
@@ -189,23 +212,24 @@ class SentenceEncoder:
         rows, owners = self.rows(texts, self.prompt(prompt, prompt_name), on_long)
         lengths = [len(row) for row in rows]
         if self.device.type == "cpu" and batch_tokens > SMALL_BATCH:  # give every worker its share
-            workers = torch.get_num_threads()
-            each = -(-sum(lengths) // (workers * batch_tokens)) or 1  # batches for each worker
-            share = -(-sum(lengths) // (workers * each))
+            workers, total = torch.get_num_threads(), sum(lengths)
+            each = -(-total // (workers * batch_tokens))  # batches for each worker
+            each = max(each, min(EVEN, total // (workers * ENOUGH)), 1)
+            share = -(-total // (workers * each))
             batch_tokens = min(batch_tokens, max(share, SMALL_BATCH))
         batches = make_batches(lengths, batch_tokens, batch_size)
         vectors = torch.empty(len(rows), self.dimension, device=self.device)
 
         def work(batch: list[int]) -> list[int]:
             with torch.inference_mode():
-                vectors[batch] = self.embed([rows[i] for i in batch], model)  # (b, dimension)
+                vectors[batch] = self.embed([rows[i] for i in batch])  # (b, dimension)
             return batch
 
-        training = [part for part in self.model.modules() if part.training]
+        training = [part for part in self._model.modules() if part.training]
         if training:
-            self.model.eval()
+            self._model.eval()
+        self._keeper.quickest()  # made here, not in all workers at once
         try:
-            model = self.quickest(sum(lengths))
             done = side_by_side(work, batches, self.device)
             for _ in progress(done, len(rows), "texts", show_progress_bar, size=len):
                 pass
@@ -240,19 +264,7 @@ class SentenceEncoder:
         while some := list(itertools.islice(texts, chunk)):
             yield self.encode(some, **options)
 
-    def quickest(self, tokens: int) -> BertModel | RaggedBert:
-        """What `encode` computes so many tokens with: `model`, or a packed copy of it.
-
-        The copy (module `packed`) gives the same numbers within 2e-6, sooner. Making it takes as
-        long as encoding a few dozen texts, and as much memory as the layers of the model have; set
-        ``encoder.packing = False`` to do without it and get the bits of the model.
-        """
-        packing = self.packing and isinstance(self.model, BertModel)
-        if not packing or torch.is_autocast_enabled(self.device.type):
-            return self.model
-        return self._packer.quickest(self.model, tokens)
-
-    def embed(self, rows: list[list[int]], model: BertModel | RaggedBert) -> Tensor:
+    def embed(self, rows: list[list[int]]) -> Tensor:
         """The pooled vectors of one batch of token ids, not normalised, in float32.
 
         Shapes: rows of up to T ids; returns (B, dimension).
@@ -266,7 +278,7 @@ class SentenceEncoder:
         if min(lengths) < max(lengths):
             mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]  # (B, T)
             mask = mask.to(self.device)
-        hidden = model(ids, mask).last_hidden_state  # (B, T, H)
+        hidden = self._keeper.quickest()(ids, mask).last_hidden_state  # (B, T, H)
         vectors, start = [], 0
         for length, same in itertools.groupby(lengths):  # without padding: in the same order always
             end = start + len(list(same))
@@ -389,7 +401,9 @@ class SentenceEncoder:
         options["prompts"] = general.get("prompts")
         options["default_prompt_name"] = general.get("default_prompt_name")
         options["similarity_fn_name"] = general.get("similarity_fn_name") or "cosine"
-        return cls(load_model(home, precision, dtype, device), tokenizer, **options)
+        encoder = cls(load_model(home, precision, dtype, device), tokenizer, **options)
+        encoder._keeper.lent = cls is not SentenceEncoder  # a subclass may have kept the model
+        return encoder
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
         """Write a directory that opens in sentence-transformers, transformers and minibert.
@@ -401,18 +415,18 @@ class SentenceEncoder:
             OSError: the directory cannot be written.
             ValueError: an int8 encoder, and the directory has float32 weights.
         """
-        if not isinstance(self.model, BertModel) and Path(directory, "model.safetensors").exists():
+        if not isinstance(self._model, BertModel) and Path(directory, "model.safetensors").exists():
             raise ValueError(
                 f"{directory} has a model.safetensors; save the int8 encoder into another directory"
             )
-        H = self.model.config.hidden_size
+        H = self._model.config.hidden_size
         modules = ["Transformer", "Pooling"] + ["Normalize"] * self.normalize
         paths = ["", "1_Pooling", "2_Normalize"]
         with atomic_directory(directory) as staging:
-            if isinstance(self.model, BertModel):
-                self.model.save_pretrained(staging)
+            if isinstance(self._model, BertModel):
+                self._model.save_pretrained(staging)
             else:
-                quantize.save(self.model, staging)
+                quantize.save(self._model, staging)
             self.tokenizer.model_max_length = self.max_length
             self.tokenizer.save_pretrained(staging)
             write_json(
@@ -455,7 +469,7 @@ class SentenceEncoder:
         """A short ``README.md`` in the form the hub expects."""
         return (
             "---\nlibrary_name: sentence-transformers\npipeline_tag: sentence-similarity\n---\n\n"
-            f"# A sentence encoder\n\n{self.model.config.num_hidden_layers} layers, "
+            f"# A sentence encoder\n\n{self._model.config.num_hidden_layers} layers, "
             f"{self.dimension} numbers a text, {' + '.join(self.pooling)} pooling, "
             f"{'' if self.normalize else 'not '}normalised, up to {self.max_length} tokens.\n"
             "Saved by minibert; opens in sentence-transformers and transformers unchanged.\n\n"

@@ -42,7 +42,7 @@ def similarity(args: argparse.Namespace) -> None:
     from minibert.similarity import SIMILARITY
 
     encoder = load_encoder(args)
-    encoder.packing = False  # for a few texts, once, it takes longer than it saves
+    encoder.model.eval()  # itself: a packed copy takes longer to make than a few texts
     vectors = encoder.encode(args.texts, on_long=args.on_long)
     measure = args.measure or encoder.similarity_fn_name
     table = SIMILARITY[measure](vectors, vectors)
