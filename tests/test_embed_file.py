@@ -13,6 +13,7 @@ from test_sentence_encoder import tiny, words  # noqa: F401  (tiny is a fixture)
 
 from minibert import embed_file as module
 from minibert.embed_file import embed_file, read_lines
+from minibert.sentence_encoder import SentenceEncoder
 
 
 @pytest.fixture
@@ -79,6 +80,7 @@ print("encoded", *encoded)
 def test_two_processes_share_the_file_and_go_on_where_one_was(tiny, lines, tmp_path, monkeypatch):  # noqa: F811
     path, _ = lines
     tiny.save_pretrained(tmp_path / "model")
+    tiny = SentenceEncoder.from_pretrained(tmp_path / "model")  # packed, as the processes have it
     monkeypatch.setattr(module, "CHUNK", 8)
     whole, out = tmp_path / "whole.npy", tmp_path / "out.npy"
     embed_file(tiny, path, whole)
