@@ -160,6 +160,7 @@ def test_one_who_only_looks_sees_the_real_texts(ours, monkeypatch):
 
 def test_another_mask(ours, monkeypatch):
     """In the textbook's code only a text with padding shows it."""
+    assert is_packed(ours)
     no_mask = lambda mask, dtype: torch.zeros(())  # noqa: E731
     monkeypatch.setattr("minibert.model.additive_mask", no_mask)
     assert not is_packed(ours)

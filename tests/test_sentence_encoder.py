@@ -151,8 +151,11 @@ def test_normalising(tiny):
 def test_encode_leaves_the_model_in_its_mode(tiny):
     tiny.model.train()
     once, again = tiny.encode("a b c"), tiny.encode("a b c")
-    assert tiny.model.training
+    assert tiny.model.training and tiny.model.layers[0].attention.training
     assert np.array_equal(once, again)  # no dropout while encoding
+    tiny.model.layers[0].eval()  # a part that is frozen, say
+    tiny.encode("a")
+    assert tiny.model.training and not tiny.model.layers[0].attention.training
     tiny.model.eval()
     tiny.encode("a")
     assert not tiny.model.training
