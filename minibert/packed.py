@@ -19,7 +19,7 @@ import itertools
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.nn.modules import module
 
 from minibert import model
@@ -72,27 +72,32 @@ class RaggedBert(nn.Module):
         hidden = self.embeddings(input_ids, token_type_ids)  # (B, T, H)
         B, T, H = hidden.shape
         if attention_mask is None:
-            real, lengths = slice(None), [T] * B
+            lengths = [T] * B
             tokens = hidden.view(B * T, H)
         else:
             real = attention_mask != 0  # (B, T)
             lengths = real.sum(1).tolist()
             tokens = hidden[real]  # (n, H)
         stretches = [(len(list(same)), T) for T, same in itertools.groupby(lengths) if T]
-        for layer in self.layers:
-            tokens = layer(tokens, stretches)  # (n, H)
+        tokens = self.through_layers(tokens, stretches)  # (n, H)
         if attention_mask is None:
             return BertOutput(tokens.view(B, T, H), None)
         states = torch.zeros_like(hidden)
         states[real] = tokens
         return BertOutput(states, None)
 
+    def through_layers(self, tokens: Tensor, stretches: list[tuple[int, int]]) -> Tensor:
+        """All layers. Shapes: tokens (n, H) → (n, H); stretches: see `attend`."""
+        for layer in self.layers:
+            tokens = layer(tokens, stretches)  # (n, H)
+        return tokens
+
 
 def attend(qkv: Tensor, heads: int, stretches: list[tuple[int, int]]) -> Tensor:
     """Attention inside each text.
 
     Shapes: qkv (n, 3 H); stretches (texts, T) of consecutive texts of T tokens, which are computed
-    together; returns (n, H).
+    together; returns (n, H). Rows behind the last text give zeros.
     """
     contexts, start = [], 0
     for texts, T in stretches:
@@ -101,6 +106,8 @@ def attend(qkv: Tensor, heads: int, stretches: list[tuple[int, int]]) -> Tensor:
         context = scaled_dot_product_attention(query, key, value)  # (texts, N, T, D)
         contexts.append(context.transpose(1, 2).reshape(texts * T, -1))  # (texts * T, H)
         start += texts * T
+    if start < len(qkv):
+        contexts.append(qkv.new_zeros(len(qkv) - start, qkv.shape[1] // 3))
     return contexts[0] if len(contexts) == 1 else torch.cat(contexts)
 
 
@@ -153,6 +160,17 @@ class PackedBert(RaggedBert):
         self.config, self.embeddings = bert.config, bert.embeddings
         act = bert.config.hidden_act
         self.layers = nn.ModuleList(PackedLayer(layer, act) for layer in bert.layers)
+
+    def through_layers(self, tokens: Tensor, stretches: list[tuple[int, int]]) -> Tensor:
+        """All layers, with up to 3 % of rows more: zeros.
+
+        oneDNN makes a program for each size of a matrix that it meets, and keeps it. For all sizes
+        from 1 to 1,024 that were a gigabyte.
+        """
+        n = len(tokens)
+        step = max(4, 2 ** (n.bit_length() - 6))
+        tokens = pad(tokens, (0, 0, 0, -n % step))  # (n', H)
+        return super().through_layers(tokens, stretches)[:n]  # (n, H)
 
 
 def pack(bert: BertModel) -> PackedBert | None:

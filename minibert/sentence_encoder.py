@@ -211,13 +211,11 @@ class SentenceEncoder:
         texts = list(texts)
         rows, owners = self.rows(texts, self.prompt(prompt, prompt_name), on_long)
         lengths = [len(row) for row in rows]
-        if self.device.type == "cpu" and batch_tokens > SMALL_BATCH:  # give every worker its share
-            workers, total = torch.get_num_threads(), sum(lengths)
-            each = -(-total // (workers * batch_tokens))  # batches for each worker
-            each = max(each, min(EVEN, total // (workers * ENOUGH)), 1)
-            share = -(-total // (workers * each))
-            batch_tokens = min(batch_tokens, max(share, SMALL_BATCH))
-        batches = make_batches(lengths, batch_tokens, batch_size)
+        workers = torch.get_num_threads() if self.device.type == "cpu" else 1
+        if workers > 1 and batch_size is None and batch_tokens > SMALL_BATCH:
+            batches = even_batches(lengths, batch_tokens, workers)
+        else:
+            batches = make_batches(lengths, batch_tokens, batch_size)
         vectors = torch.empty(len(rows), self.dimension, device=self.device)
 
         def work(batch: list[int]) -> list[int]:
@@ -493,6 +491,22 @@ def make_batches(lengths: list[int], tokens: int, size: int | None = None) -> li
             batches.append([])
         batches[-1].append(i)
     return batches
+
+
+def even_batches(lengths: list[int], tokens: int, workers: int) -> list[list[int]]:
+    """Batches as `make_batches` makes them; few are made so that all workers end together.
+
+    Each worker gets the same number of batches, of about the same size.
+    """
+    total = sum(lengths)
+    each = max(-(-total // (workers * tokens)), min(EVEN, total // (workers * ENOUGH)), 1)
+    share = max(-(-total // (workers * each)), SMALL_BATCH)
+    while each <= EVEN and share < tokens:  # batches are never quite full, so one may be left over
+        batches = make_batches(lengths, share)
+        if len(batches) <= workers * each:
+            return batches
+        share += 1 + share // 100
+    return make_batches(lengths, tokens)
 
 
 def side_by_side(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from minibert.config import BertConfig
 from minibert.model import BertModel
-from minibert.sentence_encoder import SentenceEncoder, make_batches
+from minibert.sentence_encoder import SentenceEncoder, even_batches, make_batches
 from minibert.tokenizer import BertTokenizer
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "##x"]
@@ -103,6 +103,19 @@ def test_every_worker_gets_a_share_of_few_texts(tiny, monkeypatch):
     tiny.encode(["a b c d e f g h"] * 30)  # 10 tokens each
     tiny.encode(["a b c d e f g h"] * 12)
     assert sizes == [15, 15, 12]
+
+
+def test_few_batches_are_made_even():
+    """As many for each worker, of like size; many batches, or small ones, are left as they are."""
+    lengths = [random.Random(1).randint(5, 30) for _ in range(300)]
+    for workers in (2, 3, 4):
+        batches = even_batches(lengths, 1024, workers)
+        sizes = [sum(lengths[i] for i in batch) for batch in batches]
+        assert sorted(itertools.chain(*batches)) == list(range(300))
+        assert len(batches) % workers == 0 and max(sizes) < 1.3 * min(sizes)
+        assert max(len(batch) * lengths[batch[0]] for batch in batches) <= 1024
+    assert even_batches(lengths * 50, 1024, 2) == make_batches(lengths * 50, 1024)
+    assert even_batches([100] * 3, 150, 2) == make_batches([100] * 3, 150)
 
 
 def test_order_is_restored(tiny):
