@@ -10,7 +10,8 @@ Nothing here is needed to understand BERT: read `model` for that. The copy does 
 
 The sums are done in another order, so numbers differ from the model's in the last bits: about
 1e-6. `pack` runs both on a few random ids and gives no copy where they differ by more than 1e-5 of
-the largest number: so if you edit the textbook's code, `encode` follows.
+the largest number: so if you edit the textbook's code, `encode` follows. What you only print there
+shows once you have asked for ``encoder.model``: from then on the model itself computes.
 """
 
 from __future__ import annotations
@@ -162,7 +163,7 @@ class PackedBert(RaggedBert):
         self.layers = nn.ModuleList(PackedLayer(layer, act) for layer in bert.layers)
 
     def through_layers(self, tokens: Tensor, stretches: list[tuple[int, int]]) -> Tensor:
-        """All layers, with up to 3 % of rows more: zeros.
+        """All layers, with some rows of zeros more: up to 3, or 3 %.
 
         oneDNN makes a program for each size of a matrix that it meets, and keeps it. For all sizes
         from 1 to 1,024 that were a gigabyte.
