@@ -72,7 +72,7 @@ class Int8Linear(nn.Module):
             largest = (x.amax(1, keepdim=True) - self.floor).clamp_(min=SMALLEST)  # (n, 1)
             factor = 255 / largest
             shift = -128 - self.floor * factor
-            q = torch.addcmul(shift, x, factor).round_().to(torch.int8)  # (n, in)
+            q = (x * factor).add_(shift).round_().to(torch.int8)  # (n, in)
             product = torch._int_mm(q, self.weight).add_(self.offset)  # (n, out) int32
         y = product.float().mul_(largest)
         return torch.addcmul(self.bias, y, self.scale, out=y)  # (n, out)
