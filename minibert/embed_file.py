@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from minibert import parallel
-from minibert.files import no_such_file, read_json, write_json
+from minibert.files import need_ending, no_such_file, read_json, write_json
 from minibert.progress import progress
 from minibert.sentence_encoder import SentenceEncoder
 
@@ -78,9 +78,10 @@ def embed_file(
         (lines, dimension), the shape of the array.
 
     Raises:
-        ValueError: the file has no lines, or is not UTF-8.
+        ValueError: the file has no lines, or is not UTF-8; ``out`` does not end in .npy.
         OSError: there is no room for the array; found before anything is computed.
     """
+    need_ending(out, ".npy")
     out = Path(out)
     part, state_file = out.with_name(out.name + ".part"), out.with_name(out.name + ".part.json")
     total, digest = 0, hashlib.sha256()

@@ -19,6 +19,16 @@ DAY = 24 * 60 * 60  # seconds
 # --------------------------------------------------------------------------------------- reading
 
 
+def need_ending(path: str | os.PathLike, ending: str) -> None:
+    """Refuse to write over a file of another kind, such as the one that was to be read.
+
+    Raises:
+        ValueError: the name does not end so, or is that of a directory.
+    """
+    if Path(path).suffix != ending or Path(path).is_dir():
+        raise ValueError(f"{path}: what is written is a {ending} file; name one that ends so")
+
+
 def no_such_file(path: str | os.PathLike) -> FileNotFoundError:
     """The error to raise for a file that is not there: it says from where it was looked for."""
     return FileNotFoundError(f"{path}: no such file (looked from {Path.cwd()})")

@@ -120,6 +120,8 @@ class SentenceEncoder:
 
     @model.setter
     def model(self, model: BertModel | quantize.Int8Bert) -> None:
+        if not isinstance(model, torch.nn.Module):
+            raise TypeError(f"the model is a {type(model).__name__}; a BertModel is needed")
         self._keeper = Keeper(model)
 
     @property

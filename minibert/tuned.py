@@ -93,15 +93,8 @@ def predict_file(
     task, model, _ = load(name_or_path)
     truth = ("label", "score", "tags", "answer", "start")  # may stand in the file; is not looked at
     roles = [role + "?" if role in truth else role for role in task.roles]
-    try:
-        examples = data.read(path, roles, columns, say, blank=True)
-    except ValueError:
-        if not isinstance(task, Similarity) or has_pairs(path, columns):
-            raise
-        raise ValueError(
-            f"{name_or_path} compares two texts and has no classifier; predict takes what "
-            "`minibert finetune classify` wrote, or a file with two columns"
-        ) from None
+    need_pairs(name_or_path, task, path, columns)
+    examples = data.read(path, roles, columns, say, blank=True)
     examples = [
         example._replace(values={k: v for k, v in example.values.items() if k not in truth})
         for example in examples
@@ -113,12 +106,28 @@ def predict_file(
     ]
 
 
-def has_pairs(path: str | os.PathLike, columns: Mapping[str, str] | None) -> bool:
-    """Whether a file has a second text in its rows; True if it has another fault than that."""
+def need_pairs(
+    name_or_path: str | os.PathLike,
+    task: Any,
+    path: str | os.PathLike,
+    columns: Mapping[str, str] | None,
+) -> None:
+    """Refuse a file with one text in a row where the model compares two; see to no other fault.
+
+    Raises:
+        ValueError: that.
+    """
+    if not isinstance(task, Similarity):
+        return
     try:
-        return "pair" in data.read(path, ("text", "pair?"), columns, blank=True)[0].values
-    except ValueError:
-        return True
+        pairs = "pair" in data.read(path, ("text", "pair?"), columns, blank=True)[0].values
+    except ValueError:  # another fault, with a message of its own
+        return
+    if not pairs:
+        raise ValueError(
+            f"{name_or_path} compares two texts and has no classifier; needed is what "
+            "`minibert finetune classify` wrote, or a file with two texts in a row"
+        )
 
 
 def measured_on(
@@ -138,6 +147,7 @@ def evaluate_file(
 ) -> dict[str, float]:
     """The loss and the measures of the model's task on a file."""
     task, model, _ = load(name_or_path)
+    need_pairs(name_or_path, task, path, columns)
     return evaluate(model, task, measured_on(task, path, columns))
 
 

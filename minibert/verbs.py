@@ -260,10 +260,12 @@ def trace(args: argparse.Namespace) -> None:
     import torch
 
     from minibert.checkpoint import write_safetensors
+    from minibert.files import need_ending
     from minibert.hub import locate
     from minibert.tokenizer import BertTokenizer
     from minibert.trace import trace as recorded
 
+    need_ending(args.out, ".safetensors")
     directory = locate(args.model)
     tokenizer = BertTokenizer.from_pretrained(directory)
     batch = tokenizer(args.texts)
@@ -285,9 +287,10 @@ def trace(args: argparse.Namespace) -> None:
 def explore(args: argparse.Namespace) -> None:
     """Write a page that shows all attention, and what a similarity is made of."""
     from minibert.explore import figures, page
-    from minibert.files import write_text
+    from minibert.files import need_ending, write_text
     from minibert.sentence_encoder import SentenceEncoder
 
+    need_ending(args.out, ".html")
     found = figures(SentenceEncoder.from_pretrained(args.model), args.texts, args.model)
     write_text(args.out, page(found))
     if args.json:

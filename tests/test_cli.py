@@ -364,15 +364,34 @@ def test_advice_is_given_in_the_words_of_the_command_line(capsys, model):
     assert err.endswith("positions; shorten the text\n")
 
 
+@pytest.mark.parametrize(
+    "words", [["embed", "FILE"], ["trace", "a b"], ["explore", "a b"]], ids=lambda words: words[0]
+)
+def test_no_file_of_another_kind_is_written_over(capsys, model, tmp_path, words):
+    file = tmp_path / "lines.txt"
+    file.write_text("a b\n")
+    (tmp_path / "room.npy").mkdir()
+    words = [file if word == "FILE" else word for word in words]
+    for out in (file, tmp_path / "room.npy"):
+        status, _, err = run(capsys, *words, "--out", out, "--model", model)
+        assert status == 2 and f"{out}: what is written is a ." in err
+    assert file.read_text() == "a b\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lines.txt", "room.npy"]
+
+
 def test_predict_with_a_sentence_encoder_says_what_it_needs(capsys, model, tmp_path):
     for name, text in (("q.txt", "a b\nc\n"), ("q.tsv", "text\tlabel\na b\tx\n")):
         (tmp_path / name).write_text(text)
         status, out, err = run(capsys, "predict", tmp_path / name, "--model", model)
         assert (status, out) == (2, "")
         assert err == (
-            f"minibert: {model} compares two texts and has no classifier; predict takes what "
-            "`minibert finetune classify` wrote, or a file with two columns\n"
+            f"minibert: {model} compares two texts and has no classifier; needed is what "
+            "`minibert finetune classify` wrote, or a file with two texts in a row\n"
         )
+        _, _, again = run(
+            capsys, "evaluate", "classify", "--model", model, "--data", tmp_path / name
+        )
+        assert again == err
     (tmp_path / "q.tsv").write_text("text\tpair\na b\t\n")
     _, _, err = run(capsys, "predict", tmp_path / "q.tsv", "--model", model)
     assert "line 2: the pair is empty" in err, "another fault keeps its own message"

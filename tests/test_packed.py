@@ -112,6 +112,11 @@ def test_a_model_that_somebody_else_has_computes_itself(ours, textbook, home, wa
     assert np.array_equal(one.encode(TEXTS), textbook) and not is_packed(one)
 
 
+def test_what_is_no_model_is_refused(ours):
+    with pytest.raises(TypeError, match="the model is a int; a BertModel is needed"):
+        ours.model = 3
+
+
 def own_merge(self, x):
     """Heads in the wrong order."""
     return x.flip(1).transpose(1, 2).flatten(2)
