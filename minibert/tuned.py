@@ -93,8 +93,11 @@ def predict_file(
     task, model, _ = load(name_or_path)
     truth = ("label", "score", "tags", "answer", "start")  # may stand in the file; is not looked at
     roles = [role + "?" if role in truth else role for role in task.roles]
-    need_pairs(name_or_path, task, path, columns)
-    examples = data.read(path, roles, columns, say, blank=True)
+    try:
+        examples = data.read(path, roles, columns, say, blank=True)
+    except ValueError:
+        need_pairs(name_or_path, task, path, columns)
+        raise
     examples = [
         example._replace(values={k: v for k, v in example.values.items() if k not in truth})
         for example in examples
@@ -112,10 +115,10 @@ def need_pairs(
     path: str | os.PathLike,
     columns: Mapping[str, str] | None,
 ) -> None:
-    """Refuse a file with one text in a row where the model compares two; see to no other fault.
+    """Say that a file has one text in a row where the model compares two, if that is its fault.
 
     Raises:
-        ValueError: that.
+        ValueError: it is.
     """
     if not isinstance(task, Similarity):
         return
@@ -127,7 +130,7 @@ def need_pairs(
         raise ValueError(
             f"{name_or_path} compares two texts and has no classifier; needed is what "
             "`minibert finetune classify` wrote, or a file with two texts in a row"
-        )
+        ) from None
 
 
 def measured_on(
@@ -147,8 +150,12 @@ def evaluate_file(
 ) -> dict[str, float]:
     """The loss and the measures of the model's task on a file."""
     task, model, _ = load(name_or_path)
-    need_pairs(name_or_path, task, path, columns)
-    return evaluate(model, task, measured_on(task, path, columns))
+    try:
+        features = measured_on(task, path, columns)
+    except ValueError:
+        need_pairs(name_or_path, task, path, columns)
+        raise
+    return evaluate(model, task, features)
 
 
 class Blend:
