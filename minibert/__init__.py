@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # for editors; at run time a name is imported when it is firs
     from minibert.model import BertModel
     from minibert.sentence_encoder import SentenceEncoder
     from minibert.similarity import cosine_similarity, key_sentences, paraphrases, search
-    from minibert.tokenizer import BertTokenizer
+    from minibert.tokenization.tokenizer import BertTokenizer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
 ]
 HOMES = {
     "BertConfig": "config",
-    "BertTokenizer": "tokenizer",
+    "BertTokenizer": "tokenization.tokenizer",
     "BertModel": "model",
     "SentenceEncoder": "sentence_encoder",
     "cosine_similarity": "similarity",

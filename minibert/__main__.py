@@ -2,6 +2,6 @@
 
 import sys
 
-from minibert.cli import main
+from minibert.cli.main import main
 
 sys.exit(main())

@@ -13,8 +13,8 @@ import math
 import os
 from dataclasses import dataclass, field
 
-from minibert.files import read_json, write_json
-from minibert.hub import locate
+from minibert.io.files import read_json, write_json
+from minibert.io.hub import locate
 
 ACTIVATIONS = ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh")
 LARGEST = 10_000_000  # of any size: far above every BERT, far below what fills a machine

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from minibert import checkpoint
 from minibert.attention import additive_mask
 from minibert.config import BertConfig
 from minibert.embeddings import Embeddings, sinusoidal_positions
 from minibert.encoder import EncoderLayer
-from minibert.files import atomic_directory
-from minibert.hub import locate
+from minibert.io import checkpoint
+from minibert.io.files import atomic_directory
+from minibert.io.hub import locate
 
 
 class BertOutput(NamedTuple):

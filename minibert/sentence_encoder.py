@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minibert import quantize
-from minibert.checkpoint import content_digest
-from minibert.files import atomic_directory, read_json, write_json, write_text
-from minibert.hub import DEFAULT_MODEL, locate
+from minibert.io.checkpoint import content_digest
+from minibert.io.files import atomic_directory, read_json, write_json, write_text
+from minibert.io.hub import DEFAULT_MODEL, locate
 from minibert.model import BertModel
-from minibert.packed import Keeper
 from minibert.pooling import POOLING
 from minibert.progress import progress
 from minibert.similarity import SIMILARITY
-from minibert.tokenizer import BertTokenizer
+from minibert.speed import int8 as quantize
+from minibert.speed.packed import Keeper
+from minibert.tokenization.tokenizer import BertTokenizer
 
 BATCH_TOKENS = 1024  # a batch has at most so many tokens, padding included
 # Workers end together if each has several batches; below so many tokens these would cost more.

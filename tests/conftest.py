@@ -5,6 +5,7 @@ browser test is a failure.
 """
 
 import os
+import subprocess
 from pathlib import Path
 
 # One thread: most models here are tiny, and threads that wait for each other would cost more than
@@ -30,7 +31,7 @@ def pytest_runtest_makereport(item, call):
 @pytest.fixture(scope="session")
 def official() -> Path:
     """The directory of the official all-MiniLM-L6-v2."""
-    from minibert.hub import locate
+    from minibert.io.hub import locate
 
     try:
         return locate(OFFICIAL)
@@ -45,3 +46,45 @@ def data() -> Path:
     if not (path / "stsb" / "test.csv").exists():
         pytest.skip("set MINIBERT_DATA to a directory with stsb/{train,dev,test}.csv to run this")
     return path
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A tiny sentence encoder whose tokens are letters."""
+    import torch
+    from support.tiny import WORDS
+
+    from minibert import BertConfig, BertModel, BertTokenizer, SentenceEncoder
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+    )
+    return SentenceEncoder(BertModel(config), BertTokenizer(WORDS), max_length=16)
+
+
+@pytest.fixture(scope="module")
+def model(tiny, tmp_path_factory):  # noqa: F811
+    directory = tmp_path_factory.mktemp("model")
+    tiny.save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 64 kB, mounted: a real one that is really full."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting a small disk needs root; the tests with a file size limit run anyway")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny import build, tiny_config
+from support.tiny import build, tiny_config
 
 from minibert.attention import MultiHeadSelfAttention, additive_mask
 

@@ -5,7 +5,7 @@ import json
 import math
 
 import pytest
-from tiny import tiny_config
+from support.tiny import tiny_config
 
 from minibert.config import BertConfig
 

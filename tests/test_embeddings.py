@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny import build, ragged_batch, tiny_config
+from support.tiny import build, ragged_batch, tiny_config
 
 from minibert.embeddings import Embeddings, sinusoidal_positions
 from minibert.model import BertModel

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny import build, tiny_config
+from support.tiny import build, tiny_config
 from torch import nn
 
 from minibert.encoder import EncoderLayer, FeedForward, TanhGELU, activation

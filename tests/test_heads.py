@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import build, perturb, ragged_batch, tiny_config
+from support.tiny import build, perturb, ragged_batch, tiny_config
 
 from minibert.heads import (
     BertForMaskedLM,

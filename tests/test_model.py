@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from tiny import build, ragged_batch, tiny_config
+from support.tiny import build, ragged_batch, tiny_config
 from torch import nn
 
 from minibert.config import BertConfig

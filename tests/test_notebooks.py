@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
-from run_notebooks import HOME, METADATA, run, shown, tags
+from support.run_notebooks import HOME, METADATA, run, shown, tags
 
-from minibert import cli
-from minibert.exercises import EXERCISES
+from minibert.cli import main as cli
+from minibert.course.exercises import EXERCISES
 
 NOTEBOOKS = sorted(HOME.glob("[0-9]*.ipynb"))
 

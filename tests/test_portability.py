@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import build, in_reference, perturb, ragged_batch, tiny_config
+from support.tiny import build, in_reference, perturb, ragged_batch, tiny_config
 
 from minibert import heads
-from minibert.checkpoint import ENCODER_NAMES, TIED, official_name
+from minibert.io.checkpoint import ENCODER_NAMES, TIED, official_name
 from minibert.model import BertModel
 
 transformers = pytest.importorskip("transformers", minversion="5")

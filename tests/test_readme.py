@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from conftest import CHECKOUT
 from safetensors.numpy import load_file
+from support.tiny import tiny_config
 
-from minibert import BertForMaskedLM, BertTokenizer, cli
-from tests.tiny import tiny_config
+from minibert import BertForMaskedLM, BertTokenizer
+from minibert.cli import main as cli
 
 MAIN = [CHECKOUT / name for name in ("README.md", "README.zh-CN.md")]
 COURSE = [CHECKOUT / "notebooks" / name for name in ("README.md", "README.zh-CN.md")]
@@ -112,8 +113,8 @@ def test_every_command_runs(somewhere, pages, monkeypatch, capsys):
 def test_the_tree_names_every_module_once():
     tree = README[README.index("minibert/\n") : README.index("tests/  ")]
     named = re.findall(r"\b(\w+\.py)\b", tree)
-    there = {path.name for path in (CHECKOUT / "minibert").glob("*.py")}
-    assert sorted(named) == sorted(there - {"__init__.py", "__main__.py"})
+    there = {path.name for path in (CHECKOUT / "minibert").rglob("*.py")}
+    assert set(named) == there - {"__init__.py", "__main__.py"}
 
 
 @pytest.mark.parametrize("path", [*MAIN, *COURSE])

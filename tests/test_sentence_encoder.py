@@ -11,36 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.tiny import WORDS, words
 
-from minibert.config import BertConfig
-from minibert.model import BertModel
 from minibert.sentence_encoder import SentenceEncoder, even_batches, make_batches
-from minibert.tokenizer import BertTokenizer
-
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "##x"]
-
-
-@pytest.fixture(scope="module")
-def tiny() -> SentenceEncoder:
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        initializer_range=0.3,
-    )
-    return SentenceEncoder(BertModel(config), BertTokenizer(WORDS), max_length=16)
-
-
-def words(seed: int, count: int, longest: int = 12) -> list[str]:
-    choose = random.Random(seed)
-    return [
-        " ".join(choose.choices("abcdefghij", k=choose.randint(0, longest))) for _ in range(count)
-    ]
-
+from minibert.tokenization.tokenizer import BertTokenizer
 
 # ------------------------------------------------------------------------------------- encode
 
@@ -450,9 +424,9 @@ def test_sts_benchmark(official, data):
     """All 2,758 sentences within 1e-6 of sentence-transformers; Spearman as published: 82.03."""
     from sentence_transformers import SentenceTransformer
 
-    from minibert.data import read
-    from minibert.metrics import spearman
     from minibert.similarity import pairwise_cosine_similarity
+    from minibert.training.data import read
+    from minibert.training.metrics import spearman
 
     pairs = [row.values for row in read(data / "stsb" / "test.csv", ["text", "pair", "score"])]
     texts = [pair[role] for role in ("text", "pair") for pair in pairs]

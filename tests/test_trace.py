@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import build, ragged_batch, tiny_config
+from support.tiny import build, ragged_batch, tiny_config
 from torch import nn
 
 from minibert.attention import additive_mask

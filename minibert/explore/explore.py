@@ -1,0 +1,169 @@
+"""One page to look inside a model: what the heads attend to, and what a similarity is made of.
+
+Everything on the page is computed here, by the model, and written into the page as numbers;
+``explore.html`` only shows them. Three things are computed for one or two texts:
+
+- the attention probabilities of all heads, as `trace` sees them;
+- the cosine again with one head, or one token, taken away;
+- for each pair of tokens its part of the cosine.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from minibert.model import BertModel
+from minibert.pooling import mean
+from minibert.sentence_encoder import SentenceEncoder
+from minibert.trace import trace
+
+MOST_TOKENS = 128  # of a text: the page holds every probability, 25 MB for two texts of that length
+
+
+def figures(encoder: SentenceEncoder, texts: Sequence[str], name: str = "") -> dict:
+    """Compute all numbers of the page, for one text or two.
+
+    With one text, the cosine is that between the text as it is and the text with something masked.
+
+    Args:
+        encoder: pools by the mean; its model is put into ``eval()``.
+        texts: one or two.
+        name: of the model, to be shown.
+
+    Returns a dictionary that JSON can hold: ``texts`` (for each ``text``, ``tokens``, ``words``:
+    the characters a token came from, ``attention``), ``cosine``, ``without_head`` (L, N),
+    ``without_token`` (a list for each text), ``contributions`` (T₁, T₂; None for one text).
+
+    Raises:
+        ValueError: not one or two texts, a text is too long, the pooling is another one, or the
+            model gives NaN.
+    """
+    if len(texts) not in (1, 2):
+        raise ValueError(f"{len(texts)} texts; the page shows one, or two and their similarity")
+    if encoder.pooling != ("mean",):
+        raise ValueError(
+            f"this model pools by {' + '.join(encoder.pooling)}; the page takes a cosine apart "
+            "into pairs of tokens, which only the mean allows"
+        )
+    model = encoder.model.eval()
+    shown, hidden, headless, tokenless = [], [], [], []
+    with torch.no_grad():
+        for number, text in enumerate(texts, 1):
+            tokens, words, ids = read(encoder, text, number)
+            with trace(model) as tensors:
+                hidden.append(model(ids).last_hidden_state[0])  # (T, H)
+            if not torch.isfinite(hidden[-1]).all():
+                raise ValueError("the model gives NaN or infinity: its weights are damaged")
+            L = len(model.layers)
+            maps = [tensors[f"layers.{i}.attention.probabilities"][0] for i in range(L)]
+            inputs = ["embeddings", *(f"layers.{i}.feed_forward_norm" for i in range(L - 1))]
+            shown.append({"text": text, "tokens": tokens, "words": words})
+            shown[-1]["attention"] = pack(torch.stack(maps))  # (L, N, T, T)
+            headless.append(without_heads(model, [tensors[key] for key in inputs]))  # (L, N, H)
+            tokenless.append(without_tokens(model, ids))  # (T, H)
+    vectors = [states.double().mean(0) for states in hidden]  # (H,) each
+    # A masked head is masked in both texts, a masked token in its own.
+    first, last = headless[0], headless[1] if len(texts) == 2 else vectors[0]  # (L, N, H)
+    others = vectors[::-1]  # what the vectors of each text are compared with
+    return {
+        "model": name,
+        "layers": L,
+        "heads": model.config.num_attention_heads,
+        "texts": shown,
+        "cosine": cosine_similarity(vectors[0], vectors[-1], dim=-1).item(),
+        "without_head": cosine_similarity(first, last, dim=-1).tolist(),
+        "without_token": [
+            cosine_similarity(rows, other, dim=-1).tolist()
+            for rows, other in zip(tokenless, others, strict=True)
+        ],
+        "contributions": contributions(*hidden).tolist() if len(texts) == 2 else None,
+    }
+
+
+def contributions(first: Tensor, second: Tensor) -> Tensor:
+    """What each pair of tokens adds to the cosine of two texts; all of it adds up to the cosine.
+
+    The vector of a text is u = Σ hᵢ / T₁, so u·v = Σ hᵢ·hⱼ / (T₁ T₂), and the cosine is that over
+    |u| |v|: a sum with one term for every pair.
+
+    Shapes: hidden states (T₁, H) and (T₂, H); returns (T₁, T₂), in float64.
+    """
+    first, second = first.double(), second.double()
+    length = first.mean(0).norm() * second.mean(0).norm()  # |u| |v|
+    return first @ second.T / (len(first) * len(second) * length)  # (T₁, T₂)
+
+
+def without_heads(model: BertModel, inputs: Sequence[Tensor]) -> Tensor:
+    """The mean-pooled vector of a text with one head masked, for every head of every layer.
+
+    A masked head gives zeros: its part of the context is set to 0 before the output map. Layers
+    below it know nothing of it, so the computation starts at its layer, with all heads of the layer
+    in one batch: text n of the batch has lost head n.
+
+    Shapes: what goes into each layer, L × (1, T, H); returns (L, N, H), in float64.
+    Source: Michel 2019, §2.3.
+    """
+    vectors = []
+    for i, hidden in enumerate(inputs):
+        attention = model.layers[i].attention
+        N, D = attention.heads, attention.head_size
+        keep = 1 - torch.eye(N, device=hidden.device)  # (N, N): 0 where text n meets head n
+        keep = keep.repeat_interleave(D, dim=1)[:, None]  # (N, 1, H)
+        hook = attention.output.register_forward_pre_hook(lambda _, x, keep=keep: (x[0] * keep,))
+        hidden = hidden.expand(N, -1, -1)  # (N, T, H)
+        try:
+            for layer in model.layers[i:]:
+                hidden = layer(hidden, None)  # (N, T, H)
+        finally:
+            hook.remove()
+        vectors.append(hidden.double().mean(1))  # (N, H)
+    return torch.stack(vectors)  # (L, N, H)
+
+
+def without_tokens(model: BertModel, ids: Tensor) -> Tensor:
+    """The mean-pooled vector of a text with one token masked, for every token.
+
+    A masked token is treated as padding: no token attends to it, and the mean leaves it out. Its
+    place stays empty: the others keep their positions.
+
+    Shapes: ids (1, T); returns (T, H), in float64.
+    """
+    T = ids.shape[1]
+    mask = 1 - torch.eye(T, dtype=torch.long, device=ids.device)  # (T, T): row t has lost token t
+    hidden = model(ids.expand(T, -1), mask).last_hidden_state  # (T, T, H)
+    return mean(hidden.double(), mask)  # (T, H)
+
+
+def read(encoder: SentenceEncoder, text: str, number: int) -> tuple[list[str], list[str], Tensor]:
+    """The tokens of a text, the characters each was made from, and the ids (1, T)."""
+    text = encoder.prompt(None, None) + text
+    text = text.lower() if encoder.lower_case else text
+    tokenizer = encoder.tokenizer
+    pieces = tokenizer.pieces(text)
+    T, limit = len(pieces) + 2, min(encoder.max_length, MOST_TOKENS)
+    if T > limit:
+        whose = "the model takes" if limit < MOST_TOKENS else "the page shows"
+        raise ValueError(f"text {number} has {T} tokens, {whose} at most {limit}; shorten it")
+    ids = [tokenizer.cls_token_id, *(piece.id for piece in pieces), tokenizer.sep_token_id]
+    words = ["", *(text[piece.start : piece.end] for piece in pieces), ""]
+    return tokenizer.convert_ids_to_tokens(ids), words, torch.tensor([ids], device=encoder.device)
+
+
+def pack(tensor: Tensor) -> str:
+    """The bytes of a tensor as little-endian float32, in base64: exact, and short for a page."""
+    return base64.b64encode(tensor.cpu().numpy().astype("<f4").tobytes()).decode()
+
+
+def page(found: dict) -> str:
+    """The page with these figures in it. Nothing in a text can end the script it stands in."""
+    data = json.dumps(found, ensure_ascii=False).replace("<", "\\u003c")
+    template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    before, after = template.split("FIGURES")
+    return before + data + after

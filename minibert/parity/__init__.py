@@ -1,0 +1,1 @@
+"""Comparing tensors with the reference; naming the mistake behind a difference."""

@@ -1,0 +1,458 @@
+"""Which mistake is it? Somebody's tensors against every known mistake, alone and in pairs.
+
+The rule: a mistake is named only when what it predicts is what came, to within the noise of the
+precision at hand. Otherwise there is no name, only the nearest one and what it leaves over.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from minibert.config import BertConfig
+from minibert.parity.catalogue import CATALOGUE, Mistake
+from minibert.parity.steps import Computation, place
+
+MASKED = -5e3  # a score below this is a masked one, however it was masked
+PARTS = {"sentence": "pooling", "start": "qa", "end": "qa"}  # first words that belong together
+Answer = tuple[Mistake, ...]
+
+
+@dataclass
+class Diagnosis:
+    """What explains a difference.
+
+    ``answers``: each a tuple of mistakes that explains all that was seen; several where they cannot
+    be told apart by what was given; none where nothing known explains it. ``nearest`` is then the
+    best of all, ``residual`` the part of the difference that it leaves (1 = all of it).
+    ``hidden``: by the key of a mistake that is an answer, those that change no number beside it;
+    ``also``: pairs of mistakes that give the same numbers as the single ones in ``answers``.
+    """
+
+    name: str
+    answers: list[Answer]
+    hidden: dict[str, list[Mistake]] = field(default_factory=dict)
+    also: list[Answer] = field(default_factory=list)
+    partial: bool = False
+    harmless: bool = False  # only padding differs
+    nearest: Answer = ()
+    residual: float = 1.0
+    noise: float = 0.0
+    tried: int = 0
+    layers: list[int] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """The finding in words."""
+        if not self.answers:
+            if not self.nearest:
+                return "not in the catalogue, and nothing in it comes near"
+            titles = " + ".join(mistake.title for mistake in self.nearest)
+            return (
+                f"not in the catalogue; the nearest is: {titles}. It leaves a residual of "
+                f"{self.residual:.2g} of the difference, so it is not what happened here"
+            )
+        lines = []
+        for number, answer in enumerate(self.answers):
+            if number:
+                lines.append("or, which gives the same numbers here:")
+            for mistake in answer:
+                lines += [
+                    f"{mistake.title}  [{mistake.key}]",
+                    f"    seen:  {mistake.seen}",
+                    f"    cure:  {mistake.cure}",
+                ]
+                if mistake.source:
+                    lines.append(f"    known: {mistake.source}")
+                lines += self.beside(mistake)
+        lines += [
+            "or both of these at once, which give the same numbers here: "
+            + " + ".join(f"{mistake.title} [{mistake.key}]" for mistake in pair)
+            for pair in self.also
+        ]
+        if self.harmless:
+            lines.append("Only padding differs, which nothing reads as long as the mask is right.")
+        if self.partial:
+            lines.append(f"This explains {self.name}; there is another difference after it.")
+        if len(self.layers) > 1:
+            lines.append(f"The same in layers {', '.join(map(str, self.layers))}.")
+        return "\n".join(lines)
+
+    def beside(self, mistake: Mistake) -> list[str]:
+        """What cannot show beside a mistake, in words."""
+        if not self.hidden.get(mistake.key):
+            return []
+        return [
+            "    hides: beside it these change no number, so they may be there too; mend it and "
+            "run again:",
+            *(f"           {other.title}  [{other.key}]" for other in self.hidden[mistake.key]),
+        ]
+
+    def to_dict(self) -> dict:
+        """For JSON."""
+        return {
+            "tensor": self.name,
+            "answers": [[mistake.key for mistake in answer] for answer in self.answers],
+            "hidden": {key: [m.key for m in others] for key, others in self.hidden.items()},
+            "also": [[mistake.key for mistake in pair] for pair in self.also],
+            "harmless": self.harmless,
+            "partial": self.partial,
+            "nearest": [mistake.key for mistake in self.nearest],
+            "residual": self.residual,
+            "noise": self.noise,
+            "candidates": self.tried,
+            "layers": self.layers,
+        }
+
+
+def precision(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """The coarsest precision that all numbers fit into: what they were rounded to, at the latest.
+
+    Masked scores do not count: a minus infinity fits everywhere.
+    """
+    numbers = [
+        tensor.detach().double().flatten()
+        for tensor in tensors.values()
+        if tensor.is_floating_point()
+    ]
+    numbers = torch.cat(numbers) if numbers else torch.zeros(1, dtype=torch.float64)
+    numbers = numbers[numbers.isfinite() & (numbers > MASKED)]
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        if torch.equal(numbers.to(dtype).double(), numbers):
+            return dtype
+    return torch.float64
+
+
+def rounding(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Half a unit of the last digit of each number: what rounding to a dtype may change."""
+    if dtype not in (torch.bfloat16, torch.float16):
+        return torch.zeros_like(values)
+    _, exponent = torch.frexp(values)
+    digits = 8 if dtype == torch.bfloat16 else 11
+    half = torch.ldexp(torch.ones_like(values), exponent - digits - 1)
+    return half.clamp(min=2**-25 if dtype == torch.float16 else 0)
+
+
+def canonical(name: str, values: Tensor) -> Tensor:
+    """Scores masked by any large negative number count as equal."""
+    if name.endswith((".scores", ".mask", "_logits")):
+        return torch.where(values < MASKED, -1e4, values)
+    return values
+
+
+def part_of(name: str) -> tuple:
+    """The layer or the part that a tensor belongs to."""
+    group, number, step = place(name)
+    if group:
+        return (group, 0 if group == "steps" else number)  # an optimizer is wrong in each step
+    word = re.match(r"[a-z]*", step)[0]
+    return (PARTS.get(word, word),)
+
+
+class Judge:
+    """Somebody's tensors, and what should have come out of the same inputs.
+
+    Args:
+        config, weights, batch: the model and its inputs; weights by our names.
+        mine: the tensors to be judged, by our names.
+        catalogue: the mistakes to try.
+
+    A tensor is predicted from the nearest tensors before it, as they were given: so each stage is
+    judged by its own inputs, and a fault early on does not blame all that follows. Where the
+    numbers were rounded to half precision, their own inputs are too coarse for that, and the
+    prediction starts from the right values before the first fault.
+    """
+
+    def __init__(
+        self,
+        config: BertConfig,
+        weights: Mapping[str, Tensor],
+        batch: Mapping[str, Tensor],
+        mine: Mapping[str, Tensor],
+        catalogue: Sequence[Mistake] = CATALOGUE,
+    ) -> None:
+        """Compute the right values, and find the stages whose inputs do not explain them."""
+        self.config, self.weights, self.batch = config, weights, batch
+        self.catalogue = catalogue
+        names = Computation(config, weights, batch).steps()
+        self.order = {name: number for number, name in enumerate(names)}
+        self.names = sorted(mine, key=self.order.__getitem__)
+        self.mine = {name: mine[name].detach() for name in self.names}
+        self.dtype = precision(self.mine)
+        self.rounded = self.dtype in (torch.bfloat16, torch.float16)
+        self.cache: dict = {}  # converted weights
+        self.runs: dict[tuple[str, torch.dtype], Computation] = {}
+        self.screens: dict[str, float] = {}
+        self.right = self.run({}, {}, torch.float64)
+        self.good: dict[str, Tensor] = {}  # what predictions start from, where rounded
+        self.verdicts: dict[str, str] = {}  # where rounded, of those up to the first fault
+        for name in self.names:
+            self.verdicts[name] = self.verdict(name)
+            if self.rounded and self.verdicts[name] == "differs":
+                break
+            if self.rounded:
+                self.good[name] = self.right[name]
+        self.faults = [name for name, found in self.verdicts.items() if found == "differs"]
+
+    @property
+    def poisoned(self) -> bool:
+        """Whether some weight is not a number, so that the result should not be one."""
+        return any(bool(weight.isnan().any()) for weight in self.weights.values())
+
+    def run(self, known: Mapping, changes: Mapping, dtype: torch.dtype) -> Computation:
+        """A computation over this batch."""
+        return Computation(self.config, self.weights, self.batch, known, changes, dtype, self.cache)
+
+    def known_before(self, name: str) -> dict[str, Tensor]:
+        """What a tensor is predicted from."""
+        position = self.order[name]
+        if self.rounded:
+            if name.startswith("steps."):  # a fault may hide below the rounding in earlier steps
+                return {}
+            return {n: v for n, v in self.good.items() if self.order[n] < position}
+        return {n: self.mine[n] for n in self.names if self.order[n] < position}
+
+    def predict(self, name: str, changes: Mapping, dtype=torch.float64) -> Tensor:
+        """What should have come under this name, with some steps done differently."""
+        right = self.right_run(name, dtype)
+        if not changes:
+            return right[name]
+        known = self.known_before(name)
+        if "weights" not in changes:  # what was computed before the first change stays as it is
+            for done in right.computed:
+                if place(done)[2] in changes:
+                    break
+                known[done] = right.values[done]
+            else:
+                return right[name]
+        return self.run(known, changes, dtype)[name]
+
+    def right_run(self, name: str, dtype: torch.dtype) -> Computation:
+        """The right computation of a tensor from what is known before it."""
+        if (name, dtype) not in self.runs:
+            self.runs[name, dtype] = self.run(self.known_before(name), {}, dtype)
+            self.runs[name, dtype][name]
+        return self.runs[name, dtype]
+
+    def counts(self, name: str, values: Tensor) -> Tensor:
+        """Which numbers matter: those of real tokens (as a mask that broadcasts)."""
+        real = self.batch.get("attention_mask")
+        if real is None or name.startswith("steps."):
+            return torch.ones((), dtype=torch.bool)
+        real = real.bool()
+        B, T = real.shape
+        if values.dim() == 4 and values.shape[-2] == T:
+            return real[:, None, :, None]
+        if values.dim() >= 2 and values.shape[:2] == (B, T) and not name.startswith("pool"):
+            return real.reshape(B, T, *[1] * (values.dim() - 2))
+        if values.dim() and values.shape[0] == B:
+            return real.any(1).reshape(B, *[1] * (values.dim() - 1))
+        return torch.ones((), dtype=torch.bool)
+
+    def residual(self, name: str, predicted: Tensor, everywhere: bool = False) -> float:
+        """The largest difference between what came and what is predicted, less the rounding."""
+        mine, predicted = self.mine[name].double(), predicted.double()
+        if mine.shape != predicted.shape:
+            return float("inf")
+        mine, predicted = canonical(name, mine), canonical(name, predicted)
+        rest = (mine - predicted).abs()
+        rest = (rest - rounding(predicted, self.dtype)).clamp(min=0)
+        rest = torch.where((mine == predicted) | (mine.isnan() & predicted.isnan()), 0.0, rest)
+        if not everywhere:
+            rest = torch.where(self.counts(name, mine), rest, 0.0)
+        return float(rest.nan_to_num(nan=float("inf"), posinf=float("inf")).max())
+
+    def noise(self, name: str, exact: Tensor, single: Tensor) -> float:
+        """How far right code may be from the exact value, in the precision at hand.
+
+        In float32: what our own order of operations loses, times 16, and some last digits.
+        """
+        exact, single = canonical(name, exact.double()), canonical(name, single.double())
+        exact, single = exact.clamp(min=MASKED), single.clamp(min=MASKED)
+        exact, single = (torch.where(t == MASKED, 0.0, t) for t in (exact, single))
+        size = float(exact.abs().nan_to_num(0, 0, 0).max()) if exact.numel() else 0.0
+        if self.dtype == torch.float64:
+            return 1e4 * torch.finfo(torch.float64).eps * size + 1e-15
+        lost = float((exact - single).abs().nan_to_num(0, 0, 0).max()) if exact.numel() else 0.0
+        return 16 * lost + 8 * torch.finfo(torch.float32).eps * size
+
+    def left_over(self, name: str, changes: Mapping, everywhere: bool = False) -> float:
+        """The residual that some changed steps leave; infinite where such code does not run."""
+        try:
+            return self.residual(name, self.predict(name, changes), everywhere)
+        except (RuntimeError, IndexError):
+            return float("inf")
+
+    def explained(self, name: str, changes: Mapping, everywhere: bool = False) -> bool:
+        """Whether what came is what the changed steps predict, to within the noise."""
+        rest = self.left_over(name, changes, everywhere)
+        if rest == 0:
+            return True
+        if rest == float("inf") or rest > self.screen(name):
+            return False
+        exact, single = self.predict(name, changes), self.predict(name, changes, torch.float32)
+        return rest <= self.noise(name, exact, single)
+
+    def screen(self, name: str) -> float:
+        """A residual above this needs no closer look: it is a good part of the difference."""
+        if name not in self.screens:
+            exact, single = self.predict(name, {}), self.predict(name, {}, torch.float32)
+            part = 0.02 * self.residual(name, exact)  # infinite where one of the two is no number
+            self.screens[name] = max(part, 1e3 * self.noise(name, exact, single), 1e-9)
+        return self.screens[name]
+
+    def verdict(self, name: str) -> str:
+        """One of: equal, padding (differs on padding only), differs. By its own inputs."""
+        if self.explained(name, {}, everywhere=True):
+            return "equal"
+        return "padding" if self.explained(name, {}) else "differs"
+
+    def scope(self, first: str) -> list[str]:
+        """The tensors that belong to the same layer (or part) as the first fault, itself first."""
+        same = [name for name in self.names if part_of(name) == part_of(first)]
+        return sorted(same, key=lambda name: name != first)
+
+    def changes(self, mistake: Mistake, names: Sequence[str]) -> bool:
+        """Whether a mistake changes any of these tensors that are not as they should be."""
+        wrong = [name for name in names if self.verdicts.get(name) != "equal"]
+        return self.touches(mistake, wrong) and self.visible(mistake, wrong)
+
+    def touches(self, mistake: Mistake, names: Sequence[str]) -> bool:
+        """Whether a mistake changes anything between what is known and these tensors."""
+        if "weights" in mistake.changes:
+            return True
+        return any(
+            place(done)[2] in mistake.changes
+            for name in names
+            for done in self.right_run(name, torch.float64).computed
+        )
+
+    def visible(self, mistake: Mistake, names: Sequence[str]) -> bool:
+        """Whether a mistake changes any of these tensors by more than the noise; no crash."""
+        try:
+            return any(
+                self.predict(name, mistake.changes).shape != self.right[name].shape
+                or not self.same(name, self.predict(name, mistake.changes))
+                for name in names
+            )
+        except (RuntimeError, IndexError, KeyError):
+            return False  # the mistake does not fit these shapes: it would have crashed
+
+    def same(self, name: str, predicted: Tensor) -> bool:
+        """Whether a prediction equals the right one, bit for bit (in float64)."""
+        return torch.equal(
+            canonical(name, predicted).nan_to_num(1e30),
+            canonical(name, self.predict(name, {})).nan_to_num(1e30),
+        )
+
+    def explains(self, answer: Answer, names: Sequence[str], everywhere: bool = False) -> bool:
+        """Whether some mistakes, put in together, give all of these tensors."""
+        changes = together(answer)
+        return all(self.explained(name, changes, everywhere) for name in names)
+
+    def layers_with(self, answer: Answer) -> list[int]:
+        """The layers at fault whose differences the same mistakes explain."""
+        faults: dict[int, list[str]] = {}
+        for name in self.faults:
+            group, number, _ = place(name)
+            if group == "layers":
+                faults.setdefault(number, []).append(name)
+        return [number for number, names in faults.items() if self.explains(answer, names)]
+
+
+# ------------------------------------------------------------------------------------ matching
+
+
+def together(answer: Answer) -> dict:
+    """The steps that some mistakes change between them."""
+    return {step: change for mistake in answer for step, change in mistake.changes.items()}
+
+
+def diagnose(judges: Sequence[Judge], pairs: bool = True) -> Diagnosis | None:
+    """Name what explains the first fault, and all that came from the same part.
+
+    Args:
+        judges: one for each set of inputs that the code was tried on; a name must explain all.
+        pairs: whether to try pairs of mistakes.
+
+    Returns None where there is nothing to explain. A difference on padding alone is no fault, but
+    it is named where it can be (``harmless``).
+    """
+    # What wrong code makes of NaN depends on how it is written: asked only where all else is right.
+    numbers = [judge for judge in judges if not judge.poisoned]
+    judges = numbers if any(judge.faults for judge in numbers) else judges
+    wrong = [judge for judge in judges if judge.faults]
+    if not wrong:
+        return on_padding_only(numbers)
+    main = min(wrong, key=lambda judge: judge.order[judge.faults[0]])
+    first = main.faults[0]
+    seen = [(judge, names) for judge in judges if (names := judge.scope(first))]
+    mistakes = suspects(seen)
+    both = [
+        pair for pair in itertools.combinations(mistakes, 2)
+        if pairs and not pair[0].changes.keys() & pair[1].changes.keys()
+    ]
+    result = Diagnosis(first, [], tried=len(mistakes) + len(both))
+    right = main.predict(first, {})
+    result.noise = main.noise(first, right, main.predict(first, {}, torch.float32))
+
+    def fit(candidates: Iterable[Answer], everywhere: bool = False) -> list[Answer]:
+        return [
+            answer for answer in candidates
+            if all(judge.explains(answer, names, everywhere) for judge, names in seen)
+        ]
+
+    alone, beside = fit((mistake,) for mistake in mistakes), fit(both)
+    if finer := fit(alone, True):  # padding too, if anything explains that
+        alone, beside = finer, fit(beside, True)
+    elif finer := fit(beside, True):
+        alone, beside = [], finer
+    result.answers = alone or beside
+    if alone:
+        for (mistake,) in alone:
+            result.hidden[mistake.key] = [
+                other for pair in beside if mistake in pair for other in pair if other != mistake
+            ]
+        result.also = [pair for pair in beside if not any((m,) in alone for m in pair)]
+    if not result.answers:
+        result.answers = [
+            (mistake,) for mistake in mistakes
+            if all(judge.explains((mistake,), [first]) for judge, names in seen if first in names)
+        ]
+        result.partial = bool(result.answers)
+    if result.answers:
+        result.layers, result.residual = main.layers_with(result.answers[0]), 0.0
+    elif mistakes:
+        whole = main.residual(first, right) or 1.0
+        rests = [main.left_over(first, mistake.changes) for mistake in mistakes]
+        least = min(range(len(rests)), key=rests.__getitem__)
+        if rests[least] / whole <= 0.9:
+            result.residual, result.nearest = rests[least] / whole, (mistakes[least],)
+    return result
+
+
+def on_padding_only(judges: Sequence[Judge]) -> Diagnosis | None:
+    """The mistake that explains what differs on padding, where nothing else differs; or None."""
+    names = [name for judge in judges for name, verdict in judge.verdicts.items()
+             if verdict == "padding"]
+    if not names:
+        return None
+    first = min(names, key=judges[0].order.__getitem__)
+    seen = [(judge, scope) for judge in judges if (scope := judge.scope(first))]
+    answers = [
+        (mistake,) for mistake in suspects(seen)
+        if all(judge.explains((mistake,), scope, True) for judge, scope in seen)
+    ]
+    return Diagnosis(first, answers, residual=0.0, harmless=True) if answers else None
+
+
+def suspects(seen: Sequence[tuple[Judge, list[str]]]) -> list[Mistake]:
+    """The mistakes that change any of these tensors, on any of the inputs."""
+    return [
+        mistake for mistake in seen[0][0].catalogue
+        if any(judge.changes(mistake, names) for judge, names in seen)
+    ]

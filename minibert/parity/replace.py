@@ -1,0 +1,481 @@
+"""Bring your own: a learner's module, function or dump of tensors, held against the reference.
+
+What can be brought, and its signature (weights are copied in by our names):
+
+    embeddings     Class(config); forward(input_ids, token_type_ids) -> (B, T, H)
+    attention      Class(config); forward(hidden, mask) -> (B, T, H), mask (B, 1, 1, T) to be added
+    feed_forward   Class(config); forward(hidden) -> (B, T, H)
+    layer          Class(config); forward(hidden, mask) -> (B, T, H)
+    pooler         Class(config); forward(hidden) -> (B, H)
+    pooling        function(hidden, attention_mask) -> (B, H)
+    loss           function(logits, labels) -> one number; labels of -100 are not asked for
+    optimizer      Class(parameters, lr, betas, eps, weight_decay) with step(), as torch's AdamW
+
+A class may name its parameters as it likes: ``names = {"its": "ours"}`` on the class (or a JSON
+file) maps them, and a method ``take_weights(weights)`` may do the copying itself.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from minibert.config import BertConfig
+from minibert.io.files import no_such_file, read_json
+from minibert.model import BertModel
+from minibert.parity.catalogue import BY_KEY
+from minibert.parity.diagnosis import Diagnosis, Judge, diagnose
+from minibert.parity.probes import example, probes
+from minibert.parity.report import Report, Row, can_be_named, examine, look, our_name, own_run
+from minibert.parity.steps import Computation
+from minibert.trace import INPUTS
+
+MODULES = ("embeddings", "attention", "feed_forward", "layer", "pooler")
+KINDS = (*MODULES, "pooling", "loss", "optimizer")
+ERRORS = (
+    NotImplementedError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError,
+    AssertionError,
+)
+
+
+# ------------------------------------------------------------------------------ a learner's code
+
+
+def load(spec: str) -> Callable:
+    """The class or function that ``my_file.py:Name`` names.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the spec has no name, the file has no such name, or does not run.
+    """
+    path, _, name = spec.rpartition(":")
+    if not path or not name:
+        raise ValueError(f"{spec!r}; give a file and a name in it: my_attention.py:MyAttention")
+    if not Path(path).exists():
+        raise no_such_file(path)
+    module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module  # dataclasses look their module up there
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{path} does not run: {blame(error, path)}") from error
+    if not hasattr(module, name):
+        there = [key for key, value in vars(module).items() if callable(value)]
+        raise ValueError(f"{path} has no {name!r}; it has {', '.join(there) or 'nothing to call'}")
+    return getattr(module, name)
+
+
+def blame(error: Exception, path: str | None = None) -> str:
+    """An exception in a line: what it says, and the learner's last line on the way to it."""
+    own = str(Path(__file__).parents[1])
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [
+        frame for frame in frames
+        if (os.path.abspath(frame.filename) == os.path.abspath(path) if path
+            else own not in frame.filename and "torch" not in frame.filename)
+    ]
+    line = f" (line {theirs[-1].lineno}: {theirs[-1].line})" if theirs else ""
+    return f"{type(error).__name__}: {error}{line}"
+
+
+def copy_weights(
+    module: nn.Module, weights: Mapping[str, Tensor], names: Mapping[str, str] | None = None
+) -> None:
+    """Give a module its weights, by our names or through a mapping from its names to ours.
+
+    Raises:
+        ValueError: parameters that have no weight, weights that have no parameter, other shapes;
+            all of them named.
+    """
+    with torch.no_grad():
+        if hasattr(module, "take_weights"):
+            return module.take_weights(dict(weights))
+        names = names or getattr(module, "names", None) or {}
+        parameters, shapes, used = dict(module.named_parameters()), [], {}
+        for name, parameter in parameters.items():
+            ours = names.get(name, name)
+            for theirs, own in names.items():  # a whole submodule: "W_q" -> "query"
+                if name.startswith(theirs + "."):
+                    ours = own + name[len(theirs):]
+            used[ours] = name
+            if ours in weights and parameter.shape != weights[ours].shape:
+                shapes.append(
+                    f"{name} is {tuple(parameter.shape)}, ours is {tuple(weights[ours].shape)}"
+                )
+            elif ours in weights:
+                parameter.copy_(weights[ours])
+    lacking = in_short([name for name in weights if name not in used], weights)
+    unknown = in_short([name for ours, name in used.items() if ours not in weights], parameters)
+    wrong = [f"it has nothing called {lacking}"] if lacking else []
+    wrong += [f"it has {unknown}" + ("" if lacking else ", which we have not")] if unknown else []
+    wrong += shapes[:3]
+    wrong += [f"{len(shapes) - 3} more of another shape"] if len(shapes) > 3 else []
+    if wrong:
+        example = unknown.split(", ")[0] or "yours"
+        raise ValueError(
+            f"the weights do not fit {type(module).__name__}: " + "; ".join(wrong)
+            + "\nName them as ours, or say which is which: a class attribute names = "
+            f'{{"{example}": "one of ours", ...}}, of modules or of single weights; or a method '
+            "take_weights(weights)"
+        )
+
+
+def in_short(some: Collection[str], everything: Collection[str]) -> str:
+    """Names of weights in a line; a module of which all are meant by its own name alone."""
+    short = []
+    for name in some:
+        module = name.rpartition(".")[0]
+        whole = {other for other in everything if other.rpartition(".")[0] == module}
+        short.append(module if module and whole <= set(some) else name)
+    return ", ".join(dict.fromkeys(short))
+
+
+def places_of(kind: str, config: BertConfig) -> list[str]:
+    """The names of the modules of a kind in a BertModel."""
+    inner = {"attention": ".attention", "feed_forward": ".feed_forward", "layer": ""}
+    if kind in inner:
+        return [f"layers.{i}{inner[kind]}" for i in range(config.num_hidden_layers)]
+    return [kind]
+
+
+def replaced(
+    config: BertConfig,
+    weights: Mapping[str, Tensor],
+    replacements: Mapping[str, type],
+    names: Mapping[str, str] | None = None,
+) -> BertModel:
+    """A BertModel with a learner's modules in every place of their kind, and the weights in it."""
+    model = BertModel(config, add_pooling_layer="pooler.dense.weight" in weights)
+    given = {name: weights[name].detach() for name in model.state_dict()}
+    model.load_state_dict(given, assign=True)  # not copied: see `own_run`
+    for kind, make in replacements.items():
+        for where in places_of(kind, config):
+            module = make(config)
+            start = where + "."
+            part = {k[len(start):]: v for k, v in weights.items() if k.startswith(start)}
+            copy_weights(module, part, names)
+            parent, _, last = where.rpartition(".")
+            setattr(model.get_submodule(parent), last, module)
+    return model.to(next(iter(weights.values())).dtype).eval()
+
+
+def check(
+    replacements: Mapping[str, Callable],
+    config: BertConfig | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+    batch: Mapping[str, Tensor] | None = None,
+    *,
+    names: Mapping[str, str] | None = None,
+    tokens=None,
+    pairs: bool = True,
+) -> Report:
+    """Put a learner's classes or functions in place of ours, and report.
+
+    Args:
+        replacements: kind → class or function; the module's docstring has the signatures.
+        config, weights, batch: a model by our names and its inputs; None = `example` and `probes`.
+        names: its parameter names → ours.
+    """
+    if unknown := replacements.keys() - set(KINDS):
+        raise ValueError(f"{sorted(unknown)} cannot be replaced; these can: {', '.join(KINDS)}")
+    title = "Yours: " + ", ".join(
+        f"{kind} = {getattr(thing, '__name__', thing)}" for kind, thing in replacements.items()
+    )
+    tried = {"": (config, weights, batch)} if config else {"": example(), **probes(replacements)}
+    found, looks, crash = [], [], None
+    for special, given in tried.items():
+        name = f"{title}, tried on {special}" if special else title
+        words = None if special else tokens
+        try:
+            once = trial(replacements, *given, names)
+            mine = once()
+            if not found and any(not same(mine[name], again) for name, again in once().items()):
+                return random_report(title, mine, once())
+        except ERRORS as error:
+            if not special:
+                return crash_report(name, replacements, error)
+            if all(bool(weight.isfinite().all()) for weight in given[1].values()):
+                crash = crash or crash_report(name, replacements, error)
+            continue
+        found.append((name, *given, mine, words))
+        outer = {name: value for name, value in mine.items() if not inside(name, replacements)}
+        looks.append(look(name, *given, outer, words))
+    report = verdict(looks, pairs)
+    if report.passed:
+        if len(tried) > 1:
+            report.notes.append(f"tried on other inputs, too: {'; '.join(filter(None, tried))}")
+        return crash or report
+    if crash:
+        report.notes.append(f"{crash.title}:{crash.shown[0]}")
+    if report.diagnosis is None or not any(inside(name, replacements) for name in found[0][4]):
+        return report
+    closer = verdict([look(*one) for one in found], pairs)  # with what its parts returned
+    named = closer.diagnosis is not None and closer.diagnosis.answers
+    return closer if named and not closer.diagnosis.partial else report
+
+
+def verdict(looks: Sequence[tuple[Report, Judge]], pairs: bool) -> Report:
+    """Of the looks at the same code, the first at which it fails, with the mistake named."""
+    report, judge = next((one for one in looks if not one[0].passed), looks[0])
+    if can_be_named(report, judge):
+        report.diagnosis = diagnose([judge for _, judge in looks], pairs)
+    return report
+
+
+def trial(
+    replacements: Mapping[str, Callable],
+    config: BertConfig,
+    weights: Mapping[str, Tensor],
+    batch: Mapping[str, Tensor],
+    names: Mapping[str, str] | None = None,
+) -> Callable[[], dict[str, Tensor]]:
+    """Make a learner's classes; returns a function that runs them once → tensors, our names."""
+    modules = {kind: make for kind, make in replacements.items() if kind in MODULES}
+    model = replaced(config, weights, modules, names) if modules else None
+    known = set(Computation(config, weights, batch).steps())
+
+    def once() -> dict[str, Tensor]:
+        mine = run(model, batch) if model else {}
+        for kind, thing in replacements.items():
+            if kind not in MODULES:
+                mine |= RUN[kind](thing, config, weights, batch)
+        mine = {our_name(name, config): value for name, value in mine.items()}
+        return {name: value for name, value in mine.items() if name in known}
+
+    return once
+
+
+def inside(name: str, modules: Collection[str]) -> bool:
+    """Whether a tensor comes from within a replaced module, and is not its output."""
+    inner = name.split(".", 2)[-1] if name.startswith("layers.") else name
+    return (
+        ("embeddings" in modules and name.startswith("embeddings."))
+        or ("pooler" in modules and name.startswith("pooler."))
+        or ("layer" in modules and name.startswith("layers.") and inner != "feed_forward_norm")
+        or ("attention" in modules and inner.startswith("attention.")
+            and inner != "attention.output")
+        or ("feed_forward" in modules and inner.startswith("feed_forward.")
+            and inner != "feed_forward.contract")
+    )
+
+
+def run(model: BertModel, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a forward pass under the names of the trace; of a learner's parts too.
+
+    Not `trace` itself: a learner's parts may return anything, tuples too; what is no tensor is
+    left out.
+    """
+    inputs = ("input_ids", "attention_mask", "token_type_ids")
+    tensors: dict[str, Tensor] = {}
+
+    def keep(name: str, value: object) -> None:
+        if isinstance(value, Tensor):
+            tensors[name] = value.detach()
+
+    hooks = []
+    for name, module in model.named_modules():
+        for end, before in INPUTS.items():
+            if name.endswith(end):
+                into = name.removesuffix(end) + before
+                hooks.append(module.register_forward_pre_hook(
+                    lambda module, given, into=into: keep(into, given[0] if given else None)))
+        if name:
+            hooks.append(module.register_forward_hook(
+                lambda module, given, output, name=name: keep(name, output)))
+    try:
+        with torch.no_grad():
+            model(**{name: batch[name] for name in inputs if name in batch})
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return tensors
+
+
+def same(one: Tensor, two: Tensor) -> bool:
+    """Whether two runs gave the same (NaN is the same as NaN)."""
+    return one.shape == two.shape and torch.equal(one.nan_to_num(1e30), two.nan_to_num(1e30))
+
+
+def crash_report(title: str, kinds: Iterable[str], error: Exception) -> Report:
+    """The report for code that does not run to its end."""
+    report = Report(title, [Row(next(iter(kinds)), (), "missing")])
+    report.shown = [f"  your code raised {blame(error)}"]
+    return report
+
+
+def random_report(title: str, mine: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> Report:
+    """The report for a module that gives other numbers each time."""
+    name = next(name for name in mine if not same(mine[name], again[name]))
+    report = Report(title, [Row(name, tuple(mine[name].shape), "differs")])
+    report.shown = ["  the same input twice gave different numbers"]
+    report.diagnosis = Diagnosis(name, [(BY_KEY["dropout-left-on"],)])
+    return report
+
+
+def run_pooling(function, config, weights, batch) -> dict[str, Tensor]:
+    """A pooling function on the last hidden state; with what goes in."""
+    last = f"layers.{config.num_hidden_layers - 1}.feed_forward_norm"
+    hidden = own_run(config, weights, batch, torch.float32)[last]
+    return {last: hidden, "pooling": function(hidden.clone(), batch["attention_mask"].clone())}
+
+
+def run_loss(function, config, weights, batch) -> dict[str, Tensor]:
+    """A loss on the masked-LM scores of the example; with what goes in."""
+    logits = own_run(config, weights, batch, torch.float32)["predictions"]
+    loss = function(logits.clone(), batch["labels"].clone())
+    return {"predictions": logits, "loss": torch.as_tensor(loss)}
+
+
+def run_optimizer(make, config, weights, batch) -> dict[str, Tensor]:
+    """An optimizer over five steps, in two groups of parameters: with decay and without."""
+    right = Computation(config, weights, batch, dtype=torch.float32)
+    settings, decayed = batch["settings"], batch["decayed"].bool()
+    parts = [nn.Parameter(batch["parameters"][mask].clone()) for mask in (decayed, ~decayed)]
+    rest = {"lr": settings["lr"][0], "eps": settings["eps"]}
+    rest["betas"] = (settings["beta1"], settings["beta2"])
+    optimizers = [
+        make([part], weight_decay=decay, **rest)
+        for part, decay in zip(parts, (settings["weight_decay"], 0.0), strict=True)
+    ]
+    mine = {}
+    for step, rate in enumerate(settings["lr"], 1):
+        gradient = right[f"steps.{step}.clipped"]
+        mine[f"steps.{step}.clipped"] = gradient
+        for optimizer, part, mask in zip(optimizers, parts, (decayed, ~decayed), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            part.grad = gradient[mask].clone()
+            optimizer.step()
+        after = torch.empty_like(batch["parameters"])
+        after[decayed], after[~decayed] = (part.detach() for part in parts)
+        mine[f"steps.{step}.parameters"] = after
+    return mine
+
+
+RUN = {"pooling": run_pooling, "loss": run_loss, "optimizer": run_optimizer}
+
+
+def assert_parity(
+    thing: Callable,
+    kind: str,
+    config: BertConfig | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+    batch: Mapping[str, Tensor] | None = None,
+    names: Mapping[str, str] | None = None,
+) -> None:
+    """For a test: fail with the whole report unless a class or function does what ours does.
+
+    >>> def test_my_attention():
+    ...     assert_parity(MyAttention, "attention")
+
+    Raises:
+        AssertionError: it does not; the message is the report.
+    """
+    report = check({kind: thing}, config, weights, batch, names=names)
+    if not report.passed:
+        raise AssertionError(f"\n{report}")
+
+
+# -------------------------------------------------------------------------------------- a dump
+
+
+def read_dump(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a ``.safetensors`` or ``.npz`` file, and its metadata.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, damaged, or of another kind.
+    """
+    from minibert.io.checkpoint import read_safetensors
+
+    path = Path(path)
+    if not path.exists():
+        raise no_such_file(path)
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    if path.suffix == ".npz":
+        import numpy as np
+
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return {name: torch.from_numpy(np.array(file[name])) for name in file.files}, {}
+        except (ValueError, OSError, TypeError) as error:
+            raise ValueError(f"{path} cannot be read as .npz of plain numbers: {error}") from None
+    raise ValueError(f"{path}: a .safetensors or .npz file is needed")
+
+
+def read_names(path: str | os.PathLike) -> dict[str, str]:
+    """The JSON file that maps somebody's names to ours."""
+    if not Path(path).exists():
+        raise no_such_file(path)
+    return read_json(path)
+
+
+def check_dump(
+    path: str | os.PathLike,
+    config: BertConfig,
+    weights: Mapping[str, Tensor],
+    batch: Mapping[str, Tensor] | None = None,
+    *,
+    names: str | os.PathLike | None = None,
+    tokens=None,
+    pairs: bool = True,
+) -> Report:
+    """Compare a dump from any framework, by name.
+
+    Args:
+        path: the dump. It may hold ``input_ids``, ``attention_mask`` and ``token_type_ids`` too.
+        config, weights: the model it was made with, by our names.
+        batch: the inputs, where the dump does not hold them.
+        names: a JSON file {"its name": "our name"}.
+
+    Raises:
+        ValueError: no input ids anywhere, or no name in it is one of ours.
+    """
+    tensors, _ = read_dump(path)
+    mapping = read_names(names) if names else {}
+    absent = [name for name in mapping if name not in tensors]
+    tensors = {mapping.get(name, name): value for name, value in tensors.items()}
+    inputs = {
+        name: tensors.pop(name).long()
+        for name in ("input_ids", "attention_mask", "token_type_ids") if name in tensors
+    }
+    batch = {**(batch or {}), **inputs}
+    if "input_ids" not in batch:
+        raise ValueError(
+            f"{path} has no input_ids; put them into it, or pass --trace with the file that "
+            "`minibert trace` wrote for the same texts"
+        )
+    known = set(Computation(config, weights, batch).steps())
+    if not any(our_name(name, config) in known for name in tensors):
+        raise ValueError(
+            f"{path}: none of its names is one of ours ({', '.join(list(tensors)[:5])}, ...); map "
+            'them with --names names.json: {"your name": "our name"}; `minibert trace` lists ours'
+        )
+    report = examine(f"Dump {path}", config, weights, batch, tensors, tokens=tokens, pairs=pairs)
+    given = {row.name for row in report.rows}
+    wanted = [name for name in traced_names(config, weights) if name not in given]
+    if absent:
+        report.notes.append(f"named in the mapping, but not in the dump: {', '.join(absent)}")
+    if wanted:
+        report.notes.append(
+            f"not in the dump, so not checked by themselves: {len(wanted)} tensors "
+            f"({', '.join(wanted[:4])}{', ...' if len(wanted) > 4 else ''})"
+        )
+    return report
+
+
+def traced_names(config: BertConfig, weights: Mapping[str, Tensor]) -> list[str]:
+    """The names that `minibert trace` writes for a model without a head."""
+    hidden = ("_heads", ".products", ".scaled", ".mask", ".weights", ".mixed", ".places", ".first")
+    names = Computation(config, weights, {}).steps()
+    parts = ("embeddings", "layers.", "pooler") if "pooler.dense.weight" in weights else (
+        "embeddings", "layers.")
+    return [n for n in names if n.startswith(parts) and not n.endswith(hidden)]

@@ -1,0 +1,1 @@
+"""Faster parts and files of any length; what is measured beside others."""

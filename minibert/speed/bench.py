@@ -1,0 +1,393 @@
+"""How fast is it here? minibert beside whatever else is installed, on this machine.
+
+Machines drift: another program runs, the processor slows down. So all take part in every round, one
+after the other, and a ratio is the median of the ratios inside the rounds. In the same rounds the
+machine's matrix rate is measured: the speed that nothing built of matrix products can pass.
+
+The others are in `peers`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+
+import torch
+
+from minibert.io.hub import DEFAULT_MODEL, locate
+from minibert.model import BertModel
+from minibert.sentence_encoder import SentenceEncoder
+from minibert.speed import int8 as quantize
+from minibert.speed.embed_file import read_lines
+from minibert.speed.packed import PackedLinear, available
+from minibert.speed.peers import PEERS, Encode, plain_training
+from minibert.tokenization.tokenizer import BertTokenizer
+
+OURS = ("minibert", "minibert int8")
+# Runs a command; prints seconds, peak memory, exit status. A small process of its own, because
+# Linux counts into a child's peak the size of the process that started it.
+LAUNCHER = """import os, subprocess, sys, time
+begin = time.perf_counter()
+quiet = subprocess.DEVNULL
+child = subprocess.Popen(sys.argv[1:], stdout=quiet, stderr=quiet)
+_, status, usage = os.wait4(child.pid, 0)
+child.returncode = status  # it is over; subprocess need not wait for it again
+print(time.perf_counter() - begin, usage.ru_maxrss, status)"""
+
+
+def bench(
+    name: str = DEFAULT_MODEL,
+    *,
+    data: str | None = None,
+    rounds: int = 5,
+    number: int = 500,
+    threads: int | None = None,
+    peers: bool = True,
+    start: bool = True,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict:
+    """Measure encoding, one text alone, and a cold start.
+
+    Args:
+        name: the model.
+        data: a text file, one text a line, instead of generated texts.
+        number: how many short texts; a fifth as many long ones.
+        threads: of all who take part; None = as torch has them.
+        peers: False = minibert alone.
+        start: measure whole processes, too.
+
+    Returns:
+        What the table and the picture are made of, ready for JSON.
+    """
+    if rounds < 1 or number < 1:
+        raise ValueError(f"rounds is {rounds}, number {number}; both must be at least 1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        with tempfile.TemporaryDirectory() as room:
+            directory = locate(name)
+            contestants, missing = gather(directory, Path(room), peers, say)
+            encoder = SentenceEncoder.from_pretrained(directory, device="cpu")
+            result = {
+                "machine": machine(), "model": name, "rounds": rounds, "missing": missing,
+                "matrix_gflops": [], "encode": {},
+            }
+            kinds = texts(encoder.tokenizer, data, number, encoder.max_length)
+            for kind, sample in kinds.items():
+                say(f"{kind}: {len(sample)} texts, {rounds} rounds")
+                rates = result["matrix_gflops"]
+                result["encode"][kind] = race(contestants, sample, rounds, encoder, rates)
+            result["start"] = cold_start(directory, rounds, peers) if start else {}
+    finally:
+        torch.set_num_threads(before)
+    return result
+
+
+def machine() -> dict:
+    """What a figure means nothing without."""
+    return {
+        "processor": platform.processor() or platform.machine(), "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(), "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__, "python": platform.python_version(),
+    }
+
+
+def texts(tokenizer: BertTokenizer, data: str | None, number: int, longest: int) -> dict:
+    """Kind → texts: the lines of a file, or words drawn from the vocabulary, a token each."""
+    if data is not None:
+        lines = [line for line in read_lines(data) if line.strip()]
+        if not lines:
+            raise ValueError(f"{data} has no text in it")
+        return {"data": lines, "one": lines[:1]}
+    words = [word for word in tokenizer.vocab if word.isalpha() and word.isascii()]
+    draw = random.Random(0)
+
+    def some(count: int, low: int, high: int) -> list[str]:
+        sizes = [min(draw.randint(low, high), longest - 2) for _ in range(count)]
+        return [" ".join(draw.choices(words, k=size)) for size in sizes]
+
+    return {
+        "short": some(number, 4, 30), "long": some(max(number // 5, 1), 200, 254),
+        "one": some(1, 10, 10),
+    }
+
+
+# ------------------------------------------------------------------------------- who takes part
+
+
+def gather(
+    directory: Path, room: Path, peers: bool, say: Callable[[str], None]
+) -> tuple[dict[str, Encode], dict[str, str]]:
+    """Everyone who can take part, and why the others cannot."""
+    ours, plain = (
+        SentenceEncoder.from_pretrained(directory, device="cpu", precision="float32")
+        for _ in range(2)
+    )
+    plain.model.eval()  # now that it was asked for, it computes itself
+    found: dict[str, Encode] = {"minibert": ours.encode}
+    if available():
+        found["minibert, not packed"] = plain.encode
+    missing: dict[str, str] = {}
+    if reason := quantize.unsupported():
+        missing["minibert int8"] = reason
+    else:
+        int8 = SentenceEncoder.from_pretrained(directory, device="cpu", precision="int8")
+        found["minibert int8"] = int8.encode
+    for name, (make, needs) in PEERS.items() if peers else ():
+        absent = [package for package in needs if importlib.util.find_spec(package) is None]
+        if absent:
+            missing[name] = f"needs {' and '.join(absent)}, not installed"
+            continue
+        say(f"getting {name} ready")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                encode = make(directory, room)
+                encode(["a", "b c"])
+            found[name] = encode
+        except Exception as error:  # whatever goes wrong in another package is not our end
+            missing[name] = f"{type(error).__name__}: {str(error)[:100]}"
+    return found, missing
+
+
+# ------------------------------------------------------------------------------------ the races
+
+
+def race(
+    contestants: dict[str, Encode], sample: list[str], rounds: int, encoder: SentenceEncoder,
+    rates: list[float],
+) -> dict:
+    """Let all encode the texts in every round; the matrix rates of the rounds go to ``rates``."""
+    repeats = 20 if len(sample) == 1 else 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # texts cut off: `encode` will say so
+        lengths = [len(row) for row in encoder.rows(sample)[0]]
+    work = sum(operations(encoder.model.config, length) for length in lengths)
+    for encode in contestants.values():
+        encode(sample)  # the first time is always slower
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    fractions = []
+    for _ in range(rounds):
+        for name, encode in contestants.items():
+            begin = time.perf_counter()
+            for _ in range(repeats):
+                encode(sample)
+            seconds[name].append((time.perf_counter() - begin) / repeats)
+        rates.append(matrix_rate())
+        fractions.append(work / seconds["minibert"][-1] / 1e9 / rates[-1])
+    rows = {}
+    for name, spent in seconds.items():
+        middle = statistics.median(spent)
+        rows[name] = {
+            "seconds": spent, "texts_per_s": len(sample) / middle,
+            "tokens_per_s": sum(lengths) / middle,
+        }
+        for ours in OURS:
+            if ours in seconds:  # above 1: ours is so many times as fast
+                pairs = zip(spent, seconds[ours], strict=True)
+                rows[name][f"{ours} : this"] = statistics.median(a / b for a, b in pairs)
+    return {
+        "texts": len(sample), "tokens": sum(lengths), "contestants": rows,
+        "fraction": statistics.median(fractions),
+    }
+
+
+def operations(config, T: int) -> int:
+    """Multiplications and additions for one text of T tokens: the linear maps, and attention."""
+    H, F = config.hidden_size, config.intermediate_size
+    return config.num_hidden_layers * (2 * T * (4 * H * H + 2 * H * F) + 4 * T * T * H)
+
+
+def matrix_rate(seconds: float = 0.1) -> float:
+    """Billions of float32 operations per second in matrix products of the size of a layer's.
+
+    The better of torch's two ways: as it is, and with the weight laid out beforehand.
+    """
+    x, linear = torch.ones(1024, 384), torch.nn.Linear(384, 1536)
+    best = 0.0
+    with torch.inference_mode():
+        for product in (linear, PackedLinear(linear)) if available() else (linear,):
+            count, begin = 0, time.perf_counter()
+            while (spent := time.perf_counter() - begin) < seconds or count < 2:
+                product(x)
+                count += 1
+            best = max(best, count * 2 * 1024 * 384 * 1536 / spent / 1e9)
+    return best
+
+
+def cold_start(directory: Path, rounds: int, peers: bool) -> dict:
+    """Seconds and megabytes of whole processes: torch alone, two texts compared, the same there."""
+    commands = {
+        "import torch": ["-c", "import torch"],
+        "minibert similarity a b": ["-m", "minibert", "similarity", "a", "b", "--model", directory],
+    }
+    if peers and importlib.util.find_spec("sentence_transformers"):
+        commands["sentence-transformers"] = [
+            "-c", "import sys; from sentence_transformers import SentenceTransformer as S\n"
+            "S(sys.argv[1], device='cpu').encode(['a', 'b'])", directory,
+        ]
+    found: dict[str, list] = {name: [] for name in commands}
+    for _ in range(rounds if hasattr(os, "wait4") else 0):  # Windows has no wait4
+        for name, command in commands.items():
+            line = [sys.executable, "-S", "-c", LAUNCHER, sys.executable, *map(str, command)]
+            done = subprocess.run(line, capture_output=True, text=True, check=True)
+            spent, peak, status = map(float, done.stdout.split())
+            unit = 2**20 if sys.platform == "darwin" else 2**10
+            found[name].append((spent, peak / unit, status))
+    return {
+        name: {
+            "seconds": statistics.median(spent for spent, _, _ in runs),
+            "peak_mb": statistics.median(peak for _, peak, _ in runs),
+            "over_torch": statistics.median(
+                run[0] / base[0] for run, base in zip(runs, found["import torch"], strict=True)
+            ),
+            "failed": any(status != 0 for _, _, status in runs),
+        }
+        for name, runs in found.items()
+        if runs
+    }
+
+
+# ------------------------------------------------------------------------------------- training
+
+
+def bench_training(
+    name: str = DEFAULT_MODEL, *, rounds: int = 5, steps: int = 4, profile: bool = False,
+    peers: bool = True,
+) -> dict:
+    """Steps per second on pairs of short texts, 16 in a batch; ``profile``: where the time goes."""
+    from minibert.training.data import Example
+    from minibert.training.loop import collate, make_optimizer, parameter_groups
+    from minibert.training.tasks import Similarity
+
+    directory = locate(name)
+    tokenizer = BertTokenizer.from_pretrained(directory)
+    model = BertModel.from_pretrained(directory).train()
+    longest = min(64, model.config.max_position_embeddings)
+    sides = texts(tokenizer, None, 32, longest)["short"]
+    pairs = list(zip(sides[:16], sides[16:], strict=True))
+    targets = [i % 6 / 5 for i in range(16)]
+
+    task = Similarity(tokenizer, max_length=longest)
+    optimizer = make_optimizer("adamw", parameter_groups(model, 1e-6))
+    examples = [
+        Example({"text": a, "pair": b, "score": target}, "drawn")
+        for (a, b), target in zip(pairs, targets, strict=True)
+    ]
+    features = task.encode(examples)
+
+    def ours() -> None:
+        batch = collate(task, features, range(16), (0, 0), "cpu")
+        loss = task.loss(task.outputs(model, batch), batch) / task.weight(batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    contestants = {"minibert": ours}
+    if peers and importlib.util.find_spec("transformers"):
+        contestants["transformers"] = plain_training(directory, pairs, targets)
+    for step in contestants.values():
+        step()
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for who, step in contestants.items():
+            begin = time.perf_counter()
+            for _ in range(steps):
+                step()
+            seconds[who].append((time.perf_counter() - begin) / steps)
+    result = {"machine": machine(), "model": name, "batch": 16, "training": {}}
+    for who, spent in seconds.items():
+        ratios = [a / b for a, b in zip(spent, seconds["minibert"], strict=True)]
+        result["training"][who] = {
+            "seconds": spent, "steps_per_s": 1 / statistics.median(spent),
+            "minibert : this": statistics.median(ratios),
+        }
+    if profile:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as record:
+            for _ in range(steps):
+                ours()
+        events = sorted(record.key_averages(), key=lambda event: -event.self_cpu_time_total)
+        total = sum(event.self_cpu_time_total for event in events)
+        result["profile"] = [
+            {"operation": e.key, "share": e.self_cpu_time_total / total, "calls": e.count / steps}
+            for e in events[:15]
+        ]
+    return result
+
+
+# ---------------------------------------------------------------------------------- the reports
+
+
+def table(result: dict) -> str:
+    """The result for people."""
+    where = result["machine"]
+    lines = [
+        f"{result['model']}: {where['threads']} threads of {where['cores']} cores, "
+        f"{where['instructions']}, torch {where['torch']}"
+    ]
+    for kind, race in result.get("encode", {}).items():
+        lines += ["", f"{kind}: {race['texts']} texts, {race['tokens']:,} tokens"]
+        lines += [f"{'':<24}{'texts/s':>10}{'tokens/s':>11}{'float32 : it':>14}{'int8 : it':>11}"]
+        for name, row in race["contestants"].items():
+            ratios = [row.get(f"{ours} : this") for ours in OURS]
+            cells = [f"{ratio:.2f}" if ratio else "" for ratio in ratios]
+            lines.append(
+                f"  {name:<22}{row['texts_per_s']:>10,.0f}{row['tokens_per_s']:>11,.0f}"
+                f"{cells[0]:>14}{cells[1]:>11}"
+            )
+        if race["texts"] > 1:
+            lines.append(f"  minibert runs at {race['fraction']:.0%} of the machine's matrix rate")
+    if result.get("matrix_gflops"):
+        rate = statistics.median(result["matrix_gflops"])
+        lines += ["", f"matrix rate: {rate:,.0f} billion float32 operations per second"]
+    for name, row in result.get("start", {}).items():
+        lines.append(
+            f"{name:<26} {row['seconds']:6.2f} s  {row['over_torch']:5.2f} x import torch"
+            f"  {row['peak_mb']:6.0f} MB" + ("  FAILED" if row["failed"] else "")
+        )
+    for name, row in result.get("training", {}).items():
+        lines.append(
+            f"{name:<14} {row['steps_per_s']:6.2f} steps of {result['batch']} pairs/s"
+            f"   minibert : it {row['minibert : this']:.2f}"
+        )
+    for row in result.get("profile", []):
+        lines.append(f"  {row['share']:6.1%}  {row['calls']:7.1f} calls  {row['operation']}")
+    for name, reason in result.get("missing", {}).items():
+        lines.append(f"not here: {name}: {reason}")
+    return "\n".join(lines)
+
+
+def picture(result: dict) -> str:
+    """The result of `bench` as an SVG: a bar for each, its length in tokens per second."""
+    parts, y = [], 30
+    for kind, race in result["encode"].items():
+        best = max(row["tokens_per_s"] for row in race["contestants"].values())
+        title = f"{kind}: {race['texts']} texts, {race['tokens']:,} tokens; tokens/s"
+        parts.append(f'<text x="12" y="{y}" font-size="14">{escape(title)}</text>')
+        for name, row in race["contestants"].items():
+            y += 22
+            width = round(380 * row["tokens_per_s"] / best, 1)
+            colour = "#1b6ca8" if name in OURS else "#b9c4cc"
+            parts.append(
+                f'<text x="168" y="{y}" text-anchor="end">{escape(name)}</text>'
+                f'<rect x="176" y="{y - 12}" width="{width}" height="15" fill="{colour}"/>'
+                f'<text x="{width + 182}" y="{y}">{row["tokens_per_s"]:,.0f}</text>'
+            )
+        y += 40
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{y}" '
+        f'viewBox="0 0 640 {y}" font-family="sans-serif" font-size="12">\n'
+        f'<rect width="640" height="{y}" fill="white"/>\n' + "\n".join(parts) + "\n</svg>\n"
+    )

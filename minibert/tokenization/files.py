@@ -1,0 +1,299 @@
+"""The vocabulary and the settings of a tokenizer, and the official files that hold them.
+
+``tokenizer.json`` holds everything; ``vocab.txt`` holds the words, one a line, and
+``tokenizer_config.json`` beside it the settings. Either is enough to read; all are written.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from minibert.io.files import atomic_directory, read_json, read_text, write_json, write_text
+
+LONGEST_WORD = 100  # characters; a longer word is [UNK]
+
+SETTINGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
+SPECIAL_TOKENS = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+def numbered_words(vocab: Sequence[str] | Mapping[str, int]) -> dict[str, int]:
+    """Return the words and their ids, in the order of the ids.
+
+    Raises:
+        ValueError: no words, a word twice, ids that are not 0 to their number less 1.
+    """
+    if isinstance(vocab, (str, os.PathLike)):
+        raise TypeError(f"{vocab!r} is no vocabulary; BertTokenizer.from_pretrained reads files")
+    words = list(vocab)
+    if isinstance(vocab, Mapping):
+        if any(type(number) is not int for number in vocab.values()):
+            raise ValueError("the vocabulary must give every word an integer")
+        words.sort(key=vocab.__getitem__)
+        for number, word in enumerate(words):
+            if vocab[word] != number:
+                raise ValueError(
+                    f"the vocabulary gives {word!r} the id {vocab[word]} where {number} is next; "
+                    f"{len(words)} words have the ids 0 to {len(words) - 1}, each once"
+                )
+    numbered = {word: number for number, word in enumerate(words)}
+    if not words:
+        raise ValueError("the vocabulary is empty")
+    for number, word in enumerate(words):
+        if not isinstance(word, str) or not word or "\n" in word or "\r" in word:
+            raise ValueError(f"id {number} of the vocabulary is {word!r}, not one line of text")
+        if numbered[word] != number:
+            raise ValueError(f"the vocabulary has {word!r} twice: ids {number}, {numbered[word]}")
+    return numbered
+
+
+def collect_added_tokens(
+    special: Mapping[str, str | None], added: Iterable[Mapping], words: Mapping[str, int]
+) -> list[dict]:
+    """Return the tokens taken from a text as they stand, as ``tokenizer.json`` lists them, by id.
+
+    They are the special tokens (``special``: role → token) and further ``added`` ones. One that is
+    not among the words has the next free id.
+
+    Raises:
+        ValueError: a special token is missing, an id is taken, or a token asks for what is not
+            implemented.
+    """
+    entries: dict[str, dict] = {token: {"special": True} for token in special.values() if token}
+    for entry in added:
+        token = entry.get("content") if isinstance(entry, Mapping) else None
+        if not isinstance(token, str) or not token:
+            raise ValueError(f"added token {entry!r} has no content to look for")
+        if "id" in entry and type(entry["id"]) is not int:
+            raise ValueError(f"added token {token!r} has the id {entry['id']!r}, not an integer")
+        entries[token] = entries.get(token, {}) | dict(entry)
+    for role, token in special.items():
+        if role == "mask_token" and token is None:
+            continue
+        if token not in words and "id" not in entries.get(token, {}):
+            raise ValueError(f"the vocabulary has no {token!r}, which is to be the {role}")
+    tokens = []
+    free = len(words)
+    for token, entry in sorted(entries.items(), key=lambda item: item[1].get("id", sys.maxsize)):
+        number = words.get(token, free)
+        if entry.get("id", number) != number:
+            raise ValueError(f"added token {token!r} has the id {entry['id']}; {number} is its own")
+        free += token not in words
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        for flag in flags:
+            if entry.get(flag):
+                raise ValueError(f"added token {token!r} has {flag}: true; only false is known")
+        is_special = bool(entry.get("special"))
+        tokens.append({"id": number, "content": token, **flags, "special": is_special})
+    return sorted(tokens, key=lambda token: token["id"])
+
+
+# ---------------------------------------------------------------------------------------- reading
+
+
+def read_settings(directory: Path) -> dict:
+    """Return the arguments of a `BertTokenizer` from the files of a directory.
+
+    ``tokenizer.json`` decides where there is one, and a ``tokenizer_config.json`` that disagrees is
+    warned about. Truncation and padding in it belong to whoever saved it and are not read.
+
+    Raises:
+        FileNotFoundError: there is neither ``tokenizer.json`` nor ``vocab.txt``.
+        ValueError: a file is damaged, or asks for something that is not implemented.
+    """
+    config = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (directory / name).exists():
+            config |= _object(read_json(directory / name), directory / name)
+    settings = {name: config[name] for name in (*SETTINGS, *SPECIAL_TOKENS) if name in config}
+    settings = {name: _content(value) for name, value in settings.items()}
+    limit = config.get("model_max_length")  # "no limit" is written as 1e30
+    settings["model_max_length"] = limit if isinstance(limit, int) and limit < 10**9 else None
+
+    if (directory / "tokenizer.json").exists():
+        decided = _read_tokenizer_json(directory / "tokenizer.json")
+        if _in_effect(decided | settings) != _in_effect(decided):
+            warnings.warn(
+                f"{directory}: tokenizer.json and tokenizer_config.json disagree on "
+                f"{' or '.join(SETTINGS)}; tokenizer.json decides",
+                stacklevel=3,
+            )
+        settings |= decided
+    elif (directory / "vocab.txt").exists():
+        settings |= _read_vocab_txt(directory, config)
+    else:
+        raise FileNotFoundError(
+            f"{directory} has neither tokenizer.json nor vocab.txt; if you saved a model there, "
+            f"save the tokenizer there too: tokenizer.save_pretrained({str(directory)!r})"
+        )
+    for name in SPECIAL_TOKENS:
+        if not isinstance(settings.get(name), str | None):
+            raise ValueError(f"{directory}: {name} is {settings[name]!r}, not a string")
+    for name in SETTINGS:
+        allowed = (True, False, None) if name == "strip_accents" else (True, False)
+        if settings.get(name, True) not in allowed:
+            raise ValueError(f"{directory}: {name} is {settings[name]!r}, not one of {allowed}")
+    return settings
+
+
+def _in_effect(settings: Mapping) -> tuple:
+    lower, strip, cjk = map(settings.get, SETTINGS)
+    return lower, lower if strip is None else strip, cjk
+
+
+def _read_vocab_txt(directory: Path, config: dict) -> dict:
+    kind = config.get("tokenizer_class") or "BertTokenizer"
+    if kind not in ("BertTokenizer", "BertTokenizerFast"):
+        raise ValueError(f"{directory}: tokenizer_class is {kind!r}; only BertTokenizer is known")
+    if (directory / "added_tokens.json").exists():
+        raise ValueError(
+            f"{directory}: added_tokens.json does not say how its tokens are found; open and save "
+            "the directory with transformers, which makes a tokenizer.json of it"
+        )
+    added = [
+        {"id": int(number), **_object(token, f"{directory}: added token {number}")}
+        for number, token in config.get("added_tokens_decoder", {}).items()
+    ]
+    for name in ("additional_special_tokens", "extra_special_tokens"):
+        added += [{"content": _content(token), "special": True} for token in config.get(name) or []]
+    lines = read_text(directory / "vocab.txt").replace("\r\n", "\n").removesuffix("\n").split("\n")
+    return {"vocab": lines if lines != [""] else [], "added_tokens": added}
+
+
+def _read_tokenizer_json(path: Path) -> dict:
+    file = _object(read_json(path), path)
+    model, normalizer, pre_tokenizer, post_processor = (
+        _object(file.get(name) or {}, f"{path}: {name}")
+        for name in ("model", "normalizer", "pre_tokenizer", "post_processor")
+    )
+    for what, came, known in (
+        ("model.type", model.get("type", "WordPiece"), "WordPiece"),
+        ("model.continuing_subword_prefix", model.get("continuing_subword_prefix"), "##"),
+        ("model.max_input_chars_per_word", model.get("max_input_chars_per_word"), LONGEST_WORD),
+        ("normalizer.type", normalizer.get("type"), "BertNormalizer"),
+        ("normalizer.clean_text", normalizer.get("clean_text"), True),
+        ("pre_tokenizer.type", pre_tokenizer.get("type"), "BertPreTokenizer"),
+    ):
+        if came != known:
+            raise ValueError(f"{path}: {what} is {came!r}; only {known!r} is implemented")
+    added = file.get("added_tokens") or []
+    if not isinstance(added, list):
+        raise ValueError(f"{path}: added_tokens must be a list, not {type(added).__name__}")
+    decided = {
+        "vocab": _object(model.get("vocab"), f"{path}: model.vocab"),
+        "added_tokens": added,
+        "unk_token": model.get("unk_token"),
+        "do_lower_case": normalizer.get("lowercase"),
+        "strip_accents": normalizer.get("strip_accents"),
+        "tokenize_chinese_chars": normalizer.get("handle_chinese_chars"),
+    }
+    if post_processor:  # a file without one is read as BERT's: [CLS] A [SEP] B [SEP]
+        decided["cls_token"], decided["sep_token"] = _ends(post_processor, path)
+    return decided
+
+
+def _ends(post_processor: dict, path: Path) -> tuple[str, str]:
+    """The names of [CLS] and [SEP] in a post-processor, if it is BERT's."""
+    try:
+        if post_processor["type"] == "BertProcessing":
+            return post_processor["cls"][0], post_processor["sep"][0]
+        (cls, cls_id), (sep, sep_id) = (
+            (token["id"], token["ids"][0])
+            for token in (
+                post_processor["special_tokens"][part["SpecialToken"]["id"]]
+                for part in post_processor["single"][::2]
+            )
+        )
+    except (KeyError, IndexError, TypeError, ValueError):
+        cls = sep = cls_id = sep_id = None
+    if post_processor != _template(cls, cls_id, sep, sep_id):
+        raise ValueError(
+            f"{path}: post_processor {post_processor.get('type')!r} does not make [CLS] A [SEP] "
+            "and [CLS] A [SEP] B [SEP]; nothing else is implemented"
+        )
+    return cls, sep
+
+
+def _content(token: object) -> object:
+    """A token may be written as a string or as a dict with its flags."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _object(value: object, what: object) -> dict:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} must be a JSON object, not {type(value).__name__}")
+    return value
+
+
+# ---------------------------------------------------------------------------------------- writing
+
+
+def write_settings(
+    directory: str | os.PathLike,
+    words: Mapping[str, int],
+    added: Sequence[Mapping],
+    settings: Mapping,
+    special: Mapping[str, str | None],
+    model_max_length: int | None,
+) -> None:
+    """Write ``vocab.txt``, ``tokenizer.json`` and their two companions, all or none."""
+    config = {"tokenizer_class": "BertTokenizer", **settings, **special}
+    if model_max_length is not None:
+        config["model_max_length"] = model_max_length
+    if any(token["content"] not in words for token in added):  # which vocab.txt cannot say
+        config["added_tokens_decoder"] = {
+            str(token["id"]): {key: value for key, value in token.items() if key != "id"}
+            for token in added
+        }
+    ids = {**words, **{token["content"]: token["id"] for token in added}}
+    cls, sep = special["cls_token"], special["sep_token"]
+    file = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": settings["tokenize_chinese_chars"],
+            "strip_accents": settings["strip_accents"],
+            "lowercase": settings["do_lower_case"],
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": _template(cls, ids[cls], sep, ids[sep]),
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": special["unk_token"],
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": LONGEST_WORD,
+            "vocab": words,
+        },
+    }
+    with atomic_directory(directory) as staging:
+        write_text(staging / "vocab.txt", "".join(f"{word}\n" for word in words))
+        write_json(staging / "tokenizer.json", file)
+        write_json(staging / "tokenizer_config.json", config)
+        write_json(staging / "special_tokens_map.json", special)
+
+
+def _template(cls: str, cls_id: int, sep: str, sep_id: int) -> dict:
+    """``[CLS] A [SEP]`` and ``[CLS] A [SEP] B [SEP]`` as ``tokenizer.json`` spells them."""
+
+    def part(kind: str, name: str, type_id: int) -> dict:
+        return {kind: {"id": name, "type_id": type_id}}
+
+    single = [part("SpecialToken", cls, 0), part("Sequence", "A", 0), part("SpecialToken", sep, 0)]
+    second = [part("Sequence", "B", 1), part("SpecialToken", sep, 1)]
+    return {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": single + second,
+        "special_tokens": {
+            name: {"id": name, "ids": [number], "tokens": [name]}
+            for name, number in ((cls, cls_id), (sep, sep_id))
+        },
+    }

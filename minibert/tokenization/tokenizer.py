@@ -1,0 +1,679 @@
+"""BertTokenizer: text → clean → split → WordPiece → ids.
+
+Read it from the top. A text is a list of characters, each with its place in the original text;
+every cleaning rule takes such a list and returns a new one; `split` cuts it into words, `wordpiece`
+cuts a word into pieces of the vocabulary. `BertTokenizer.pieces` puts that together and is the
+definition. `BertTokenizer.ids` is the same made fast, `BertTokenizer.explain` the same made slow.
+
+Ids and offsets are those of the ``tokenizers`` library with the official ``tokenizer.json``, on
+every Unicode character.
+
+Source: Devlin 2019 §3 (the input, [CLS] and [SEP]); Wu 2016 §4.1 (WordPiece); the normalizer,
+pre_tokenizer and post_processor named in the official ``tokenizer.json``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
+
+from minibert.io.hub import locate
+from minibert.tokenization.files import (
+    LONGEST_WORD,
+    collect_added_tokens,
+    numbered_words,
+    read_settings,
+    write_settings,
+)
+from minibert.tokenization.unicode_tables import (
+    CJK,
+    DECOMPOSED,
+    IS_CJK,
+    IS_DROPPED,
+    LOWER,
+    MARK,
+    PUNCTUATION,
+    SPACE,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CACHED_STRETCHES = 50_000  # how many stretches of text are remembered with their ids
+CACHED_LENGTH = 50  # characters; a longer stretch hardly comes twice
+
+ASCII_WORD = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9 ]")  # what `split` does to printable ASCII
+BLANKS = re.escape("".join(sorted(SPACE)))
+STRETCH = re.compile(f"[^{BLANKS}]+")
+STRETCH_OR_IDEOGRAPH = re.compile(f"[{CJK.regex()}]|[^{BLANKS}{CJK.regex()}]+")
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+# What `decode` tidies in a token, as the decoder named in tokenizer.json does.
+TIDY = [(f" {mark}", mark) for mark in (".", "?", "!", ",", "n't", "'m", "'s", "'ve", "'re")]
+
+Character = tuple[str, int]  # one character, and its place in the original text
+Rule = Callable[[list[Character]], list[Character]]
+
+
+# ------------------------------------------------------------------------------------------ clean
+
+
+def clean(text: list[Character]) -> list[Character]:
+    """Drop control characters; make a blank of every other kind of white space."""
+    return [(" " if c in SPACE else c, place) for c, place in text if not IS_DROPPED[c]]
+
+
+def space_cjk(text: list[Character]) -> list[Character]:
+    """Put blanks around every CJK ideograph, which makes it a word of its own."""
+    spaced = []
+    for c, place in text:
+        spaced += [(" ", place), (c, place), (" ", place)] if IS_CJK[c] else [(c, place)]
+    return spaced
+
+
+def strip_accents(text: list[Character]) -> list[Character]:
+    """Take characters apart (NFD), then drop the non-spacing marks: é → e, U+0301 → e.
+
+    NFD also sorts the marks behind a letter by their combining class (``rank``; 0 begins a new
+    group, counted in ``letters``). The reference deals out the original places only after that
+    sort, left to right: it moves on at each part that was the first of its character. It shows in
+    the offsets of the rare marks that stay.
+    """
+    parts = [part for c, _ in text for part in DECOMPOSED[c]]
+    if any(rank for _, rank, _ in parts):
+        letters = accumulate(rank == 0 for _, rank, _ in parts)  # which letter a mark belongs to
+        ordered = sorted(zip(letters, parts, strict=True), key=lambda pair: (pair[0], pair[1][1]))
+        parts = [part for _, part in ordered]  # marks of one class have kept their order
+    stripped = []
+    index = -1
+    for c, _, begins in parts:
+        index += begins
+        if c not in MARK:
+            stripped.append((c, text[index][1]))
+    return stripped
+
+
+def lower_case(text: list[Character]) -> list[Character]:
+    """Lower-case each character by itself; İ becomes two."""
+    return [(small, place) for c, place in text for small in LOWER[c]]
+
+
+# ------------------------------------------------------------------------------------------ split
+
+
+def split(text: list[Character]) -> list[list[Character]]:
+    """Cut into words at blanks; every punctuation character is a word of its own."""
+    words = [[]]
+    for character in text:
+        c, _ = character
+        if c == " ":
+            words.append([])
+        elif c in PUNCTUATION:
+            words += [[character], []]
+        else:
+            words[-1].append(character)
+    return [word for word in words if word]
+
+
+# -------------------------------------------------------------------------------------- WordPiece
+
+
+def wordpiece(word: str, vocab: Mapping[str, int]) -> tuple[list[str], str]:
+    """Cut a word into pieces of the vocabulary, taking the longest that fits each time.
+
+    A piece that does not begin the word is spelt with ``##``. Returns the pieces and the rest of
+    the word that no piece fits. A word with such a rest is [UNK] as a whole, and so is one of more
+    than 100 characters.
+
+    Source: Wu 2016 §4.1, as the greedy longest match of google-research/bert.
+    """
+    if len(word) > LONGEST_WORD:
+        return [], word
+    pieces = []
+    start = 0
+    while start < len(word):
+        for end in range(len(word), start, -1):
+            piece = ("##" if start else "") + word[start:end]
+            if piece in vocab:
+                break
+        else:
+            break  # nothing fits here
+        pieces.append(piece)
+        start = end
+    return pieces, word[start:]
+
+
+def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens of two segments to keep in ``room``: cut the longer one, then both alike.
+
+    Source: ``_truncate_seq_pair`` of google-research/bert; of an odd room, equals give the second
+    one more, as the reference does.
+    """
+    short = min(first, second, room // 2)
+    return (short, room - short) if first <= second else (room - short, short)
+
+
+# ---------------------------------------------------------------------------------- the tokenizer
+
+
+class Piece(NamedTuple):
+    """A token, and the stretch ``text[start:end]`` it was made from."""
+
+    token: str
+    id: int
+    start: int
+    end: int
+
+
+class Batch(NamedTuple):
+    """Tokenised texts: with special tokens, cut to the maximal length, not padded."""
+
+    ids: list[list[int]]
+    type_ids: list[list[int]]  # 0 in [CLS] first [SEP], 1 in second [SEP]
+    lengths: list[int]  # how many tokens there were before cutting, special tokens counted
+
+    @property
+    def truncated(self) -> int:
+        """How many texts were cut."""
+        return sum(len(row) < length for row, length in zip(self.ids, self.lengths, strict=True))
+
+
+def _rules(do_lower_case: bool, strip: bool | None, tokenize_chinese_chars: bool) -> list[Rule]:
+    """The cleaning rules in force, in their order."""
+    rules = [
+        (clean, True),
+        (space_cjk, tokenize_chinese_chars),
+        (strip_accents, do_lower_case if strip is None else strip),
+        (lower_case, do_lower_case),
+    ]
+    return [rule for rule, in_force in rules if in_force]
+
+
+def _check_text(text: str) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"a text must be a str, not {type(text).__name__}: {text!r:.60}")
+    if surrogate := SURROGATE.search(text):
+        raise ValueError(
+            f"character {surrogate.start()} of the text is U+{ord(surrogate.group()):04X}, half of "
+            "a surrogate pair and no character; was the text decoded with the wrong codec?"
+        )
+
+
+def _joined(characters: list[Character]) -> str:
+    return "".join([c for c, _ in characters])
+
+
+class BertTokenizer:
+    """Text to ids and back.
+
+    Args:
+        vocab: the tokens in the order of their ids, or a dict token → id.
+        do_lower_case: lower-case the text, as an uncased vocabulary needs it.
+        strip_accents: drop accents; None does so when ``do_lower_case``.
+        tokenize_chinese_chars: make every CJK ideograph a word.
+        model_max_length: how many tokens the model takes; kept and saved, never applied.
+        unk_token, sep_token, pad_token, cls_token, mask_token: the special tokens; each must be in
+            the vocabulary (for a model that never saw a [MASK], ``mask_token=None``).
+        added_tokens: further tokens to take from the text as they stand, as dicts of the form in
+            ``tokenizer.json``: ``content``, and if need be ``id`` and ``special``.
+
+    Raises:
+        ValueError: the vocabulary is empty, has a token twice or gaps in its ids, or lacks a
+            special token.
+    """
+
+    def __init__(
+        self,
+        vocab: Sequence[str] | Mapping[str, int],
+        *,
+        do_lower_case: bool = True,
+        strip_accents: bool | None = None,
+        tokenize_chinese_chars: bool = True,
+        model_max_length: int | None = None,
+        unk_token: str = "[UNK]",
+        sep_token: str = "[SEP]",
+        pad_token: str = "[PAD]",
+        cls_token: str = "[CLS]",
+        mask_token: str | None = "[MASK]",
+        added_tokens: Iterable[Mapping] = (),
+    ) -> None:
+        """Check the vocabulary and number the special tokens."""
+        self.do_lower_case = do_lower_case
+        self.strip_accents = strip_accents
+        self.tokenize_chinese_chars = tokenize_chinese_chars
+        self.model_max_length = model_max_length
+        self.rules = _rules(do_lower_case, strip_accents, tokenize_chinese_chars)
+        self.special_tokens_map = {
+            "unk_token": unk_token,
+            "sep_token": sep_token,
+            "pad_token": pad_token,
+            "cls_token": cls_token,
+            "mask_token": mask_token,
+        }
+        self._words = numbered_words(vocab)  # all that WordPiece may find
+        self._added = collect_added_tokens(self.special_tokens_map, added_tokens, self._words)
+        self.vocab = self._words | {token["content"]: token["id"] for token in self._added}
+        self._tokens = list(self.vocab)  # in the order of their ids
+        self.unk_token, self.unk_token_id = unk_token, self.vocab[unk_token]
+        self.sep_token, self.sep_token_id = sep_token, self.vocab[sep_token]
+        self.pad_token, self.pad_token_id = pad_token, self.vocab[pad_token]
+        self.cls_token, self.cls_token_id = cls_token, self.vocab[cls_token]
+        self.mask_token, self.mask_token_id = mask_token, self.vocab.get(mask_token)
+        self.all_special_ids = [token["id"] for token in self._added if token["special"]]
+
+        literals = sorted((token["content"] for token in self._added), key=len, reverse=True)
+        self._literals = re.compile("|".join(map(re.escape, literals)))  # the longest comes first
+        # The fast path cuts at white space and CJK, so it must not be able to cut a literal.
+        self._by_stretch = not any(c in SPACE or IS_CJK[c] for text in literals for c in text)
+        self._cache: dict[str, list[int]] = {}
+        self._warned = False
+        if not do_lower_case and not any(
+            word != word.lower() for word in self._words if word not in literals
+        ):
+            warnings.warn(
+                "no word of this vocabulary has a capital letter, yet do_lower_case is False: "
+                "capitalised words become [UNK]; an uncased vocabulary needs do_lower_case=True",
+                stacklevel=2,
+            )
+
+    # ------------------------------------------------------------------- text → pieces
+
+    def pieces(self, text: str) -> list[Piece]:
+        """Return the tokens of a text with their ids and places, without [CLS] and [SEP].
+
+        Raises:
+            TypeError: not a str.
+            ValueError: the text has an unpaired surrogate.
+        """
+        found = []
+        for stretch, literal in self._cut_out_literals(text):
+            if literal:
+                found.append(self._piece(literal, stretch))
+                continue
+            for rule in self.rules:
+                stretch = rule(stretch)
+            for word in split(stretch):
+                found += self._pieces_of_word(word)
+        return found
+
+    def _cut_out_literals(self, text: str) -> Iterator[tuple[list[Character], str | None]]:
+        """The text as characters, cut where a special token is spelt out: exact case, anywhere."""
+        _check_text(text)
+        characters = list(zip(text, range(len(text)), strict=True))
+        start = 0
+        for match in self._literals.finditer(text):
+            yield characters[start : match.start()], None
+            yield characters[match.start() : match.end()], match.group()
+            start = match.end()
+        yield characters[start:], None
+
+    def _pieces_of_word(self, word: list[Character]) -> list[Piece]:
+        tokens, rest = wordpiece(_joined(word), self._words)
+        if rest:
+            return [self._piece(self.unk_token, word)]
+        found = []
+        start = 0
+        for token in tokens:
+            end = start + len(token) - (2 if start else 0)  # the ## is not in the text
+            found.append(self._piece(token, word[start:end]))
+            start = end
+        return found
+
+    def _piece(self, token: str, characters: list[Character]) -> Piece:
+        return Piece(token, self.vocab[token], characters[0][1], characters[-1][1] + 1)
+
+    # ------------------------------------------------------------------- the same, fast
+
+    def ids(self, text: str) -> list[int]:
+        """Return the ids of a text, without [CLS] and [SEP]: those of `pieces`, sooner.
+
+        No rule looks across white space or past a CJK ideograph, so a stretch between two of them
+        always gives the same ids, and they are remembered.
+        """
+        if not self._by_stretch:
+            _check_text(text)
+            stretches = [text]
+        elif isinstance(text, str) and text.isascii() and text.isprintable():
+            stretches = text.split()
+        else:
+            _check_text(text)
+            spaced = self.tokenize_chinese_chars
+            stretches = (STRETCH_OR_IDEOGRAPH if spaced else STRETCH).findall(text)
+        ids = []
+        for stretch in stretches:
+            known = self._cache.get(stretch)
+            ids += self._ids_of_stretch(stretch) if known is None else known
+        if not self._warned and self.unk_token_id in ids:
+            self._warn_if_mostly_unknown(text, ids)
+        return ids
+
+    def _ids_of_stretch(self, stretch: str) -> list[int]:
+        if stretch.isascii() and stretch.isprintable() and not self._literals.search(stretch):
+            ids = []
+            for word in ASCII_WORD.findall(stretch.lower() if self.do_lower_case else stretch):
+                tokens, rest = wordpiece(word, self._words)
+                ids += [self.unk_token_id] if rest else [self._words[token] for token in tokens]
+        else:
+            ids = [piece.id for piece in self.pieces(stretch)]
+        if len(stretch) <= CACHED_LENGTH:
+            if len(self._cache) >= CACHED_STRETCHES:
+                self._cache.clear()
+            self._cache[stretch] = ids
+        return ids
+
+    def _warn_if_mostly_unknown(self, text: str, ids: list[int]) -> None:
+        unknown = ids.count(self.unk_token_id)
+        if 2 * unknown > len(ids):
+            self._warned = True
+            warnings.warn(
+                f"the vocabulary knows {'little' if unknown < len(ids) else 'nothing'} of "
+                f"{text[:60]!r}: {unknown} of {len(ids)} tokens are {self.unk_token} "
+                "(said once; explain(text) tells why)",
+                stacklevel=3,
+            )
+
+    # ------------------------------------------------------------------- with special tokens
+
+    def tokenize(self, text: str) -> list[str]:
+        """Return the tokens of a text, without [CLS] and [SEP]."""
+        return self.convert_ids_to_tokens(self.ids(text))
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Return ``(start, end)`` in the original text for each of ``ids(text)``."""
+        return [(piece.start, piece.end) for piece in self.pieces(text)]
+
+    def encode(
+        self, text: str, text_pair: str | None = None, *, max_length: int | None = None
+    ) -> list[int]:
+        """Return the ids of ``[CLS] text [SEP]``, or of ``[CLS] text [SEP] text_pair [SEP]``.
+
+        ``text_pair=""`` is no pair. See `encode_batch` for ``max_length``.
+        """
+        return self.encode_batch([text], [text_pair], max_length=max_length).ids[0]
+
+    def encode_batch(
+        self,
+        texts: str | Sequence[str],
+        pairs: str | Sequence[str | None] | None = None,
+        *,
+        max_length: int | None = None,
+    ) -> Batch:
+        """Tokenise texts, each with its second segment if it has one; nothing is padded.
+
+        What is longer than ``max_length`` is cut at the end, in a pair the longer segment first.
+
+        Raises:
+            ValueError: not as many pairs as texts, or no room for the special tokens.
+        """
+        texts = [texts] if isinstance(texts, str) else texts
+        pairs = [pairs] if isinstance(pairs, str) else pairs
+        pairs = [None] * len(texts) if pairs is None else pairs
+        if len(pairs) != len(texts):
+            raise ValueError(f"{len(texts)} texts, {len(pairs)} pairs; give one each, '' for none")
+        batch = Batch([], [], [])
+        for text, pair in zip(texts, pairs, strict=True):
+            first = self.ids(text)
+            second = None if pair is None or pair == "" else self.ids(pair)
+            specials = 2 if second is None else 3
+            n_first, n_second = len(first), len(second or ())
+            length = n_first + n_second + specials
+            if max_length is not None and length > max_length:
+                if max_length < specials:
+                    raise ValueError(
+                        f"max_length={max_length} has no room for {specials} special tokens; "
+                        "give more, or None not to cut"
+                    )
+                n_first, n_second = longest_first(n_first, n_second, max_length - specials)
+            ids = [self.cls_token_id, *first[:n_first], self.sep_token_id]
+            type_ids = [0] * len(ids)
+            if second is not None:
+                ids += [*second[:n_second], self.sep_token_id]
+                type_ids += [1] * (n_second + 1)
+            batch.ids.append(ids)
+            batch.type_ids.append(type_ids)
+            batch.lengths.append(length)
+        return batch
+
+    def __call__(
+        self,
+        texts: str | Sequence[str],
+        pairs: str | Sequence[str | None] | None = None,
+        *,
+        max_length: int | None = None,
+        padding: str = "longest",
+    ) -> dict[str, Tensor]:
+        """Return what a model takes: ``input_ids``, ``attention_mask``, ``token_type_ids``.
+
+        A str is a batch of one. ``padding="longest"`` pads to the longest text of the batch,
+        ``padding="max_length"`` to ``max_length``.
+
+        Shapes: each (B, T) int64; the mask is 1 on tokens, 0 on padding.
+        """
+        if padding not in ("longest", "max_length"):
+            raise ValueError(f"padding is {padding!r}; give 'longest' or 'max_length'")
+        if padding == "max_length" and max_length is None:
+            raise ValueError("padding='max_length' needs a max_length")
+        batch = self.encode_batch(texts, pairs, max_length=max_length)
+        return self.pad(batch.ids, batch.type_ids, max_length if padding == "max_length" else None)
+
+    def pad(
+        self,
+        ids: Sequence[Sequence[int]],
+        type_ids: Sequence[Sequence[int]] | None = None,
+        length: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Make tensors of rows of ids, padded to the longest row or to ``length``.
+
+        The mask is made from the lengths: a [PAD] spelt out in a text is a token like any other.
+
+        Shapes: each (B, T) int64.
+        """
+        import torch  # here, so that tokenising alone needs no torch
+
+        width = max(map(len, ids), default=0) if length is None else length
+
+        def tensor(rows: Iterable[Sequence[int]], padding: int) -> Tensor:
+            padded = [[*row, *[padding] * (width - len(row))] for row in rows]
+            return torch.tensor(padded, dtype=torch.int64).reshape(len(padded), width)  # (B, T)
+
+        return {
+            "input_ids": tensor(ids, self.pad_token_id),
+            "attention_mask": tensor([[1] * len(row) for row in ids], 0),
+            "token_type_ids": tensor(type_ids or [[0] * len(row) for row in ids], 0),
+        }
+
+    # ------------------------------------------------------------------- ids → text
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
+        """Return the text of ids: pieces joined, no blank before punctuation.
+
+        Case, accents and white space that the rules took away do not come back.
+        """
+        tokens = self.convert_ids_to_tokens(ids)
+        if skip_special_tokens:
+            special = set(self.convert_ids_to_tokens(self.all_special_ids))
+            tokens = [token for token in tokens if token not in special]
+        text = ""
+        for number, token in enumerate(tokens):
+            if number:
+                token = token[2:] if token.startswith("##") else " " + token
+            for untidy, tidy in TIDY:
+                token = token.replace(untidy, tidy)
+            text += token
+        return text
+
+    def convert_ids_to_tokens(self, ids: int | Iterable[int]) -> str | list[str]:
+        """Return the token of an id, or the tokens of many.
+
+        Raises:
+            ValueError: an id outside the vocabulary.
+        """
+        if not isinstance(ids, int):
+            return [self.convert_ids_to_tokens(int(number)) for number in ids]
+        if not 0 <= ids < len(self._tokens):
+            raise ValueError(f"id {ids}: this vocabulary has the ids 0 to {len(self._tokens) - 1}")
+        return self._tokens[ids]
+
+    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | list[int]:
+        """Return the id of a token, or the ids of many; what is not there has the id of [UNK]."""
+        if isinstance(tokens, str):
+            return self.vocab.get(tokens, self.unk_token_id)
+        return [self.vocab.get(token, self.unk_token_id) for token in tokens]
+
+    def __len__(self) -> int:
+        """The number of tokens, added ones counted."""
+        return len(self._tokens)
+
+    def __repr__(self) -> str:
+        """The size and the rules in force."""
+        return f"BertTokenizer({len(self)} tokens; {', '.join(r.__name__ for r in self.rules)})"
+
+    # ------------------------------------------------------------------- step by step
+
+    def explain(self, text: str) -> Explanation:
+        """Return every step from a text to its tokens: print it, or read its ``steps``."""
+        steps = []
+        for stretch, literal in self._cut_out_literals(text):
+            if literal:
+                steps.append(_step("added token", stretch, literal, "spelt out, taken as it is"))
+                continue
+            for rule in self.rules:
+                before, stretch = stretch, rule(stretch)
+                steps += _changes(rule, before, stretch)
+            words = split(stretch)
+            if words:
+                shown = " | ".join(map(_joined, words))
+                steps.append(_step("split", stretch, shown, "at blanks, around punctuation"))
+            for word in words:
+                tokens = " ".join(piece.token for piece in self._pieces_of_word(word))
+                steps.append(_step("wordpiece", word, tokens, self._why(_joined(word))))
+        return Explanation(text, steps, self.pieces(text))
+
+    def _why(self, word: str) -> str:
+        tokens, rest = wordpiece(word, self._words)
+        if len(word) > LONGEST_WORD:
+            return f"unknown: {len(word)} characters, more than {LONGEST_WORD}"
+        if rest:
+            after = f" after {' '.join(tokens)}" if tokens else ""
+            return f"unknown: no piece of the vocabulary fits {rest!r}{after}"
+        return "a word of the vocabulary" if len(tokens) == 1 else "each time the longest that fits"
+
+    # ------------------------------------------------------------------- files
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        cache_dir: str | os.PathLike | None = None,
+    ) -> BertTokenizer:
+        """Read the tokenizer of a directory or of a model on the hub.
+
+        ``tokenizer.json`` decides where there is one; a ``tokenizer_config.json`` that disagrees is
+        warned about. Without it ``vocab.txt`` has the words and ``tokenizer_config.json`` the
+        settings. Truncation and padding stored in ``tokenizer.json`` are never applied.
+
+        Raises:
+            FileNotFoundError: no such model, or it has neither file.
+            ValueError: a file is damaged, or asks for something that is not implemented.
+        """
+        directory = locate(
+            name_or_path,
+            revision=revision,
+            token=token,
+            local_files_only=local_files_only,
+            cache_dir=cache_dir,
+        )
+        settings = read_settings(directory)
+        try:
+            return cls(**settings)
+        except ValueError as error:
+            raise ValueError(f"{directory}: {error}") from None
+
+    def save_pretrained(self, directory: str | os.PathLike) -> None:
+        """Write ``vocab.txt``, ``tokenizer.json`` and their two companions, all or none.
+
+        transformers and sentence-transformers open the directory and give the same ids.
+        """
+        settings = {
+            "do_lower_case": self.do_lower_case,
+            "strip_accents": self.strip_accents,
+            "tokenize_chinese_chars": self.tokenize_chinese_chars,
+        }
+        write_settings(
+            directory,
+            words=self._words,
+            added=self._added,
+            settings=settings,
+            special=self.special_tokens_map,
+            model_max_length=self.model_max_length,
+        )
+
+
+# -------------------------------------------------------------------------------------- the steps
+
+
+class Step(NamedTuple):
+    """What one rule made of ``text[start:end]``."""
+
+    rule: str
+    start: int
+    end: int
+    before: str
+    after: str
+    why: str
+
+
+class Explanation(NamedTuple):
+    """The way from a text to its tokens; ``str()`` of it has one line a step."""
+
+    text: str
+    steps: list[Step]
+    pieces: list[Piece]
+
+    def __str__(self) -> str:
+        """The steps, then the tokens with their ids."""
+        lines = [
+            f"{start:4}:{end:<4} {rule:13} {before!r} → {after!r}  ({why})"
+            for rule, start, end, before, after, why in self.steps
+        ]
+        tokens = " ".join(f"{piece.token}={piece.id}" for piece in self.pieces)
+        return "\n".join([repr(self.text), *lines, f"{'tokens':>23} {tokens}"])
+
+
+def _step(rule: str, characters: list[Character], after: str, why: str) -> Step:
+    start, end = characters[0][1], characters[-1][1] + 1
+    return Step(rule, start, end, _joined(characters), after, why)
+
+
+def _changes(rule: Callable, before: list[Character], after: list[Character]) -> Iterator[Step]:
+    """One step for every character of the original text that a cleaning rule changed."""
+    old, new = {}, {}
+    for characters, by_place in ((before, old), (after, new)):
+        for c, place in characters:
+            by_place[place] = by_place.get(place, "") + c
+    for place, was in old.items():
+        became = new.get(place, "")
+        if became != was:
+            yield Step(rule.__name__, place, place + 1, was, became, _reason(rule, was, became))
+
+
+def _reason(rule: Callable, was: str, became: str) -> str:
+    names = " + ".join(f"U+{ord(c):04X} {unicodedata.name(c, '')}".rstrip() for c in was)
+    if rule is clean:
+        return names + (": white space" if became else ": a control character or the like, dropped")
+    if rule is space_cjk:
+        return names + ": an ideograph is a word of its own"
+    if rule is strip_accents:
+        marks = [part for c in was for part, _, _ in DECOMPOSED[c] if part in MARK]
+        dropped = ", ".join(f"U+{ord(mark):04X}" for mark in marks)
+        return names + (f": {dropped} dropped" if marks else ": taken apart")
+    return names

@@ -1,0 +1,280 @@
+"""A run and its memory: where it stands, its log, its checkpoints, its best weights.
+
+A run directory is the finished model with a folder ``run/`` in it:
+
+    settings.json            everything the run was asked for
+    versions.json            packages, machine, digests of data and start weights
+    log.jsonl                one line a step and one an evaluation
+    checkpoint.safetensors   while it trains: weights, optimizer, random states, position
+    best.safetensors         while it trains: the weights that were best on the dev data
+    metrics.json ...         when it is done (``report.py``)
+
+Killed at any moment, a run resumes from its checkpoint to the very same bytes. For that the order
+of the examples is a function of seed and epoch alone, and everything else that chance decides
+comes from torch's generator, whose state is part of the checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from minibert.io.checkpoint import write_safetensors
+from minibert.io.files import read_text, write_text
+from minibert.training import distributed as parallel
+
+
+class Diverged(ArithmeticError):
+    """The loss or a gradient is no longer a finite number."""
+
+
+class Run:
+    """Where a training run stands. ``epoch``, ``batch`` in it, ``step`` count what is done.
+
+    Args:
+        model, optimizer: what a checkpoint keeps (of the model, what is being trained).
+        epochs: how many the run has.
+        directory: ``run/`` of the run directory; None = nothing is written.
+        best_on: the measure that decides which epoch was best; higher is better.
+        every: steps between checkpoints.
+        patience: stop after so many epochs that were no better than the best.
+        on_line: is told every line of the log.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        epochs: int,
+        directory: str | os.PathLike | None = None,
+        *,
+        best_on: str | None = None,
+        every: int = 200,
+        patience: int | None = None,
+        on_line=lambda line: None,
+    ) -> None:
+        """Begin at the beginning; `resume` goes to where the checkpoint is."""
+        self.model, self.optimizer, self.epochs = model, optimizer, epochs
+        self.directory = None if directory is None else Path(directory)
+        self.best_on, self.every, self.patience, self.on_line = best_on, every, patience, on_line
+        self.epoch = self.batch = self.step = 0
+        self.best: float | None = None
+        self.best_epoch = 0
+        self.lines: list[dict] = []
+        self.interrupted = False
+        self.examples, self.seconds = 0, 0.0  # of this process's life: never in the log
+        self.clock = time.perf_counter()
+
+    # ----------------------------------------------------------------- what the loop asks and tells
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is another epoch to train."""
+        stalled = self.patience is not None and self.epoch - self.best_epoch >= self.patience
+        return self.epoch < self.epochs and not (stalled and self.best is not None)
+
+    def check(self, loss: Tensor, norm: Tensor) -> None:
+        """Stop the run before numbers that are none get into the weights.
+
+        Raises:
+            Diverged: the loss or the norm of the gradients is NaN or infinite.
+        """
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            kept = "the last checkpoint stands" if self.step else "nothing was trained yet"
+            raise Diverged(
+                f"step {self.step + 1}: loss {float(loss)}, gradient norm {float(norm)}. The run "
+                f"stops, {kept}; a lower learning rate, longer warm-up or float32 may help"
+            )
+
+    def after_step(self, loss: Tensor, norm: Tensor) -> None:
+        """Count and log a step; save when it is time, or when somebody wants to stop."""
+        self.step += 1
+        self.batch += 1
+        self.log(
+            step=self.step,
+            epoch=self.epoch,
+            loss=float(loss),
+            norm=float(norm),
+            lr=self.optimizer.param_groups[-1]["lr"],
+        )
+        stop = parallel.add_up(self.interrupted) > 0  # all processes stop, or none
+        if stop or self.step % self.every == 0:
+            self.save()
+        if stop:
+            raise KeyboardInterrupt(f"stopped and saved after step {self.step}")
+
+    def after_epoch(self, measures: dict[str, float]) -> None:
+        """Count and log an epoch; keep its weights if they are the best so far."""
+        self.epoch += 1
+        self.batch = 0
+        self.log(step=self.step, epoch=self.epoch, **measures)
+        score = measures.get(self.best_on)
+        if score is not None and not is_nan(score) and (self.best is None or score > self.best):
+            self.best, self.best_epoch = score, self.epoch
+            if self.directory and parallel.rank() == 0:
+                write_tensors(self.directory / "best.safetensors", self.trained())
+
+    def log(self, **line: object) -> None:
+        """Add a line to ``log.jsonl``."""
+        line = {key: (None if is_nan(value) else value) for key, value in line.items()}
+        self.lines.append(line)
+        self.on_line(line)
+        if self.directory and parallel.rank() == 0:
+            append(self.directory / "log.jsonl", json.dumps(line) + "\n")
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[Run]:
+        """While open, Ctrl-C and SIGTERM let the step end and save; a second one does not wait."""
+
+        def on_signal(number, frame):
+            self.interrupted = True
+            signal.signal(number, before[number])
+
+        try:
+            before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: signals go elsewhere
+            before = {}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    # ------------------------------------------------------------------------------- checkpoints
+
+    def trained(self) -> dict[str, Tensor]:
+        """The parameters that are being trained, by name."""
+        return {n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
+
+    def save(self) -> None:
+        """Write ``checkpoint.safetensors``: one file, replaced in one moment."""
+        states = parallel.gather(torch.get_rng_state())
+        if not self.directory or parallel.rank():
+            return
+        tensors = {f"model.{name}": tensor for name, tensor in self.trained().items()}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items() if v is not None}
+        tensors |= {f"random.{i}": state for i, state in enumerate(states)}
+        if torch.cuda.is_available():
+            tensors |= {f"cuda.{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
+        position = {name: getattr(self, name) for name in ("epoch", "batch", "step")}
+        position |= {"best": self.best, "best_epoch": self.best_epoch, "lines": len(self.lines)}
+        write_tensors(self.directory / "checkpoint.safetensors", tensors, position)
+
+    def resume(self) -> bool:
+        """Go to where the checkpoint is; False where there is none, and the run begins anew.
+
+        What the log says about later steps is dropped: they will be done again. Files that a
+        killed process left half-written are removed.
+
+        Raises:
+            ValueError: the checkpoint is damaged, or is that of another model or world size.
+        """
+        path = self.directory / "checkpoint.safetensors"
+        parallel.wait()
+        if parallel.rank() == 0:
+            for stale in self.directory.glob(".*.tmp-*"):
+                stale.unlink()
+        tensors, position = read_tensors(path) if path.exists() else ({}, {"lines": 0})
+        if tensors:
+            self.restore(tensors)
+        for name in ("epoch", "batch", "step", "best", "best_epoch"):
+            setattr(self, name, position.get(name, getattr(self, name)))
+        log = self.directory / "log.jsonl"
+        kept = read_text(log).splitlines(keepends=True)[: position["lines"]] if log.exists() else []
+        self.lines = [json.loads(line) for line in kept]
+        parallel.wait()  # all have read it
+        if parallel.rank() == 0:
+            write_text(log, "".join(kept))
+        return bool(tensors)
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Put the tensors of a checkpoint back where they came from."""
+        load_trained(self.model, part(tensors, "model"))
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in part(tensors, "optimizer").items():
+            number, key = name.split(".")
+            state.setdefault(int(number), {})[key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        states = part(tensors, "random")
+        if len(states) != parallel.processes():
+            raise ValueError(
+                f"the checkpoint is that of {len(states)} processes, this run has "
+                f"{parallel.processes()}; resume with as many"
+            )
+        torch.set_rng_state(states[str(parallel.rank())])
+        if cuda := part(tensors, "cuda"):
+            torch.cuda.set_rng_state_all([cuda[str(i)] for i in range(len(cuda))])
+
+    def load_best(self) -> None:
+        """Put the weights of the best epoch into the model, if the dev data chose one."""
+        parallel.wait()
+        if self.directory and self.best is not None:
+            load_trained(self.model, read_tensors(self.directory / "best.safetensors")[0])
+
+
+def load_trained(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Copy tensors into the parameters that are being trained; all of them, and no others."""
+    wanted = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if set(wanted) != set(tensors):
+        raise ValueError(
+            f"the checkpoint trains other parameters than this run: {set(wanted) ^ set(tensors)}"
+        )
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(tensors[name])
+
+
+def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose name begins with a prefix and a dot, without it."""
+    prefix += "."
+    return {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], position: dict | None = None) -> None:
+    """Write tensors and a JSON object into one safetensors file, atomically.
+
+    Raises:
+        OSError: it cannot be written (a full disk); the file of before stands.
+    """
+    tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    write_safetensors(path, tensors, {"minibert": json.dumps(position)})
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """The tensors and the JSON object of a file that `write_tensors` wrote."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            return tensors, json.loads(file.metadata()["minibert"])
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it and begin anew") from None
+
+
+def append(path: Path, line: str) -> None:
+    """Add a line to a file, whole or not at all: after a full disk the file is as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab", buffering=0) as file:
+        end = file.tell()
+        try:
+            if file.write(line.encode()) < len(line.encode()):
+                raise OSError(f"no room for a line in {path}")
+        except OSError:
+            file.truncate(end)
+            raise
+
+
+def is_nan(value: object) -> bool:
+    """Whether a value is the float that JSON cannot write."""
+    return isinstance(value, float) and not math.isfinite(value)

@@ -1,0 +1,437 @@
+"""Data: a file becomes examples, examples are checked and split, and lie in batches by length.
+
+Files are csv, tsv, jsonl (one JSON object a line) or txt (one text a line), on this disk or in a
+data set on the hub. Nothing here knows a model; ``roles`` say what a task needs of a row.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minibert.io.files import no_such_file, read_text
+
+# What a column may be called -> what it is. A task asks for some of these roles.
+NAMES = {
+    "text": "text sentence sentence1 sentence_1 text1 premise anchor query utterance review body",
+    "pair": "pair sentence2 sentence_2 text2 hypothesis positive passage document paraphrase",
+    "negative": "negative hard_negative",
+    "label": "label labels class category intent sentiment target gold_label",
+    "score": "score similarity similarity_score label labels rating target",
+    "tokens": "tokens words",
+    "tags": "tags ner_tags pos_tags labels",
+    "question": "question query",
+    "context": "context passage paragraph",
+    "answer": "answer answer_text answers",
+    "start": "start answer_start",
+}
+NAMES = {role: names.split() for role, names in NAMES.items()}
+SCALES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 5.0), (1.0, 5.0), (0.0, 10.0), (0.0, 100.0))
+
+
+class Example(NamedTuple):
+    """One row: the values of its roles, and where it stands ("train.csv, line 7")."""
+
+    values: dict[str, Any]
+    where: str
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts of the row, first to last."""
+        roles = ("text", "pair", "negative", "question", "context")
+        texts = tuple(self.values[role] for role in roles if self.values.get(role) is not None)
+        return texts or (" ".join(self.values["tokens"]),)
+
+
+# --------------------------------------------------------------------------------------- reading
+
+
+def read(
+    path: str | os.PathLike,
+    roles: Sequence[str],
+    columns: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    blank: bool = False,
+) -> list[Example]:
+    """Read the examples of a file.
+
+    Args:
+        path: the file, or ``hub:owner/name/path/in/the/data.csv`` for a data set on the hub.
+        roles: what a row must have, keys of ``NAMES``; with a "?" at its end: what it may have.
+        columns: role → name or number (from 1) of a column; what is not given is guessed, by name
+            or, in a file without a header, by order.
+        say: is told what was guessed, and which blank lines were left out.
+        blank: whether a text may be blank; then a blank line of a txt is a row like any other.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: wrong number of columns, an empty text, no number where a score is needed, a
+            column that is not there; the message names the file and the line.
+    """
+    file = locate(path)
+    names, rows = read_rows(file)
+    if blank and file.suffix.lower() == ".txt":
+        rows = [(line, cells or [""]) for line, cells in rows]
+    left_out = [str(line) for line, cells in rows if not cells]
+    rows = [row for row in rows if row[1]]
+    wanted = [role.rstrip("?") for role in roles]
+    required = [role for role in roles if not role.endswith("?")]
+    columns = dict(columns or {})
+    if unknown := set(columns) - set(wanted):
+        raise ValueError(f"{sorted(unknown)} is not asked for; the roles here are {wanted}")
+    if not rows:
+        raise ValueError(f"{file} has no rows")
+    if names is None:  # csv or tsv: is the first line a header, or data already?
+        first = [cell.strip() for cell in rows[0][1]]
+        known = {name for role in wanted for name in NAMES[role]} | set(columns.values())
+        if any(cell in known or cell.lower() in known for cell in first):
+            names, rows = first, rows[1:]
+        else:
+            names = [str(number) for number in range(1, len(first) + 1)]
+            chosen = wanted if len(first) == len(wanted) else required
+            if not columns and len(first) != len(chosen):
+                raise ValueError(
+                    f"{file}, line 1: {len(first)} columns and no header that says what they are; "
+                    f"needed are {', '.join(roles)}: name them, as in --columns "
+                    + " ".join(f"{role}={i}" for i, role in enumerate(required, 1))
+                )
+            columns = columns or dict(zip(chosen, names, strict=True))
+    if not rows:
+        raise ValueError(f"{file} has a header and no rows")
+    positions = match_columns(file, names, wanted, required, columns)
+    say(
+        f"{file.name}: {len(rows)} rows; "
+        + ", ".join(f"{role} = column {names[at]!r}" for role, at in positions.items())
+    )
+    if left_out:
+        n, s = len(left_out), "s" * (len(left_out) > 1)
+        say(f"{file.name}: {n} blank line{s} left out (line{s} {some(left_out)})")
+    examples = []
+    for line, cells in rows:
+        where = f"{file.name}, line {line}"
+        if len(cells) != len(names):
+            raise ValueError(f"{where}: {len(cells)} columns, but {len(names)} in the first line")
+        values = {role: value(role, cells[at], where, blank) for role, at in positions.items()}
+        examples.append(Example(values, where))
+    return examples
+
+
+def locate(path: str | os.PathLike) -> Path:
+    """The file itself; ``hub:owner/name/file`` is fetched by huggingface_hub, into its cache."""
+    if not str(path).startswith("hub:"):
+        if not Path(path).is_file():
+            raise no_such_file(path)
+        return Path(path)
+    from huggingface_hub import hf_hub_download
+
+    parts = str(path).removeprefix("hub:").split("/", 2)
+    if len(parts) < 3:
+        raise ValueError(f"{path}: write hub:owner/name/file, such as hub:me/my-data/train.csv")
+    return Path(hf_hub_download("/".join(parts[:2]), parts[2], repo_type="dataset"))
+
+
+def read_rows(file: Path) -> tuple[list[str] | None, list[tuple[int, list]]]:
+    """The names of the columns (None where the file has not said) and (line, cells) of every row.
+
+    A blank line has no cells. A tsv has no quoting: a tab ends a cell, a line end ends a row, and a
+    quote is a quote.
+    """
+    text = read_text(file)
+    kind = file.suffix.lower()
+    if kind == ".jsonl":
+        return read_jsonl(file, text)
+    if kind == ".txt":
+        return ["text"], [(n, [line] if line.strip() else []) for n, line in numbered(text)]
+    if kind == ".tsv":
+        return None, [(n, line.split("\t") if line.strip() else []) for n, line in numbered(text)]
+    if kind != ".csv":
+        raise ValueError(f"{file}: .csv, .tsv, .jsonl or .txt is read, not {kind or 'no suffix'!r}")
+    rows, end = [], 0
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for cells in reader:
+            rows.append((end + 1, cells))
+            end = reader.line_num  # a quoted cell may run over several lines
+    except csv.Error as error:
+        raise ValueError(f"{file.name}, line {end + 1}: {error}; is a quote not closed?") from None
+    return None, rows
+
+
+def numbered(text: str) -> list[tuple[int, str]]:
+    """The lines of a text with their numbers, as an editor counts them: \\n and \\r\\n end one."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    return list(enumerate(lines[:-1] if lines[-1] == "" else lines, 1))
+
+
+def read_jsonl(file: Path, text: str) -> tuple[list[str], list[tuple[int, list]]]:
+    """The keys of the first object, and the values of every line under those keys."""
+    names, rows = None, []
+    for number, line in numbered(text):
+        if not line.strip():
+            rows.append((number, []))
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file.name}, line {number}: not JSON ({error.msg})") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{file.name}, line {number}: an object is needed, not {line[:40]!r}")
+        names = names or list(row)
+        if set(row) != set(names):
+            raise ValueError(f"{file.name}, line {number}: the keys {list(row)}, but first {names}")
+        rows.append((number, [row[name] for name in names]))
+    return names or [], rows
+
+
+def match_columns(
+    file: Path, names: list[str], wanted: list[str], required: list[str], columns: dict[str, str]
+) -> dict[str, int]:
+    """Role → position of its column: as given, else the first whose name is known and free."""
+    positions = {}
+    for role, name in columns.items():
+        by_number = str(name).isdigit() and name not in names and int(name) <= len(names)
+        if name not in names and not by_number:
+            raise ValueError(f"{file}: no column {name!r} for {role}; there are {names}")
+        positions[role] = int(name) - 1 if by_number else names.index(name)
+    lower = [name.lower() for name in names]
+    for role in wanted:
+        free = [i for i in range(len(names)) if i not in positions.values()]
+        found = [i for name in NAMES[role] for i in free if lower[i] == name]
+        if role not in positions and found:
+            positions[role] = found[0]
+    if missing := [role for role in required if role not in positions]:
+        raise ValueError(
+            f"{file}: which column is {', '.join(missing)}? There are {names}; say it, as in "
+            f"--columns {missing[0]}={names[0]}"
+        )
+    return {role: positions[role] for role in wanted if role in positions}
+
+
+def value(role: str, cell: Any, where: str, blank: bool = False) -> Any:
+    """The value of a cell, in the kind its role needs."""
+    if role in ("score", "start"):
+        try:
+            number = float(cell)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise ValueError(f"{where}: the {role} is {cell!r}, not a number")
+        return int(number) if role == "start" else number
+    if role in ("tokens", "tags"):
+        if not isinstance(cell, list) or not cell:
+            raise ValueError(f"{where}: {role} is {cell!r}; a list is needed (use jsonl)")
+        return [str(item) for item in cell]
+    if blank and role == "text":
+        return "" if cell is None else str(cell)
+    if cell is None or not str(cell).strip():
+        raise ValueError(f"{where}: the {role} is empty; fill it in or remove the row")
+    return str(cell).strip() if role == "label" else str(cell)
+
+
+def digest(path: str | os.PathLike) -> str:
+    """sha256 of a data file."""
+    return hashlib.sha256(locate(path).read_bytes()).hexdigest()
+
+
+# -------------------------------------------------------------------------------------- checking
+
+
+def class_names(examples: Sequence[Example]) -> list[str]:
+    """The classes that occur: in the order of their numbers if all are numbers, else sorted."""
+    names = {example.values["label"] for example in examples}
+    try:
+        return sorted(names, key=lambda name: (float(name), name))
+    except ValueError:
+        return sorted(names)
+
+
+def count_classes(examples: Sequence[Example]) -> dict[str, int]:
+    """Class → how many examples it has."""
+    counts = Counter(example.values["label"] for example in examples)
+    return {name: counts[name] for name in class_names(examples)}
+
+
+def score_scale(examples: Sequence[Example]) -> tuple[float, float]:
+    """The narrowest usual scale that holds all scores: 0 to 1, -1 to 1, 0 to 5, and so on.
+
+    Raises:
+        ValueError: a score is outside all of them.
+    """
+    low = min(examples, key=lambda example: example.values["score"])
+    high = max(examples, key=lambda example: example.values["score"])
+    for scale in SCALES:
+        if scale[0] <= low.values["score"] and high.values["score"] <= scale[1]:
+            return scale
+    raise ValueError(
+        f"scores from {low.values['score']} ({low.where}) to {high.values['score']} "
+        f"({high.where}) fit no usual scale; say it, as in --scale 0 20"
+    )
+
+
+def scaled_score(example: Example, scale: tuple[float, float]) -> float:
+    """The score of an example, brought to 0 to 1.
+
+    Raises:
+        ValueError: it is off the scale; the message names the file and the line.
+    """
+    low, high = scale
+    score = example.values["score"]
+    if not low <= score <= high:
+        raise ValueError(f"{example.where}: the score {score} is not on the scale {low} to {high}")
+    return (score - low) / (high - low)
+
+
+def check(train: Sequence[Example], dev: Sequence[Example] = ()) -> list[str]:
+    """What a careful person would remark about the data, one sentence each; empty is good news.
+
+    Twins in the training data, the same text under two labels, texts of the training data in the
+    development data, classes with a single example, classes that only one of the two parts has.
+    """
+    remarks = []
+    first: dict[tuple, Example] = {}
+    twins, quarrels = [], []
+    for example in train:
+        other = first.setdefault(fingerprint(example), example)
+        if other is not example:
+            same = verdict(other) == verdict(example)
+            (twins if same else quarrels).append(f"{example.where} = {other.where}")
+    if twins:
+        remarks.append(f"{len(twins)} rows of the training data repeat another: {some(twins)}")
+    if quarrels:
+        remarks.append(f"{len(quarrels)} repeat another, with another label: {some(quarrels)}")
+    leaks = [
+        f"{example.where} = {first[fingerprint(example)].where}"
+        for example in dev
+        if fingerprint(example) in first
+    ]
+    if leaks:
+        remarks.append(
+            f"{len(leaks)} rows of the development data are in the training data too, so the "
+            f"score will flatter: {some(leaks)}"
+        )
+    if train and "label" in train[0].values:
+        counts = count_classes(train)
+        single = [name for name, count in counts.items() if count == 1]
+        if single:
+            remarks.append(f"classes with a single training example: {some(single)}")
+        unseen = [name for name in class_names(dev) if name not in counts] if dev else []
+        if unseen:
+            remarks.append(f"classes without any training example: {some(unseen)}")
+        untested = [name for name in counts if name not in class_names(dev)] if dev else []
+        if untested:
+            remarks.append(f"classes that the development data never tests: {some(untested)}")
+    return remarks
+
+
+def fingerprint(example: Example) -> tuple[str, ...]:
+    """The texts of an example without case and spacing; two that are equal count as the same."""
+    return tuple(" ".join(text.lower().split()) for text in example.texts)
+
+
+def verdict(example: Example) -> list:
+    """What an example says about its texts: label, score, tags or answer."""
+    return [example.values.get(role) for role in ("label", "score", "tags", "answer", "start")]
+
+
+def some(items: Sequence[str], n: int = 3) -> str:
+    """The first few of a list, and how many more there are."""
+    more = f" and {len(items) - n} more" if len(items) > n else ""
+    return ", ".join(items[:n]) + more
+
+
+# --------------------------------------------------------------------------- splits and batches
+
+
+def split(
+    examples: Sequence[Example], share: float = 0.1, seed: int = 0
+) -> tuple[list[Example], list[Example]]:
+    """Set ``share`` of the examples aside: (the rest, the part set aside), each in file order.
+
+    With classes, every class gives its share (rounded; a class of one example gives none).
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"the share set aside is {share}; it must lie between 0 and 1")
+    groups = defaultdict(list)
+    for i, example in enumerate(examples):
+        groups[example.values.get("label")].append(i)
+    aside: set[int] = set()
+    for n, name in enumerate(sorted(groups, key=str)):
+        order = np.random.default_rng([seed, n]).permutation(groups[name]).tolist()
+        aside.update(order[: min(round(share * len(order)), len(order) - 1)])
+    if not aside or len(aside) == len(examples):
+        raise ValueError(f"{len(examples)} examples are too few to set {share:.0%} aside")
+    return (
+        [example for i, example in enumerate(examples) if i not in aside],
+        [example for i, example in enumerate(examples) if i in aside],
+    )
+
+
+def subset(examples: Sequence[Example], n: int, seed: int = 0) -> list[Example]:
+    """n of the examples, every class in its proportion (as near as whole examples allow)."""
+    if n >= len(examples):
+        return list(examples)
+    groups = defaultdict(list)
+    for i, example in enumerate(examples):
+        groups[example.values.get("label")].append(i)
+    places = []  # (how far into its class an example comes, which): the n smallest are taken
+    for g, name in enumerate(sorted(groups, key=str)):
+        order = np.random.default_rng([seed, g]).permutation(groups[name]).tolist()
+        places += [((rank + 0.5) / len(order), i) for rank, i in enumerate(order)]
+    return [examples[i] for i in sorted(i for _, i in sorted(places)[:n])]
+
+
+def make_batches(
+    lengths: Sequence[int],
+    *,
+    size: int | None = 16,
+    tokens: int | None = None,
+    seed: int = 0,
+    epoch: int = 0,
+    by_length: bool = True,
+) -> list[list[int]]:
+    """The batches of one epoch: a shuffled list of lists of example numbers.
+
+    The order depends on ``seed`` and ``epoch`` alone, so a run that is resumed finds the same
+    batches, and no two epochs have the same.
+
+    Args:
+        lengths: tokens of every example.
+        size: at most so many examples in a batch; None = as many as ``tokens`` allows.
+        tokens: at most so many tokens in a batch, padding included (a longer example is a batch
+            of its own).
+        by_length: put examples of like length together: within each hundred batches' worth of the
+            shuffled examples, so that chance still decides who meets whom.
+    """
+    if size is None and tokens is None:
+        raise ValueError("a batch needs a limit: size, tokens, or both")
+    if (size is not None and size < 1) or (tokens is not None and tokens < 1):
+        raise ValueError(f"batch size {size}, tokens {tokens}; both must be at least 1")
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(len(lengths)).tolist()
+    if by_length:
+        pool = 100 * (size or max(tokens // max(lengths, default=1), 1))
+        order = [
+            i
+            for start in range(0, len(order), pool)
+            for i in sorted(order[start : start + pool], key=lambda i: lengths[i])
+        ]
+    batches: list[list[int]] = []
+    longest = 0
+    for i in order:
+        longest = max(longest, lengths[i])
+        full = not batches or len(batches[-1]) == size
+        if full or (tokens is not None and (len(batches[-1]) + 1) * longest > tokens):
+            batches.append([])
+            longest = lengths[i]
+        batches[-1].append(i)
+    return [batches[i] for i in random.permutation(len(batches))] if by_length else batches

@@ -1,0 +1,391 @@
+"""The command line: results on stdout, the rest on stderr, no traceback, no torch for --help."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.command import run
+from support.tiny import WORDS
+
+import minibert
+from minibert.cli import commands as verbs
+from minibert.cli import main as cli
+from minibert.config import BertConfig
+from minibert.heads import BertForMaskedLM
+from minibert.tokenization.tokenizer import BertTokenizer
+from minibert.training.settings import GROUPS
+
+
+def test_help_imports_no_torch():
+    """Nor anything else that takes time; and it names every verb."""
+    code = (
+        "import sys\nfrom minibert.cli.main import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "slow = {'torch', 'numpy', 'huggingface_hub', 'safetensors'} & set(sys.modules)\n"
+        "sys.exit(f'imported {slow}' if slow else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for verb in ("similarity", "embed", "search", "keysentences", "evaluate", "download"):
+        assert verb in done.stdout
+
+
+def every_verb() -> list[list[str]]:
+    """The words of each verb, those of verbs below a verb too."""
+    import argparse
+
+    def verbs(parser, words):
+        groups = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+        if not groups:
+            return [words]
+        return [v for name, sub in groups[0].choices.items() for v in verbs(sub, [*words, name])]
+
+    return verbs(cli.build_parser(), [])
+
+
+@pytest.mark.parametrize("verb", every_verb(), ids=" ".join)
+def test_every_verb_has_help_that_teaches(capsys, verb):
+    status, out, _ = run(capsys, *verb, "--help")
+    assert status == 0
+    assert f"Example: minibert {' '.join(verb)}" in out
+    assert "--json" in out
+
+
+def test_similarity(capsys, model, tiny):  # noqa: F811
+    status, out, _ = run(capsys, "similarity", "a b", "c", "--model", model)
+    expected = tiny.encode(["a b", "c"]) @ tiny.encode("c")
+    assert status == 0
+    assert f"{expected[0]:8.4f}" in out
+    status, out, _ = run(capsys, "similarity", "a b", "c", "--model", model, "--json")
+    table = np.array(json.loads(out)["similarity"])
+    assert np.allclose(table, [[1, expected[0]], [expected[0], 1]], atol=1e-6)
+
+
+def test_measures(capsys, model, tiny):  # noqa: F811
+    one, other = tiny.encode(["a b", "c"])
+    for measure, expected in (
+        ("dot", one @ other),
+        ("euclidean", -np.linalg.norm(one - other)),
+        ("manhattan", -np.abs(one - other).sum()),
+    ):
+        _, out, _ = run(
+            capsys, "similarity", "a b", "c", "--model", model, "--measure", measure, "--json"
+        )
+        assert np.isclose(json.loads(out)["similarity"][0][1], expected, atol=1e-5), measure
+
+
+def test_one_text_is_too_few(capsys, model):
+    status, out, err = run(capsys, "similarity", "a", "--model", model)
+    assert (status, out) == (2, "")
+    assert err == "minibert: one text; at least two are needed to compare\n"
+
+
+def test_embed_then_search(capsys, model, tmp_path):
+    (tmp_path / "lines.txt").write_text("a b c\nd e f\ng h i\n")
+    lines, vectors = tmp_path / "lines.txt", tmp_path / "vectors.npy"
+    status, out, err = run(capsys, "embed", lines, "--out", vectors, "--model", model)
+    assert (status, out) == (0, f"{vectors}: 3 x 32 float32\n")
+    assert "3 lines" in err
+    arguments = ["search", "d e f", lines, "-k", "2", "--model", model]
+    status, out, _ = run(capsys, *arguments)
+    assert out.splitlines()[0].split() == ["1.0000", "line", "2", "d", "e", "f"]
+    assert len(out.splitlines()) == 2
+    assert run(capsys, *arguments, "--vectors", vectors)[1] == out
+    status, out, _ = run(capsys, *arguments, "--json")
+    assert json.loads(out)["hits"][0]["corpus_id"] == 1
+    lines.write_text("a b c\n")
+    status, _, err = run(capsys, *arguments, "--vectors", vectors)
+    assert status == 2
+    assert "is (3, 32)" in err and "need (1, 32); make it anew with minibert embed" in err
+
+
+def test_keysentences(capsys, model, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("a b. c d e! f g?\nh i j k.\n")
+    status, out, _ = run(capsys, "keysentences", text, "-n", "2", "--model", model)
+    sentences = ["a b.", "c d e!", "f g?", "h i j k."]
+    assert status == 0
+    chosen = out.splitlines()
+    assert len(chosen) == 2
+    assert [s for s in sentences if s in chosen] == chosen  # in the order of the text
+    _, out, _ = run(capsys, "keysentences", text, "-n", "9", "--lines", "--model", model)
+    assert out.splitlines() == ["a b. c d e! f g?", "h i j k."]
+
+
+def test_evaluate_similarity(capsys, model, tiny, tmp_path):  # noqa: F811
+    from minibert.training.metrics import spearman
+
+    pairs = [("a b", "a c", 4.0), ("d e", "f g", 1.0), ("h", "h i", 3.5), ("j", "a", 0.5)]
+    data = tmp_path / "pairs.csv"
+    data.write_text("".join(f"{a},{b},{score}\n" for a, b, score in pairs))
+    cosines = [float(tiny.encode(a) @ tiny.encode(b)) for a, b, _ in pairs]
+    expected = spearman(cosines, [score for _, _, score in pairs])
+    arguments = ["evaluate", "similarity", "--data", data, "--model", model]
+    status, out, _ = run(capsys, *arguments)
+    assert status == 0
+    assert f"Spearman {expected:.5f}" in out
+    assert np.isclose(json.loads(run(capsys, *arguments, "--json")[1])["spearman"], expected)
+
+
+def test_inspect_accounts_for_every_tensor(capsys, model, tiny):  # noqa: F811
+    status, out, _ = run(capsys, "inspect", model, "--json")
+    result = json.loads(out)
+    assert status == 0
+    assert result["parameters"] == sum(p.numel() for p in tiny.model.parameters())
+    assert {row["ours"] for row in result["tensors"]} == set(tiny.model.state_dict())
+    _, out, _ = run(capsys, "inspect", model)
+    assert "encoder.layer.1.attention.self.key.bias" in out
+    assert "layers.1.attention.key.bias" in out
+
+
+def test_fill_mask(capsys, tmp_path):
+    import torch
+
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=16,
+    )
+    language = BertForMaskedLM(config)
+    language.predictions.bias.data[WORDS.index("q")] = 9.0  # so "q" is by far the likeliest
+    language.save_pretrained(tmp_path)
+    BertTokenizer(WORDS).save_pretrained(tmp_path)
+    arguments = ["fill-mask", "a [MASK] b [MASK]", "--model", tmp_path, "-k", "2"]
+    status, out, _ = run(capsys, *arguments, "--json")
+    guesses = json.loads(out)["masks"]
+    assert status == 0
+    assert [row[0]["token"] for row in guesses] == ["q", "q"]
+    with torch.no_grad():
+        batch = BertTokenizer(WORDS)("a [MASK] b [MASK]")
+        logits = language.eval()(**batch).logits[0, 2]
+    assert np.isclose(guesses[0][0]["probability"], logits.softmax(-1).max().item())
+    status, _, err = run(capsys, "fill-mask", "a b", "--model", tmp_path)
+    assert status == 2
+    assert err == "minibert: no [MASK] in the text; write it where a word is missing\n"
+
+
+def test_fill_mask_without_a_head_is_refused(capsys, model):
+    status, out, err = run(capsys, "fill-mask", "a [MASK]", "--model", model)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"minibert: {model} has no masked-LM head, so it cannot fill in words")
+    assert err.endswith("; try --model google-bert/bert-base-uncased\n") and err.count("\n") == 1
+
+
+def test_trace(capsys, model, tiny, tmp_path):  # noqa: F811
+    import torch
+    from safetensors import safe_open
+
+    out_file = tmp_path / "trace.safetensors"
+    status, out, _ = run(capsys, "trace", "a b", "c", "--out", out_file, "--model", model)
+    assert status == 0
+    assert "layers.1.attention.probabilities" in out
+    with safe_open(out_file, framework="pt") as file:
+        hidden = file.get_tensor("layers.1.feed_forward_norm")
+        tokens = json.loads(file.metadata()["tokens"])
+    assert tokens == [["[CLS]", "a", "b", "[SEP]"], ["[CLS]", "c", "[SEP]", "[PAD]"]]
+    with torch.no_grad():
+        expected = tiny.model.eval()(**tiny.tokenizer(["a b", "c"])).last_hidden_state
+    assert torch.equal(hidden, expected)
+
+
+def test_explain(capsys, model):
+    status, out, _ = run(capsys, "explain", "A b", "--model", model)
+    assert status == 0
+    assert "lower_case" in out and "U+0041 LATIN CAPITAL LETTER A" in out
+    result = json.loads(run(capsys, "explain", "A b", "--model", model, "--json")[1])
+    assert [token["token"] for token in result["tokens"]] == ["a", "b"]
+    assert result["steps"][0]["before"] == "A" and result["steps"][0]["after"] == "a"
+
+
+def test_show_prints_the_source(capsys):
+    for topic, (_, name) in verbs.SHOW.items():
+        status, out, _ = run(capsys, "show", topic)
+        assert status == 0, topic
+        assert (name or "from __future__") in out, topic
+    assert "softmax" in run(capsys, "show", "attention")[1].lower()
+    status, out, _ = run(capsys, "show")
+    assert [line.split()[0] for line in out.splitlines()] == list(verbs.SHOW)
+    assert run(capsys, "show", "nonsense")[0] == 2
+
+
+def test_bad_input_is_one_line_without_a_traceback(model, tmp_path):
+    (tmp_path / "latin.txt").write_bytes("fünf\n".encode("latin-1"))
+    for arguments, message in (
+        (["search", "a", "no-such-file"], f"no-such-file: no such file (looked from {Path.cwd()})"),
+        (["search", "a", str(tmp_path / "latin.txt")], "line 1: byte 0xfc is not UTF-8"),
+        (["embed", "no-such-file", "--out", str(tmp_path / "v.npy")], "no such file (looked from"),
+        (["keysentences", str(tmp_path / "latin.txt")], "is not UTF-8"),
+        (["inspect", str(tmp_path)], "has no weights: model.safetensors"),
+    ):
+        where = [] if arguments[0] == "inspect" else ["--model", model]
+        done = subprocess.run(
+            [sys.executable, "-m", "minibert", *arguments, *where], capture_output=True, text=True
+        )
+        assert done.returncode == 2, arguments
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_warnings_are_one_line(model):
+    done = subprocess.run(
+        [sys.executable, "-m", "minibert", "similarity", "a " * 20, "b", "--model", model],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert done.stderr.startswith("warning: 1 of 2 texts have more than 16 tokens")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_unknown_option_shows_the_usage_of_its_verb(capsys):
+    status, _, err = run(capsys, "similarity", "a", "b", "--mesure", "dot")
+    assert status == 2
+    assert "usage: minibert similarity" in err and "--measure" in err
+    assert "unknown: --mesure dot" in err
+
+
+@pytest.mark.parametrize("verb", ["similarity", "embed", "search", "keysentences"])
+def test_advice_on_long_texts_is_an_option_of_the_verb(capsys, model, tmp_path, verb):
+    long = "a " * 20
+    (tmp_path / "lines.txt").write_text(f"{long}\n{long}\n")
+    file, out = tmp_path / "lines.txt", tmp_path / "out.npy"
+    words = {
+        "similarity": [long, long],
+        "embed": [file, "--out", out],
+        "search": ["a", file],
+        "keysentences": [file, "-n", 1],
+    }
+    command = [verb, *words[verb], "--model", model]
+    status, _, errors = run(capsys, *command)
+    assert status == 0 and "cut off. --on-long window reads all of it" in errors
+    status, _, errors = run(capsys, *command, "--on-long", "error")
+    assert status == 2 and "shorten them, or pass --on-long window" in errors
+    status, _, errors = run(capsys, *command, "--on-long", "window")
+    assert status == 0 and "--on-long" not in errors
+
+
+def test_alone_it_shows_its_help_and_its_version(capsys):
+    status, out, _ = run(capsys)
+    assert status == 2 and "similarity" in out
+    status, out, _ = run(capsys, "--version")
+    assert status == 0 and out == f"minibert {minibert.__version__}\n"
+
+
+def test_settings_stand_in_groups(capsys):
+    _, out, _ = run(capsys, "finetune", "--help")
+    titles = [out.index(f"\n{title}:") for title in GROUPS.values()]
+    assert titles == sorted(titles)
+    data, pace = out[titles[0] : titles[1]], out[titles[1] : titles[2]]
+    assert "--dev FILE" in data and "--lr FLOAT" in pace
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["search", "a", "none.txt"],
+        ["search", "a", "none.tsv"],
+        ["embed", "none.txt", "--out", "v.npy"],
+        ["keysentences", "none.txt"],
+        ["predict", "none.txt"],
+        ["evaluate", "similarity", "--data", "none.csv"],
+        ["parity", "none.npz"],
+        ["parity", "--trace", "none.safetensors"],
+        ["parity", "--replace", "attention=none.txt:Mine"],
+    ],
+    ids=" ".join,
+)
+def test_a_missing_file_is_told_alike_by_all(capsys, model, words):
+    status, out, err = run(capsys, *words, "--model", model)
+    assert (status, out) == (2, "")
+    name = next(word for word in words if "none." in word).split("=")[-1].split(":")[0]
+    assert err == f"minibert: {name}: no such file (looked from {Path.cwd()})\n"
+
+
+def test_search_takes_the_text_column_of_a_table(capsys, model, tmp_path):
+    rows = [("a b c", "x"), ("d e f", "y"), ("g h i", "x")]
+    tsv, csv, jsonl = (tmp_path / f"t.{kind}" for kind in ("tsv", "csv", "jsonl"))
+    tsv.write_text("label\ttext\n" + "".join(f"{b}\t{a}\n" for a, b in rows))
+    csv.write_text("text,label\n" + "".join(f'"{a}",{b}\n' for a, b in rows))
+    jsonl.write_text("".join(json.dumps({"text": a, "label": b}) + "\n" for a, b in rows))
+    for file, first in ((tsv, 2), (csv, 2), (jsonl, 1)):
+        words = ["search", "d e f", file, "--model", model]
+        _, out, err = run(capsys, *words)
+        assert out.splitlines()[0].split() == ["1.0000", "line", str(first + 1), "d", "e", "f"]
+        assert len(out.splitlines()) == 3, "the header is not a text"
+        assert f"{file.name}: 3 rows; text = column 'text'" in err
+        assert json.loads(run(capsys, *words, "--json")[1])["hits"][0]["corpus_id"] == first
+    tsv.write_text("".join(f"{b}\t{a}\n" for a, b in rows))
+    status, _, err = run(capsys, "search", "d e f", tsv, "--model", model)
+    assert status == 2 and "--columns text=1" in err
+    _, out, _ = run(capsys, "search", "d e f", tsv, "--columns", "text=2", "--model", model)
+    assert out.splitlines()[0].split() == ["1.0000", "line", "2", "d", "e", "f"]
+
+
+def test_embed_takes_the_lines_of_a_table_as_they_are_and_says_so(capsys, model, tmp_path):
+    file, vectors = tmp_path / "t.tsv", tmp_path / "v.npy"
+    file.write_text("text\tlabel\na b\tx\nc d\ty\n")
+    _, out, err = run(capsys, "embed", file, "--out", vectors, "--model", model)
+    assert out == f"{vectors}: 3 x 32 float32\n"
+    assert err.count("lines are taken as they are, header and labels too") == 1
+    words = ["search", "c d\ty", file, "--vectors", vectors, "--model", model]
+    _, out, _ = run(capsys, *words)
+    assert out.splitlines()[0].split() == ["1.0000", "line", "3", "c", "d", "y"]
+    (tmp_path / "t.txt").write_text("a b\n")
+    _, _, err = run(capsys, "embed", tmp_path / "t.txt", "--out", vectors, "--model", model)
+    assert "as they are" not in err
+
+
+def test_advice_is_given_in_the_words_of_the_command_line(capsys, model):
+    _, _, err = run(capsys, "similarity", "??? !!! ???", "a", "--model", model)
+    assert "(said once; minibert explain TEXT tells why)" in err
+    status, _, err = run(capsys, "trace", "a " * 99, "--out", "x.safetensors", "--model", model)
+    assert status == 2 and "tokens, but this model has" in err
+    assert err.endswith("positions; shorten the text\n")
+
+
+@pytest.mark.parametrize(
+    "words", [["embed", "FILE"], ["trace", "a b"], ["explore", "a b"]], ids=lambda words: words[0]
+)
+def test_no_file_of_another_kind_is_written_over(capsys, model, tmp_path, words):
+    file = tmp_path / "lines.txt"
+    file.write_text("a b\n")
+    (tmp_path / "room.npy").mkdir()
+    words = [file if word == "FILE" else word for word in words]
+    for out in (file, tmp_path / "room.npy"):
+        status, _, err = run(capsys, *words, "--out", out, "--model", model)
+        assert status == 2 and f"{out}: what is written is a ." in err
+    assert file.read_text() == "a b\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lines.txt", "room.npy"]
+
+
+def test_predict_with_a_sentence_encoder_says_what_it_needs(capsys, model, tmp_path):
+    for name, text in (("q.txt", "a b\nc\n"), ("q.tsv", "text\tlabel\na b\tx\n")):
+        (tmp_path / name).write_text(text)
+        status, out, err = run(capsys, "predict", tmp_path / name, "--model", model)
+        assert (status, out) == (2, "")
+        assert err == (
+            f"minibert: {model} compares two texts and has no classifier; needed is what "
+            "`minibert finetune classify` wrote, or a file with two texts in a row\n"
+        )
+        _, _, again = run(
+            capsys, "evaluate", "classify", "--model", model, "--data", tmp_path / name
+        )
+        assert again == err
+    (tmp_path / "q.tsv").write_text("text\tpair\na b\t\n")
+    _, _, err = run(capsys, "predict", tmp_path / "q.tsv", "--model", model)
+    assert "line 2: the pair is empty" in err, "another fault keeps its own message"
+    (tmp_path / "q.csv").write_text("a,b,c\n")
+    words = ["predict", tmp_path / "q.csv", "--columns", "text=1", "pair=9", "score=3"]
+    _, _, err = run(capsys, *words, "--model", model)
+    assert "no column '9' for pair" in err
+    status, _, err = run(capsys, "predict", tmp_path / "q.txt")
+    assert status == 2 and "required: --model" in err
+    status, _, err = run(capsys, "evaluate", "classify", "--data", tmp_path / "q.txt")
+    assert status == 2 and "--model" in err
+    assert "what `minibert finetune` has written" in run(capsys, "predict", "--help")[1]

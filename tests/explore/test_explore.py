@@ -1,0 +1,460 @@
+"""The page that looks inside: its numbers are the model's, nothing leaves it, it can be used."""
+
+import base64
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.command import run
+from support.tiny import WORDS, build, tiny_config
+
+from minibert.explore.explore import MOST_TOKENS, contributions, figures, page
+from minibert.model import BertModel
+from minibert.sentence_encoder import SentenceEncoder
+from minibert.similarity import pairwise_cosine_similarity
+from minibert.tokenization.tokenizer import BertTokenizer
+from minibert.trace import trace
+
+TEXTS = ["a b c d", "c d e f g ж"]  # [UNK] at the end
+BANKS = ["The bank raised its interest rates.", "She sat on the bank of the river."]
+
+
+def random_encoder(layers: int = 2, heads: int = 4, tokens: int = 40) -> SentenceEncoder:
+    """Every number of it matters."""
+    config = tiny_config(
+        vocab_size=len(WORDS), hidden_size=8 * heads, num_hidden_layers=layers,
+        num_attention_heads=heads, max_position_embeddings=tokens,
+    )
+    return SentenceEncoder(build(BertModel, config), BertTokenizer(WORDS))
+
+
+def embedded(html: str) -> dict:
+    """The figures as a browser would read them."""
+    (found,) = re.findall(r'<script type="application/json" id="figures">(.*?)</script>', html)
+    return json.loads(found)
+
+
+def attention(found: dict, text: int) -> np.ndarray:
+    """(L, N, T, T), decoded."""
+    numbers = np.frombuffer(base64.b64decode(found["texts"][text]["attention"]), "<f4")
+    T = len(found["texts"][text]["tokens"])
+    return numbers.reshape(found["layers"], found["heads"], T, T)
+
+
+def traced(encoder: SentenceEncoder, text: str) -> np.ndarray:
+    """The attention of a text, (L, N, T, T), from the trace."""
+    with torch.no_grad(), trace(encoder.model) as tensors:
+        encoder.model(**encoder.tokenizer(text))
+    L = len(encoder.model.layers)
+    maps = [tensors[f"layers.{i}.attention.probabilities"][0] for i in range(L)]
+    return torch.stack(maps).numpy()
+
+
+def cosine_without_head(encoder: SentenceEncoder, texts: list[str], layer: int, head: int) -> float:
+    """Another way to silence a head: all its probabilities are 0, so it hands on nothing."""
+
+    def silence(module, inputs, output):
+        output = output.clone()
+        output[:, head] = 0
+        return output
+
+    hook = encoder.model.layers[layer].attention.probabilities.register_forward_hook(silence)
+    try:
+        first, second = encoder.encode(texts)
+    finally:
+        hook.remove()
+    return float(first @ second)
+
+
+def vector_without_token(encoder: SentenceEncoder, text: str, token: int) -> np.ndarray:
+    """The mean over the other tokens, none of which has seen this one."""
+    batch = encoder.tokenizer(text)
+    batch["attention_mask"][0, token] = 0
+    with torch.no_grad():
+        hidden = encoder.model(**batch).last_hidden_state[0].numpy()
+    return np.delete(hidden, token, axis=0).mean(0)
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+# ---------------------------------------------------------------------------------- numbers
+
+
+@pytest.mark.weights
+@pytest.mark.data
+def test_contributions_add_up_to_the_cosine_on_100_pairs(official, data):
+    from minibert.training.data import read
+
+    encoder = SentenceEncoder.from_pretrained(official)
+    pairs = read(data / "stsb" / "test.csv", ("text", "pair", "score"))[:1000:10]
+    first, second = ([pair.values[role] for pair in pairs] for role in ("text", "pair"))
+    cosines = pairwise_cosine_similarity(encoder.encode(first), encoder.encode(second))
+    with torch.no_grad():
+        states = [
+            encoder.model(**encoder.tokenizer(text)).last_hidden_state[0] for text in first + second
+        ]
+    sums = [contributions(states[i], states[100 + i]).sum().item() for i in range(100)]
+    worst = np.abs(np.array(sums) - cosines).max()
+    print(f"\n100 pairs: contributions and cosine differ by {worst:.1e} at most")
+    assert worst <= 1e-5
+
+
+def test_a_contribution_by_hand():
+    first = torch.tensor([[1.0, 0.0], [1.0, 2.0]])  # mean (1, 1)
+    second = torch.tensor([[3.0, -1.0]])
+    table = contributions(first, second)
+    assert torch.allclose(table * 2 * 20**0.5, torch.tensor([[3.0], [1.0]]).double())
+
+
+def test_the_figures_on_the_page_are_those_of_the_library():
+    encoder = random_encoder()
+    found = embedded(page(figures(encoder, TEXTS, "some/model")))
+    assert (found["model"], found["layers"], found["heads"]) == ("some/model", 2, 4)
+    for i, text in enumerate(TEXTS):
+        assert np.array_equal(attention(found, i), traced(encoder, text))
+    first, second = encoder.encode(TEXTS)
+    assert abs(found["cosine"] - first @ second) <= 1e-5
+    assert abs(np.sum(found["contributions"]) - first @ second) <= 1e-5
+    assert np.shape(found["contributions"]) == (6, 8)
+    assert found["texts"][1]["tokens"] == ["[CLS]", *"cdefg", "[UNK]", "[SEP]"]
+    assert found["texts"][1]["words"] == ["", *"cdefgж", ""]
+
+
+def test_masked_heads_and_tokens_are_those_of_a_model_without_them():
+    encoder = random_encoder()
+    found = figures(encoder, TEXTS)
+    for layer in range(2):
+        for head in range(4):
+            expected = cosine_without_head(encoder, TEXTS, layer, head)
+            assert abs(found["without_head"][layer][head] - expected) <= 1e-5
+    whole = encoder.encode(TEXTS)
+    for text, table in enumerate(found["without_token"]):
+        assert len(table) == len(found["texts"][text]["tokens"])
+        for token, value in enumerate(table):
+            vector = vector_without_token(encoder, TEXTS[text], token)
+            assert abs(value - cosine(vector, whole[1 - text])) <= 1e-5
+    differences = np.array(found["without_head"]) - found["cosine"]
+    assert np.abs(differences).min() > 1e-4  # so that the comparison above says something
+
+
+def test_one_text_is_compared_with_itself():
+    encoder = random_encoder()
+    found = figures(encoder, TEXTS[:1])
+    assert abs(found["cosine"] - 1) <= 1e-6 and found["contributions"] is None
+    whole = encoder.encode(TEXTS[0])
+    expected = cosine(vector_without_token(encoder, TEXTS[0], 2), whole)
+    assert abs(found["without_token"][0][2] - expected) <= 1e-5
+    assert len(found["without_token"]) == 1 and max(map(max, found["without_head"])) < 1
+
+
+def test_nothing_is_left_in_the_model():
+    encoder = random_encoder()
+    before = encoder.encode(TEXTS)
+    figures(encoder, TEXTS)
+    assert np.array_equal(encoder.encode(TEXTS), before)
+
+
+def test_refusals(tiny):  # noqa: F811
+    with pytest.raises(ValueError, match="^3 texts; the page shows one, or two"):
+        figures(tiny, ["a", "b", "c"])
+    with pytest.raises(ValueError, match="text 2 has 17 tokens, the model takes at most 16"):
+        figures(tiny, ["a", "a " * 15])
+    wide = random_encoder(tokens=MOST_TOKENS + 9)
+    with pytest.raises(ValueError, match="text 1 has 130 tokens, the page shows at most 128"):
+        figures(wide, ["a " * 128])
+    by_cls = SentenceEncoder(tiny.model, tiny.tokenizer, pooling=["cls"])
+    with pytest.raises(ValueError, match="pools by cls.*only the mean allows"):
+        figures(by_cls, TEXTS)
+    damaged = random_encoder()
+    with torch.no_grad():
+        damaged.model.layers[1].attention_norm.bias[3] = torch.nan
+    with pytest.raises(ValueError, match="NaN or infinity: its weights are damaged"):
+        figures(damaged, TEXTS)
+
+
+def test_prompts_and_lower_case_are_those_of_encode():
+    parts = random_encoder()
+    with pytest.warns(UserWarning, match="capital"):  # which is why the encoder lowers them
+        tokenizer = BertTokenizer(WORDS, do_lower_case=False)
+    encoder = SentenceEncoder(
+        parts.model, tokenizer, lower_case=True,
+        prompts={"query": "q r "}, default_prompt_name="query",
+    )
+    found = figures(encoder, ["A b", "C"])
+    assert found["texts"][0]["tokens"] == ["[CLS]", *"qrab", "[SEP]"]
+    first, second = encoder.encode(["A b", "C"])
+    assert abs(found["cosine"] - first @ second) <= 1e-5
+
+
+# -------------------------------------------------------------------------------- one file
+
+
+def test_texts_are_escaped():
+    evil = "</script><script>document.title='a'</script><!-- & \" ' \u2028"
+    html = page(figures(random_encoder(), [evil, "FIGURES"], "<i>m</i>"))
+    assert html.count("<script") == html.count("</script>") == 2
+    found = embedded(html)
+    assert [text["text"] for text in found["texts"]] == [evil, "FIGURES"]
+    assert found["model"] == "<i>m</i>"
+
+
+def test_the_page_asks_nothing_of_others():
+    html = page(figures(random_encoder(), TEXTS))
+    assert not re.search(r"(?i)https?:|url\(|@import|fetch\(|XMLHttp|WebSocket|innerHTML", html)
+    assert re.findall(r"(?i)\b(?:src|href)\s*=\s*\S+", html) == ['href="data:,">']
+    assert "default-src 'none'" in html
+
+
+def test_the_verb(capsys, model, tmp_path):  # noqa: F811
+    out = tmp_path / "page.html"
+    arguments = ["explore", "a b", "c", "--out", out, "--model", model]
+    status, said, _ = run(capsys, *arguments)
+    assert status == 0
+    assert said.startswith(f"{out}: 2 layers, 4 heads, 4 and 3 tokens\ncosine ")
+    found = embedded(out.read_text(encoding="utf-8"))
+    status, said, _ = run(capsys, *arguments, "--json")
+    summary = json.loads(said)
+    assert summary["tokens"] == [["[CLS]", "a", "b", "[SEP]"], ["[CLS]", "c", "[SEP]"]]
+    assert summary["cosine"] == found["cosine"] and summary["out"] == str(out)
+    assert summary["contributions"] == found["contributions"]
+    status, said, err = run(capsys, "explore", "a " * 20, "--out", out, "--model", model)
+    assert (status, said) == (2, "")
+    assert err == "minibert: text 1 has 22 tokens, the model takes at most 16; shorten it\n"
+
+
+# ------------------------------------------------------------------------------ a real browser
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """A headless chromium with a profile of its own."""
+    hint = "apt-get install chromium chromium-driver; pip install -e .[test]"
+    webdriver = pytest.importorskip("selenium.webdriver", reason=f"no selenium: {hint}")
+    programs = ("chromium", "chromium-browser", "google-chrome")
+    binary, driver = next(filter(None, map(shutil.which, programs)), None), "chromedriver"
+    if not binary or not shutil.which(driver):
+        pytest.skip(f"no chromium with its chromedriver: {hint}")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in (
+        "headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
+        "disable-background-networking", "disable-component-update", "disable-sync",
+        "disable-dev-shm-usage", f"user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(shutil.which(driver)))
+    yield browser
+    browser.quit()
+
+
+class Page:
+    """What a reader sees and does."""
+
+    def __init__(self, browser, path: Path, html: str, size: tuple[int, int]) -> None:
+        path.write_text(html, encoding="utf-8")
+        self.browser = browser
+        self.phone = size[0] < 600
+        metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1}
+        self.command("Emulation.setDeviceMetricsOverride", {**metrics, "mobile": self.phone})
+        self.command("Emulation.setTouchEmulationEnabled", {"enabled": self.phone})
+        browser.get(path.as_uri())
+
+    def command(self, name: str, values: dict) -> None:
+        self.browser.execute_cdp_cmd(name, values)
+
+    def find(self, selector: str):
+        return self.browser.find_elements("css selector", selector)
+
+    def text(self, selector: str) -> str:
+        return self.find(selector)[0].text.replace("−", "-")
+
+    def numbers(self, selector: str) -> list[float]:
+        """The decimal fractions in a text."""
+        return [float(x) for x in re.findall(r"-?\d+\.\d+", self.text(selector))]
+
+    def chips(self, text: int) -> list:
+        return self.find(".chips")[text].find_elements("css selector", ".chip")
+
+    def probabilities(self, text: int) -> list[float]:
+        """Under the tokens; what is printed are the first digits of it."""
+        found = self.browser.execute_script(
+            "return [...document.querySelectorAll('.chips')[arguments[0]].querySelectorAll('data')]"
+            ".map((data) => [data.value, data.innerText])", text
+        )
+        assert [shown for _, shown in found] == [f"{float(value):.3f}" for value, _ in found]
+        return [float(value) for value, _ in found]
+
+    def click(self, element) -> None:
+        """With a mouse, or on the phone with a finger."""
+        from selenium.webdriver.common.actions.action_builder import ActionBuilder
+        from selenium.webdriver.common.actions.pointer_input import PointerInput
+
+        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+        pointer = PointerInput("touch", "finger") if self.phone else PointerInput("mouse", "mouse")
+        actions = ActionBuilder(self.browser, mouse=pointer, duration=0)
+        actions.pointer_action.move_to(element).pointer_down().pointer_up()
+        actions.perform()
+
+    def hover(self, element) -> None:
+        from selenium.webdriver import ActionChains
+
+        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+        ActionChains(self.browser, duration=0).move_to_element(element).perform()
+
+    def keys(self, *names: str) -> None:
+        """To what has the focus."""
+        from selenium.webdriver import ActionChains
+        from selenium.webdriver.common.keys import Keys
+
+        names = [getattr(Keys, name, name) for name in names]
+        ActionChains(self.browser).send_keys(*names).perform()
+
+    def choose(self, label: str, number: int) -> None:
+        from selenium.webdriver.support.ui import Select
+
+        Select(self.find(f"#{label}")[0]).select_by_value(str(number))
+
+    def complaints(self) -> list:
+        return self.browser.get_log("browser")
+
+
+SIZES = pytest.mark.parametrize("size", [(1280, 900), (400, 800)], ids=["desk", "phone"])
+
+
+@pytest.mark.browser
+@pytest.mark.weights
+@SIZES
+def test_the_numbers_that_a_reader_sees(chromium, official, tmp_path, size):
+    encoder = SentenceEncoder.from_pretrained(official)
+    html = page(figures(encoder, BANKS, "all-MiniLM-L6-v2"))
+    seen = Page(chromium, tmp_path / "page.html", html, size)
+    maps = [traced(encoder, text) for text in BANKS]
+    first, second = encoder.encode(BANKS)
+    whole = first @ second
+    assert chromium.title == "Looking inside all-MiniLM-L6-v2"
+    assert [chip.text.split("\n")[0] for chip in seen.chips(0)][:3] == ["[CLS]", "the", "bank"]
+    assert np.allclose(seen.numbers("#score"), [whole], atol=1e-5, rtol=0)
+
+    # A token, by a click or a tap; a head, by a click and by its number.
+    seen.click(seen.find("#heads button")[4 * 12 + 9])
+    seen.click(seen.chips(0)[5])
+    assert np.allclose(seen.probabilities(0), maps[0][4, 9, 5], atol=1e-5, rtol=0)
+    most = np.sort(maps[0][4, 9, 5])[::-1][:5]
+    assert np.allclose(seen.numbers("#says"), most, atol=1e-5, rtol=0)
+    seen.choose("layer", 2)
+    seen.choose("head", 11)
+    seen.click(seen.chips(1)[4])
+    assert np.allclose(seen.probabilities(1), maps[1][2, 11, 4], atol=1e-5, rtol=0)
+    assert seen.text("#large") == "Layer 2, head 11, text 2"
+
+    # A cell of the large map, walked to with keys.
+    seen.click(seen.chips(1)[3])
+    chromium.execute_script("document.getElementById('map').focus()")
+    seen.keys("ARROW_DOWN", "ARROW_DOWN", "ARROW_RIGHT", "ARROW_RIGHT", "ARROW_RIGHT")
+    assert "“bank” attends to “on”" in seen.text("#map-value")
+    (shown,) = seen.numbers("#map-value")
+    assert abs(shown - maps[1][2, 11, 5, 3]) <= 1e-5
+
+    # A cell of it, by a click: the sentence under the map says which one that was.
+    seen.choose("text", 0)
+    seen.click(seen.find("#map")[0])
+    row, column = re.findall("“(.*?)”", seen.text("#map-value"))
+    tokens = [chip.text.split("\n")[0] for chip in seen.chips(0)]
+    i, j = tokens.index(row), tokens.index(column)
+    assert i > 1 and j > 1 and seen.chips(0)[i].get_attribute("aria-pressed") == "true"
+    assert abs(seen.numbers("#map-value")[0] - maps[0][2, 11, i, j]) <= 1e-5
+    seen.click(seen.chips(1)[5])
+
+    # Masks: a head in both texts, a token in its own, and off again.
+    seen.click(seen.find("#mask-head")[0])
+    without = cosine_without_head(encoder, BANKS, 2, 11)
+    expected = [whole, without, without - whole]
+    assert np.allclose(seen.numbers("#effect"), expected, atol=1e-5, rtol=0)
+    seen.click(seen.find("#mask-token")[0])
+    without = cosine(vector_without_token(encoder, BANKS[1], 5), first)
+    expected = [whole, without, without - whole]
+    assert np.allclose(seen.numbers("#effect"), expected, atol=1e-5, rtol=0)
+    assert np.allclose(seen.numbers("#score"), expected[1:], atol=1e-5, rtol=0)
+    assert "masked" in seen.chips(1)[5].get_attribute("class")
+    seen.click(seen.find("#unmask")[0])
+    assert np.allclose(seen.numbers("#effect"), [whole], atol=1e-5, rtol=0)
+
+    # The pairs: the sum, and single ones.
+    with torch.no_grad():
+        states = [encoder.model(**encoder.tokenizer(t)).last_hidden_state[0] for t in BANKS]
+    table = contributions(*states).numpy()
+    assert np.allclose(seen.numbers("#sum"), [whole, whole], atol=1e-5, rtol=0)
+    assert "9 × 11 = 99 pairs" in seen.text("#sum")
+    largest = np.sort(table.flatten())[::-1][:8]
+    assert np.allclose(seen.numbers("#top-pairs"), largest, atol=1e-5, rtol=0)
+    seen.click(seen.find("#top-pairs button")[1])
+    i, j = np.unravel_index(np.argsort(table.flatten())[-2], table.shape)
+    expected = [table[i, j], table[i].sum()]
+    assert np.allclose(seen.numbers("#pair-value"), expected, atol=1e-5, rtol=0)
+
+    wide, room = chromium.execute_script("return [document.body.scrollWidth, innerWidth]")
+    assert wide <= room, "the page must not scroll sideways"
+    assert seen.complaints() == []
+
+
+@pytest.mark.browser
+@SIZES
+def test_sixty_tokens_in_twelve_layers(chromium, tmp_path, size):
+    """Walked over by keys and mouse; with -s it prints how long the page takes to follow."""
+    encoder = random_encoder(layers=12, heads=12, tokens=64)
+    texts = ["a b c d e f g h i j k l m n o p q r s t u v w x y z " * 2 + "a b c d e f", "z y x"]
+    seen = Page(chromium, tmp_path / "page.html", page(figures(encoder, texts)), size)
+    maps = [traced(encoder, text) for text in texts]
+    assert len(seen.chips(0)) == 60
+
+    seen.click(seen.find("#heads button")[0])
+    seen.click(seen.chips(0)[57])
+    seen.keys("ARROW_RIGHT", "ARROW_RIGHT", "ARROW_RIGHT")  # the last one, and no further
+    assert np.allclose(seen.probabilities(0), maps[0][0, 0, 59], atol=1e-5, rtol=0)
+    chromium.execute_script("document.querySelector('#heads [tabindex=\"0\"]').focus()")
+    seen.keys(*["ARROW_DOWN"] * 11, "ARROW_RIGHT", "ARROW_RIGHT", "m")
+    assert seen.text("#large") == "Layer 11, head 2, text 1"
+    assert np.allclose(seen.probabilities(0), maps[0][11, 2, 59], atol=1e-5, rtol=0)
+    expected = cosine_without_head(encoder, texts, 11, 2)
+    assert abs(seen.numbers("#effect")[1] - expected) <= 1e-5
+    if not seen.phone:
+        seen.hover(seen.chips(0)[30])
+        assert np.allclose(seen.probabilities(0), maps[0][11, 2, 30], atol=1e-5, rtol=0)
+        seen.hover(seen.chips(1)[2])
+        assert np.allclose(seen.probabilities(1), maps[1][11, 2, 2], atol=1e-5, rtol=0)
+        seen.hover(seen.find("h1")[0])  # away: back to the chosen one
+        assert np.allclose(seen.probabilities(0), maps[0][11, 2, 59], atol=1e-5, rtol=0)
+    took = chromium.execute_script(
+        "const took = (act) => { const start = performance.now(); act();"
+        "  document.body.getBoundingClientRect(); return performance.now() - start; };"
+        "return { 'a token': took(() => chipsOf(0)[7].click()),"
+        "  'a head': took(() => document.querySelectorAll('#heads button')[77].click()),"
+        "  'the other text': took(() => chipsOf(1)[1].click()) };"
+    )
+    print("\n60 tokens, 12 layers:", ", ".join(f"{k} {v:.0f} ms" for k, v in took.items()))
+    assert seen.text("#large") == "Layer 6, head 5, text 2"
+    assert np.allclose(seen.probabilities(1), maps[1][6, 5, 1], atol=1e-5, rtol=0)
+    wide, room = chromium.execute_script("return [document.body.scrollWidth, innerWidth]")
+    assert wide <= room
+    assert seen.complaints() == []
+
+
+@pytest.mark.browser
+def test_one_text_and_markup_in_it(chromium, tmp_path):
+    """The parts for two texts are not there, and a text is shown as it was written."""
+    evil = "<b>a</b></script><img src=x onerror=alert(1)>"
+    html = page(figures(random_encoder(tokens=60), [evil], "<i>m</i>"))
+    seen = Page(chromium, tmp_path / "page.html", html, (1280, 900))
+    assert not any(part.is_displayed() for part in seen.find(".pair"))
+    assert evil in seen.text("#lines")
+    assert "“a” attends most to:" in seen.text("#says")
+    seen.click(seen.find("#mask-token")[0])
+    assert len(seen.numbers("#effect")) == 3
+    assert seen.complaints() == []

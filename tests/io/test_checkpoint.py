@@ -1,0 +1,1086 @@
+"""Every tensor accounted for, nothing half-written, and damage that is never silent."""
+
+import json
+import os
+import random
+import re
+import signal
+import struct
+import subprocess
+import sys
+import warnings
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from support.disk import files_of_at_most, in_child, stopped_at
+from support.tiny import build, ragged_batch, tiny_config
+
+from minibert.heads import (
+    BertForMaskedLM,
+    BertForNextSentencePrediction,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
+from minibert.io import checkpoint
+from minibert.io.checkpoint import ENCODER_NAMES, canonical_name, official_name
+from minibert.model import BertModel
+
+CLASSES = (
+    BertModel,
+    BertForMaskedLM,
+    BertForNextSentencePrediction,
+    BertForPreTraining,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertForQuestionAnswering,
+)
+# Nothing here is a default, so that a key that is lost shows.
+CONFIG = tiny_config(
+    vocab_size=40,
+    hidden_size=16,
+    num_attention_heads=2,
+    intermediate_size=24,
+    max_position_embeddings=12,
+    type_vocab_size=3,
+    hidden_act="relu",
+    layer_norm_eps=1e-3,
+    hidden_dropout_prob=0.2,
+    attention_probs_dropout_prob=0.3,
+    classifier_dropout=0.4,
+    pad_token_id=5,
+    num_labels=3,
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_waiting_for_the_disk():
+    """Waiting is for power cuts, and no test here cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+def numbers(output: tuple) -> list[torch.Tensor]:
+    return [tensor for tensor in output if tensor is not None]
+
+
+def same_output(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    batch = ragged_batch(CONFIG)
+    with torch.no_grad():
+        ours, theirs = numbers(a(**batch)), numbers(b(**batch))
+    return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
+
+
+def foreign(directory: Path, tensors: dict[str, torch.Tensor] | None = None) -> Path:
+    """Write the weights of a directory again, as another program would: without our digest."""
+    path = directory / "model.safetensors"
+    tensors = load_file(path) if tensors is None else tensors
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, path, {"format": "pt"})
+    return directory
+
+
+def saved(directory: Path, model_class: type = BertModel, **changes: object) -> Path:
+    """A directory with a model of a class, written by us."""
+    build(model_class, CONFIG.replace(**changes)).save_pretrained(directory)
+    return directory
+
+
+def quiet_load(model_class: type, directory: Path, **options: object) -> torch.nn.Module:
+    """Load, and let no warning pass."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return model_class.from_pretrained(directory, **options)
+
+
+# ------------------------------------------------------------------------------------- the names
+
+
+def test_the_table_is_read_both_ways_by_hand():
+    assert official_name("layers.11.attention.query.bias") == (
+        "encoder.layer.11.attention.self.query.bias"
+    )
+    assert official_name("bert.embeddings.norm.weight") == "embeddings.LayerNorm.weight"
+    names = (*ENCODER_NAMES, *BertForMaskedLM.names)
+    assert official_name("predictions.norm.bias", names) == (
+        "cls.predictions.transform.LayerNorm.bias"
+    )
+    assert official_name("predictions.bias", names) == "cls.predictions.bias"
+    with pytest.raises(KeyError):
+        official_name("predictions.bias")  # not a part of the encoder
+
+
+@pytest.mark.parametrize(
+    ("stored", "official"),
+    [
+        ("bert.embeddings.LayerNorm.gamma", "embeddings.LayerNorm.weight"),
+        ("embeddings.LayerNorm.beta", "embeddings.LayerNorm.bias"),
+        ("cls.predictions.transform.LayerNorm.gamma", "cls.predictions.transform.LayerNorm.weight"),
+        # only as a suffix, only of a LayerNorm, only one prefix
+        ("LayerNorm.gamma.weight", "LayerNorm.gamma.weight"),
+        ("LayerNorm.gammas", "LayerNorm.gammas"),
+        ("MyLayerNorm.gamma", "MyLayerNorm.gamma"),
+        ("embeddings.gamma", "embeddings.gamma"),
+        ("bert.bert.pooler.dense.bias", "bert.pooler.dense.bias"),
+        ("albert.pooler.dense.bias", "albert.pooler.dense.bias"),
+    ],
+)
+def test_old_names_are_understood_by_their_exact_suffix(stored, official):
+    assert canonical_name(stored) == official
+
+
+# ------------------------------------------------------------- every tensor is accounted for
+
+
+def old_style(tensors: dict, prefix: str = "", gamma: bool = False) -> dict:
+    """Rename tensors as other files have them."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        name = canonical_name(name)
+        if not name.startswith(("cls.", "classifier.", "qa_outputs.")):
+            name = prefix + name
+        if gamma:
+            name = name.replace("LayerNorm.weight", "LayerNorm.gamma")
+            name = name.replace("LayerNorm.bias", "LayerNorm.beta")
+        renamed[name] = tensor
+    return renamed
+
+
+SAMPLES = {}  # class → official name → tensor, and our names → shapes, made once
+
+
+def sample(model_class: type) -> tuple[dict, dict]:
+    if not SAMPLES:
+        for cls in CLASSES:
+            model = build(cls, CONFIG.replace(num_hidden_layers=1))
+            names = (*ENCODER_NAMES, *cls.names)
+            state = model.state_dict()
+            SAMPLES[cls] = {official_name(k, names): v for k, v in state.items()}, state
+    return SAMPLES[model_class]
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_every_tensor_of_file_and_model_is_accounted_for(data):
+    """A file of any class, old or new, in the hands of any class, with up to one mishap."""
+    of_file, of_model = (data.draw(st.sampled_from(CLASSES)) for _ in range(2))
+    tensors = dict(sample(of_file)[0])
+    if data.draw(st.booleans(), "extras"):
+        tensors["embeddings.position_ids"] = torch.arange(12)[None]
+        if "cls.predictions.bias" in tensors:
+            tensors["cls.predictions.decoder.weight"] = tensors["embeddings.word_embeddings.weight"]
+            tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"]
+    wanted = sample(of_model)[1]
+    names = (*ENCODER_NAMES, *of_model.names)
+    needed = {official_name(ours, names) for ours in wanted}
+
+    mishaps = ["none", "none", "lost", "unknown", "twice", "shape", "kind"]
+    mishap = data.draw(st.sampled_from(mishaps), "mishap")
+    victim = data.draw(st.sampled_from(sorted(tensors)), "victim")
+    if mishap == "lost":
+        del tensors[victim]
+    elif mishap == "unknown":
+        tensors["encoder.layer.0.attention.self.distance.weight"] = torch.zeros(2)
+    elif mishap == "twice":
+        tensors["bert." + victim] = tensors[victim]
+    elif mishap == "shape":
+        tensors[victim] = tensors[victim][..., :-1]
+    elif mishap == "kind":
+        tensors[victim] = tensors[victim].to(torch.int32)
+
+    if mishap != "twice":
+        prefix = data.draw(st.sampled_from(["", "bert."]))
+        tensors = old_style(tensors, prefix, gamma=data.draw(st.booleans(), "gamma"))
+    order = data.draw(st.permutations(sorted(tensors)))
+    tensors = {name: tensors[name] for name in order}
+
+    def run():
+        return checkpoint.match("DIR", tensors, wanted, names)
+
+    def head(name):
+        return next((prefix for prefix in checkpoint.HEADS if name.startswith(prefix)), None)
+
+    # What must happen, said in another way than the code says it.
+    left = {canonical_name(name) for name in tensors}
+    if mishap == "lost" and victim in needed:
+        alone = not any(head(name) == head(victim) for name in left)
+        wrong = head(victim) is None or not alone  # a head may be missing as a whole
+    elif mishap in ("shape", "kind"):
+        tied = victim in checkpoint.TIED or victim in checkpoint.TIED.values()
+        wrong = victim in needed or (
+            tied and victim in left and "cls.predictions.bias" in needed & left
+        )
+    else:
+        wrong = mishap in ("unknown", "twice")
+    if wrong:
+        with pytest.raises(ValueError, match="^the weights in DIR do not fit") as caught:
+            run()
+        culprit = "distance" if mishap == "unknown" else canonical_name(victim).split(".")[-2]
+        assert culprit in str(caught.value)
+        return
+    state, report = run()
+
+    assert not report.loaded.keys() & report.dropped.keys()
+    assert report.loaded.keys() | report.dropped.keys() == tensors.keys()
+    assert not set(report.loaded.values()) & report.new.keys()
+    assert set(report.loaded.values()) | report.new.keys() == wanted.keys()
+    assert state.keys() == set(report.loaded.values())
+    for name, ours in report.loaded.items():
+        assert torch.equal(state[ours], tensors[name]), name
+        assert canonical_name(name) == official_name(ours, names)
+    assert {head(official_name(ours, names)) for ours in report.new} == (
+        {head(name) for name in needed} - {head(name) for name in left}
+    )
+    assert all(report.new.values()) and all(report.dropped.values())
+
+
+@pytest.mark.parametrize("of_model", CLASSES)
+@pytest.mark.parametrize("of_file", CLASSES)
+def test_a_file_of_any_class_opens_as_any_other(tmp_path, of_file, of_model):
+    """What both have is loaded; what is new is named in one warning; the rest is in the report."""
+    theirs = build(of_file, CONFIG)
+    theirs.save_pretrained(tmp_path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = of_model.from_pretrained(tmp_path)
+
+    state = {name.removeprefix("bert."): value for name, value in theirs.state_dict().items()}
+    ours = {name.removeprefix("bert."): value for name, value in model.state_dict().items()}
+    new = {name.removeprefix("bert.") for name in model.load_report.new}
+    assert new == ours.keys() - state.keys()
+    assert all(torch.equal(ours[name], state[name]) for name in ours.keys() & state.keys())
+    assert len(caught) == bool(new)
+    if new:
+        message = str(caught[0].message)
+        assert all(name in message for name in model.load_report.new)
+        assert caught[0].filename == __file__
+        assert all(ours[name].isfinite().all() for name in new)
+    assert len(model.load_report.dropped) == len(state.keys() - ours.keys())
+    if of_model is BertModel:
+        assert (model.pooler is None) == ("pooler.dense.weight" not in state)
+    assert not any(parameter.is_meta for parameter in model.parameters())
+    assert not model.training
+
+
+def test_the_old_names_give_the_same_model(tmp_path):
+    model = build(BertForPreTraining, CONFIG)
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    old = old_style(tensors, "bert.", gamma=True)
+    old["bert.embeddings.position_ids"] = torch.arange(12)[None]
+    old["cls.predictions.decoder.weight"] = old["bert.embeddings.word_embeddings.weight"].clone()
+    old["cls.predictions.decoder.bias"] = old["cls.predictions.bias"].clone()
+    assert "bert.embeddings.LayerNorm.gamma" in old
+    again = quiet_load(BertForPreTraining, foreign(tmp_path, old))
+    assert same_output(model, again)
+    assert again.load_report.dropped == {
+        "bert.embeddings.position_ids": "the numbers 0, 1, 2, ...; they are computed",
+        "cls.predictions.decoder.weight": (
+            "tied: the same numbers as bert.embeddings.word_embeddings.weight"
+        ),
+        "cls.predictions.decoder.bias": "tied: the same numbers as cls.predictions.bias",
+    }
+
+
+def test_another_number_of_labels_makes_a_new_classifier_and_says_so(tmp_path):
+    saved(tmp_path, BertForSequenceClassification)
+    with pytest.warns(UserWarning, match="classifier.weight, classifier.bias") as caught:
+        model = BertForSequenceClassification.from_pretrained(tmp_path, num_labels=7)
+    assert len(caught) == 1
+    assert model.classifier.weight.shape == (7, 16)
+    assert model.load_report.dropped.keys() == {"classifier.weight", "classifier.bias"}
+    assert model.load_report.new.keys() == {"classifier.weight", "classifier.bias"}
+    assert 0.005 < model.classifier.weight.std() < 0.05  # initializer_range is 0.02
+    assert not model.classifier.bias.any()
+    again = quiet_load(BertForSequenceClassification, tmp_path, num_labels=3)  # fits: is kept
+    assert not again.load_report.new
+    # Without being asked, a classifier of another size is a damaged file.
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["classifier.bias"] = torch.zeros(4)
+    with pytest.raises(ValueError, match=r"classifier.bias is \(4,\), the config needs \(3,\)"):
+        BertForSequenceClassification.from_pretrained(foreign(tmp_path, tensors))
+
+
+# ---------------------------------------------------------------------- what loading costs
+
+
+def test_loading_draws_no_random_number(tmp_path):
+    for cls in CLASSES:
+        saved(tmp_path / cls.__name__, cls)
+        torch.manual_seed(0)
+        before = torch.get_rng_state()
+        quiet_load(cls, tmp_path / cls.__name__)
+        quiet_load(BertModel, tmp_path / cls.__name__)  # without a pooler: none is made up
+        assert torch.equal(torch.get_rng_state(), before), cls
+
+
+def test_loading_imports_no_compiler(tmp_path):
+    """torch._dynamo costs seconds, and initialising on the meta device would pull it in."""
+    saved(tmp_path)
+    code = (
+        "import sys; from minibert.model import BertModel; BertModel.from_pretrained(sys.argv[1]);"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
+def mapping(path: Path) -> tuple[int, int, dict[str, int]]:
+    """First and last address of a file in memory, and the kilobytes of it that are really there."""
+    found = []
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if match := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            found.append((line, int(match[1], 16), int(match[2], 16), {}))
+        elif match := re.match(r"(\w+): +(\d+) kB", line):
+            found[-1][3][match[1]] = int(match[2])
+    (place,) = [rest for line, *rest in found if line.endswith(f" {path}")]
+    return tuple(place)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="reads /proc of Linux")
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_are_mapped_and_not_read(tmp_path, name):
+    config = CONFIG.replace(vocab_size=300_000)  # 19 MB
+    model = BertModel(config)
+    model.save_pretrained(tmp_path)
+    tensors = load_file(foreign(tmp_path) / "model.safetensors")
+    if name == "pytorch_model.bin":
+        (tmp_path / "model.safetensors").unlink()
+        torch.save({key: value.clone() for key, value in tensors.items()}, tmp_path / name)
+    del tensors
+    loaded = quiet_load(BertModel, tmp_path)
+    start, end, kilobytes = mapping(tmp_path / name)
+    if name == "model.safetensors":
+        assert kilobytes["Rss"] < 1000  # of 18,800
+    assert kilobytes["Private_Dirty"] == kilobytes["Anonymous"] == 0
+    assert all(start <= parameter.data_ptr() < end for parameter in loaded.parameters())
+    assert torch.equal(loaded.embeddings.word.weight, model.embeddings.word.weight)
+    assert mapping(tmp_path / name)[2]["Rss"] > 18_700
+
+
+def test_training_a_loaded_model_does_not_write_into_its_file(tmp_path):
+    path = saved(tmp_path) / "model.safetensors"
+    before = path.read_bytes()
+    model = quiet_load(BertModel, tmp_path)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    assert path.read_bytes() == before
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_loaded_model_can_be_saved_over_its_own_file(tmp_path):
+    """The model lives in the memory map of the file that is replaced: it must not change."""
+    original = build(BertModel, CONFIG)
+    original.save_pretrained(tmp_path)
+    first = quiet_load(BertModel, tmp_path)
+    other = build(BertModel, CONFIG, seed=1)
+    other.save_pretrained(tmp_path)
+    assert same_output(first, original)
+    first.save_pretrained(tmp_path)
+    assert same_output(quiet_load(BertModel, tmp_path), original)
+    assert not same_output(first, other)
+
+
+# ------------------------------------------------------------------------ dtypes and file kinds
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float64])
+def test_files_of_other_precision_come_up_as_float32_unless_asked(tmp_path, stored):
+    model = build(BertModel, CONFIG).to(stored)
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == str(stored)[6:]
+    again = quiet_load(BertModel, tmp_path)
+    assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
+    assert same_output(again, model.float())
+    assert again.load_report.dtypes == (str(stored)[6:],)
+    asked = quiet_load(BertModel, tmp_path, dtype=stored)
+    assert {parameter.dtype for parameter in asked.parameters()} == {stored}
+
+
+def shards(directory: Path, ending: str, count: int = 3) -> dict:
+    """Cut the weights of a directory into shards with an index; return the index."""
+    tensors = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    stem = "model" if ending == "safetensors" else "pytorch_model"
+    weight_map = {}
+    for number in range(count):
+        name = f"{stem}-{number + 1:05}-of-{count:05}.{ending}"
+        part = {key: tensors[key].clone() for key in sorted(tensors)[number::count]}
+        weight_map.update(dict.fromkeys(part, name))
+        if ending == "safetensors":
+            save_file(part, directory / name, {"format": "pt"})
+        else:
+            torch.save(part, directory / name)
+    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+    (directory / f"{stem}.{ending}.index.json").write_text(json.dumps(index))
+    return index
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_sharded_files_give_the_same_model(tmp_path, ending):
+    model = build(BertForMaskedLM, CONFIG)
+    model.save_pretrained(tmp_path)
+    shards(tmp_path, ending)
+    assert same_output(quiet_load(BertForMaskedLM, tmp_path), model)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
+def test_a_bin_file_gives_the_same_model(tmp_path, zipped):
+    """With a transposed view in it, whose numbers do not lie in order."""
+    model = build(BertModel, CONFIG)
+    model.save_pretrained(tmp_path)
+    tensors = {k: v.clone() for k, v in load_file(tmp_path / "model.safetensors").items()}
+    tensors["pooler.dense.weight"] = tensors["pooler.dense.weight"].T.contiguous().T
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(tensors, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    again = quiet_load(BertModel, tmp_path)
+    assert same_output(again, model)
+    assert all(parameter.is_contiguous() for parameter in again.parameters())
+
+
+def test_a_safetensors_file_is_preferred_to_everything_else(tmp_path):
+    model = build(BertModel, CONFIG)
+    model.save_pretrained(tmp_path)
+    content = (tmp_path / "model.safetensors").read_bytes()
+    shards(tmp_path, "safetensors")
+    (tmp_path / "model-00001-of-00003.safetensors").write_bytes(b"damaged")
+    (tmp_path / "model.safetensors").write_bytes(content)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"damaged")
+    assert same_output(quiet_load(BertModel, tmp_path), model)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="model-00001-of-00003.safetensors is damaged"):
+        BertModel.from_pretrained(tmp_path)
+
+
+class Malicious:
+    """A pickle that runs a command when it is opened carelessly."""
+
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.trace}",)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
+def test_code_in_a_bin_file_is_not_run(tmp_path, zipped):
+    saved(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    path = tmp_path / "pytorch_model.bin"
+    content = {"a": Malicious(tmp_path / "trace")}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=r"asks to run posix\.system") as caught:
+        BertModel.from_pretrained(tmp_path)
+    assert str(path) in str(caught.value)
+    assert "weights_only" not in str(caught.value)  # torch's own message tells how to run it
+    assert not (tmp_path / "trace").exists()
+    torch.load(path, weights_only=False)  # and it would have run
+    assert (tmp_path / "trace").exists()
+
+
+# -------------------------------------------------------------------------------------- saving
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_what_is_saved_is_complete_official_and_plain(tmp_path, cls):
+    model = build(cls, CONFIG)
+    with torch.no_grad():  # numbers that do not lie in order
+        query = getattr(model, "bert", model).layers[0].attention.query
+        query.weight.data = torch.randn(16, 16).T
+    model.save_pretrained(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"]
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        assert file.metadata()["format"] == "pt"
+        names = set(file.keys())
+    assert not any("decoder" in name or "position_ids" in name for name in names)
+    heads = tuple(checkpoint.HEADS)[1:]
+    assert all(name.startswith(heads) == ("bert." not in name) for name in names) or (
+        cls is BertModel and not any(name.startswith("bert.") for name in names)
+    )
+    assert len(names) == len(model.state_dict())
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["dtype"] == config["torch_dtype"] == "float32"
+    assert config["architectures"] == [cls.__name__]
+    mode = os.stat(tmp_path / "model.safetensors").st_mode & 0o777
+    assert mode == os.stat(tmp_path / "config.json").st_mode & 0o777  # readable to others too
+    again = quiet_load(cls, tmp_path)
+    assert same_output(model, again)
+    assert not again.load_report.dropped
+    again.save_pretrained(tmp_path / "again")  # and what is loaded is saved as the same bytes
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (
+        tmp_path / "model.safetensors"
+    ).read_bytes()
+
+
+def test_a_file_of_mixed_precision_is_read_by_the_library(tmp_path):
+    """Widest numbers first, each at a place that its size divides."""
+    tensors = {
+        "a": torch.randn(3, 5, dtype=torch.bfloat16),
+        "b": torch.randn(7, dtype=torch.float64),
+        "c": torch.randn(3, dtype=torch.float16),
+        "é": torch.randn(2, 3).T,
+        "e": torch.tensor(3.0),
+        "f": torch.zeros(0, 4),
+        "g": torch.arange(5),
+        "h": torch.arange(3, dtype=torch.uint8),
+        "i": torch.tensor([True, False]),
+    }
+    path = tmp_path / "a.safetensors"
+    checkpoint.write_safetensors(path, tensors, {"format": "pt", "key": "value é"})
+    again = load_file(path)
+    assert again.keys() == tensors.keys()
+    assert all(torch.equal(again[name], tensors[name]) for name in tensors)
+    assert {name: tensor.dtype for name, tensor in again.items()} == {
+        name: tensor.dtype for name, tensor in tensors.items()
+    }
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata() == {"format": "pt", "key": "value é"}
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    for name, tensor in tensors.items():
+        assert (8 + length + header[name]["data_offsets"][0]) % tensor.itemsize == 0
+    with pytest.raises(ValueError, match="a is torch.complex64; these can be saved: torch.fl"):
+        checkpoint.write_safetensors(path, {"a": torch.zeros(2, dtype=torch.complex64)}, {})
+    assert path.read_bytes() == data
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_what_a_user_wrote_beside_the_model_stays(tmp_path):
+    (tmp_path / "README.md").write_text("my notes")
+    saved(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "my notes"
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "over an old one"])
+@pytest.mark.parametrize("size", [0, 100, 5000])
+def test_a_full_disk_leaves_the_old_model(tmp_path, there, size):
+    path = tmp_path / "model"
+    old, new = build(BertModel, CONFIG), build(BertModel, CONFIG, seed=1)
+    if there:
+        old.save_pretrained(path)
+    with pytest.raises(OSError, match="nothing was saved, what was there is untouched") as caught:
+        with files_of_at_most(size):
+            new.save_pretrained(path)
+    MESSAGES.append(("a full disk while saving", caught.value, tmp_path))
+    file = "model.safetensors" if size == 5000 else "config.json"
+    assert caught.value.filename == str(path / file)
+    assert os.listdir(tmp_path) == (["model"] if there else [])
+    if there:
+        assert sorted(os.listdir(path)) == ["config.json", "model.safetensors"]
+        assert same_output(quiet_load(BertModel, path), old)
+
+
+def test_a_disk_that_is_really_full_leaves_the_old_model(small_disk):  # noqa: F811
+    old = build(BertModel, CONFIG)
+    old.save_pretrained(small_disk)
+    with pytest.raises(OSError, match="No space left on device; nothing was saved") as caught:
+        build(BertModel, CONFIG.replace(vocab_size=2000)).save_pretrained(small_disk)
+    assert caught.value.filename == str(small_disk / "model.safetensors")
+    assert same_output(quiet_load(BertModel, small_disk), old)
+    assert sorted(os.listdir(small_disk)) == ["config.json", "model.safetensors"]
+
+
+def test_killed_at_any_moment_of_a_save_the_model_is_the_old_or_the_new(tmp_path):
+    """Two models of different shape: config and weights must change together."""
+    old = build(BertModel, CONFIG)
+    new = build(BertModel, CONFIG.replace(num_hidden_layers=1, hidden_act="gelu"), seed=1)
+    counts = Counter()
+    for number in range(1000):
+        path = tmp_path / str(number) / "model"
+        old.save_pretrained(path)
+
+        def act(number=number, path=path):
+            stopped_at(
+                number,
+                lambda: os.kill(os.getpid(), signal.SIGKILL),
+                lambda: new.save_pretrained(path),
+            )
+
+        status = in_child(act)
+        model = quiet_load(BertModel, path)
+        assert same_output(model, old) or same_output(model, new), number
+        counts["old" if same_output(model, old) else "new"] += 1
+        if os.WIFEXITED(status):
+            break
+    print(f"\na model saved over another, killed at {number} moments: {dict(counts)}")
+    assert os.WEXITSTATUS(status) == 0
+    assert counts["old"] > 5
+    assert counts["new"] > 2
+
+
+# ----------------------------------------------------------------------------------- bad input
+
+MESSAGES = []  # (what was wrong, the error, the directory)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def messages():
+    """Print, with -s, what a user reads for each kind of bad input."""
+    yield
+    seen = set()
+    for what, error, directory in MESSAGES:
+        if what not in seen:
+            text = str(error).replace(str(directory), "DIR")
+            print(f"\n{what}\n    {type(error).__name__}: " + text.replace("\n", "\n    "))
+        seen.add(what)
+
+
+def weights(change) -> object:
+    """Damage the weights file as bytes."""
+
+    def damage(directory: Path) -> None:
+        path = directory / "model.safetensors"
+        path.write_bytes(change(path.read_bytes()))
+
+    return damage
+
+
+def tensors(change) -> object:
+    """Change the tensors, in a file without our digest."""
+
+    def damage(directory: Path) -> None:
+        content = {k: v.clone() for k, v in load_file(directory / "model.safetensors").items()}
+        change(content)
+        foreign(directory, content)
+
+    return damage
+
+
+def config(change) -> object:
+    """Change config.json, given as bytes."""
+
+    def damage(directory: Path) -> None:
+        path = directory / "config.json"
+        path.write_bytes(change(path.read_bytes()))
+
+    return damage
+
+
+def setting(**values) -> object:
+    """Change values of config.json beside a file of another program."""
+
+    def damage(directory: Path) -> None:
+        foreign(directory)
+        path = directory / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return damage
+
+
+def flip(data: bytes, place: int, bit: int = 1) -> bytes:
+    return data[:place] + bytes([data[place] ^ bit]) + data[place + 1 :]
+
+
+def instead(content: bytes) -> object:
+    return weights(lambda old: content)
+
+
+def as_bin(content: object) -> object:
+    def damage(directory: Path) -> None:
+        (directory / "model.safetensors").unlink()
+        if isinstance(content, bytes):
+            (directory / "pytorch_model.bin").write_bytes(content)
+        else:
+            torch.save(content, directory / "pytorch_model.bin")
+
+    return damage
+
+
+def flipped_bin(directory: Path) -> None:
+    content = load_file(directory / "model.safetensors")
+    as_bin(dict(content))(directory)
+    path = directory / "pytorch_model.bin"
+    with zipfile.ZipFile(path) as file:
+        largest = max(file.infolist(), key=lambda item: item.file_size)
+    path.write_bytes(flip(path.read_bytes(), largest.header_offset + 2000))
+
+
+def index(change) -> object:
+    """Cut into shards, then change the index or the shards."""
+
+    def damage(directory: Path) -> None:
+        content = shards(directory, "safetensors")
+        change(directory, content["weight_map"])
+        (directory / "model.safetensors.index.json").write_text(json.dumps(content))
+
+    return damage
+
+
+def directory_instead(directory: Path) -> None:
+    (directory / "model.safetensors").unlink()
+    (directory / "model.safetensors").mkdir()
+
+
+def dead_link(directory: Path) -> None:
+    (directory / "model.safetensors").unlink()
+    (directory / "model.safetensors").symlink_to("../../blobs/53aa51172d142c89")
+
+
+WORDS = "embeddings.word_embeddings.weight"
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:53aa51\nsize 90868376\n"
+HTML = b"<!DOCTYPE html>\n<html><head><title>429 Too Many Requests</title></head></html>\n"
+BAD = [
+    # -- the weights file
+    ("truncated to a half", weights(lambda d: d[: len(d) // 2]), "damaged or incomplete"),
+    ("truncated by one byte", weights(lambda d: d[:-1]), "damaged or incomplete"),
+    ("truncated in the header", weights(lambda d: d[:100]), "damaged or incomplete"),
+    ("one byte too many", weights(lambda d: d + b"\0"), "damaged or incomplete"),
+    ("a flipped byte in the header's length", weights(lambda d: flip(d, 1)), "damaged"),
+    ("a flipped byte in the header", weights(lambda d: flip(d, 500)), "damaged"),
+    ("a flipped byte in the numbers", weights(lambda d: flip(d, len(d) - 9)), "is damaged: the"),
+    (
+        "a changed number in the metadata",
+        weights(lambda d: d.replace(b'hidden_act\\": \\"relu', b'hidden_act\\": \\"gelu')),
+        "is damaged: the content",
+    ),
+    ("an empty file", instead(b""), "is empty"),
+    ("a git-lfs pointer", instead(LFS), "is a git-lfs pointer.*git lfs pull"),
+    ("a web page", instead(HTML), "is a web page"),
+    ("another kind of file", instead(b"PK\3\4 or anything else"), "damaged or incomplete"),
+    ("a directory instead of the file", directory_instead, "Is a directory"),
+    ("a link to nowhere", dead_link, "is a link to .*53aa51172d142c89, where nothing is"),
+    ("no weights at all", lambda d: (d / "model.safetensors").unlink(), "has no weights.*config"),
+    # -- the tensors
+    ("a missing tensor", tensors(lambda t: t.pop(WORDS)), rf"{WORDS} \(40, 16\) is missing"),
+    (
+        "an extra tensor",
+        tensors(lambda t: t.update({"encoder.extra": torch.zeros(3)})),
+        r"encoder.extra \(3,\) is not expected",
+    ),
+    (
+        "a wrong shape",
+        tensors(lambda t: t.update({WORDS: torch.zeros(40, 8)})),
+        r"is \(40, 8\), the config needs \(40, 16\)",
+    ),
+    (
+        "whole numbers",
+        tensors(lambda t: t.update({WORDS: torch.zeros(40, 16, dtype=torch.int8)})),
+        r"word_embeddings.weight is torch.int8, floating point numbers are needed",
+    ),
+    (
+        "a tensor under two names",
+        tensors(lambda t: t.update({"bert." + WORDS: t[WORDS].clone()})),
+        "are the same tensor, stored twice",
+    ),
+    ("half a pooler", tensors(lambda t: t.pop("pooler.dense.bias")), r"pooler.dense.bias \(16,\)"),
+    # -- config.json
+    ("the config of another size", setting(hidden_size=32), r"is \(40, 16\), .* needs \(40, 32\)"),
+    ("the config of more layers", setting(num_hidden_layers=12), "have 2 layers, .* says 12"),
+    ("the config of fewer layers", setting(num_hidden_layers=1), "have 2 layers, .* says 1"),
+    ("a config asking for a million layers", setting(num_hidden_layers=10**6), "have 2 layers"),
+    ("heads that do not divide", setting(num_attention_heads=3), "does not divide into 3 heads"),
+    ("an activation we have not", setting(hidden_act="swiglu"), "'swiglu' is not implemented"),
+    ("another kind of model", setting(model_type="roberta"), "model_type is 'roberta'"),
+    (
+        "config.json changed after saving",
+        config(lambda d: d.replace(b'"layer_norm_eps": 0.001', b'"layer_norm_eps": 0.002')),
+        r"config.json differs from .* saved with: \{'layer_norm_eps': 0.001\}",
+    ),
+    ("no config.json", lambda d: (d / "config.json").unlink(), "has no config.json; is it a model"),
+    ("config.json cut off", config(lambda d: d[: len(d) // 2]), "not valid JSON"),
+    ("config.json not UTF-8", config(lambda d: b"\xff" + d), "byte 0xff is not UTF-8"),
+    ("config.json a list", config(lambda d: b"[1, 2]"), "an object is needed, this is a list"),
+    ("config.json empty", config(lambda d: b""), "config.json is empty"),
+    ("config.json a git-lfs pointer", config(lambda d: LFS), "git lfs pull"),
+    # -- shards
+    (
+        "a missing shard",
+        index(lambda d, m: (d / "model-00002-of-00003.safetensors").unlink()),
+        "model-00002-of-00003.safetensors, named in model.safetensors.index.json, is missing",
+    ),
+    (
+        "an index naming a file elsewhere",
+        index(lambda d, m: m.update({WORDS: "../../secret.safetensors"})),
+        "'../../secret.safetensors', which is not a file beside it",
+    ),
+    ("an index naming nothing", index(lambda d, m: m.update({WORDS: ""})), "is missing"),
+    ("an index naming a number", index(lambda d, m: m.update({WORDS: 7})), "7, named in .* miss"),
+    ("an index without a tensor", index(lambda d, m: m.pop(WORDS)), rf"do not agree .* {WORDS}"),
+    (
+        "an index with a tensor too many",
+        index(lambda d, m: m.update({"a.b": m[WORDS]})),
+        "do not agree on 1 tensors: a.b",
+    ),
+    (
+        "an index of nothing",
+        lambda d: (
+            shards(d, "safetensors"),
+            (d / "model.safetensors.index.json").write_text("{}"),
+        ),
+        "has no object 'weight_map'",
+    ),
+    # -- pytorch_model.bin
+    ("a .bin file cut off", as_bin(b"PK\3\4" + bytes(500)), "pytorch_model.bin is damaged"),
+    ("a .bin file with a flipped byte", flipped_bin, "the checksum of .* is wrong"),
+    ("a .bin file that is a web page", as_bin(HTML), "is a web page"),
+    ("a .bin file that is empty", as_bin(b""), "is empty"),
+    ("a .bin file of something else", as_bin({"epoch": 3}), "something else than names and tens"),
+    ("a .bin file without names", as_bin({0: torch.zeros(2)}), "something else than names and te"),
+    ("a .bin file of a list", as_bin([torch.zeros(2)]), "something else than names and tensors"),
+]
+
+
+@pytest.mark.parametrize(("what", "damage", "message"), BAD, ids=[row[0] for row in BAD])
+def test_bad_input_is_refused_in_plain_words(tmp_path, what, damage, message):
+    damage(saved(tmp_path))
+    with pytest.raises((ValueError, OSError), match=f"(?s){message}") as caught:
+        BertModel.from_pretrained(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    MESSAGES.append((what, caught.value, tmp_path))
+
+
+def test_another_dtype_of_the_same_size_is_noticed(tmp_path):
+    build(BertModel, CONFIG).half().save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + length].replace(b'"F16"', b'"BF16"')
+    assert len(header) > length
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
+    with pytest.raises(ValueError, match="the content is not what was saved"):
+        BertModel.from_pretrained(tmp_path)
+
+
+def test_an_untied_decoder_is_refused(tmp_path):
+    saved(tmp_path, BertForMaskedLM)
+    content = load_file(tmp_path / "model.safetensors")
+    for name, like in checkpoint.TIED.items():
+        like = like if like in content else "bert." + like
+        for other in (content[like] + 1, content[like].double(), content[like][:-1]):
+            foreign(tmp_path, {**content, name: other})
+            with pytest.raises(ValueError, match=f"{name} differs from {like}: untied is not impl"):
+                BertForMaskedLM.from_pretrained(tmp_path)
+            quiet_load(BertModel, tmp_path)  # who has no use for the head does not mind
+        foreign(tmp_path, {**content, name: content[like].clone()})
+        assert quiet_load(BertForMaskedLM, tmp_path).load_report.dropped.keys() == {name}
+
+
+def test_all_findings_are_listed_up_to_a_dozen(tmp_path):
+    content = load_file(saved(tmp_path) / "model.safetensors")
+    few = {k: v for k, v in content.items() if "LayerNorm" not in k}
+    with pytest.raises(ValueError, match="is missing") as caught:
+        BertModel.from_pretrained(foreign(tmp_path, few))
+    assert len(str(caught.value).splitlines()) == 1 + len(content) - len(few)
+    none = {k: v for k, v in content.items() if "layer.1.output.dense" in k}
+    with pytest.raises(ValueError, match=r"\.\.\. and \d+ more$") as caught:
+        BertModel.from_pretrained(foreign(tmp_path, none))
+    assert len(str(caught.value).splitlines()) == 1 + 12 + 1
+
+
+def test_numbers_that_are_none_are_loaded_as_they_are(tmp_path):
+    """NaN shows itself in every output, and looking for it would read the whole file."""
+    content = load_file(saved(tmp_path) / "model.safetensors")
+    content[WORDS] = content[WORDS] * float("nan")
+    model = quiet_load(BertModel, foreign(tmp_path, content))
+    assert model(**ragged_batch(CONFIG)).last_hidden_state.isnan().all()
+
+
+# ---------------------------------------------------------------------------------------- fuzz
+
+
+def random_bytes(dice: random.Random, data: bytes, low: int = 0, high: int | None = None) -> bytes:
+    """Damage a file in one of the ways that disks, networks and hands do it."""
+    high = len(data) if high is None else high
+    place = dice.randrange(low, high)
+    size = dice.choice([1, 2, 8, 64, 512])
+    end = min(place + size, high)
+    kind = dice.choice(["flip", "flips", "zeros", "noise", "cut", "lost", "double", "more", "swap"])
+    if kind == "flip":
+        return flip(data, place, 1 << dice.randrange(8))
+    if kind == "flips":
+        for _ in range(dice.randrange(2, 20)):
+            data = flip(data, dice.randrange(low, high), dice.randrange(1, 256))
+        return data
+    if kind == "zeros":
+        return data[:place] + bytes(end - place) + data[end:]
+    if kind == "noise":
+        return data[:place] + dice.randbytes(end - place) + data[end:]
+    if kind == "cut":
+        return data[:place]
+    if kind == "lost":
+        return data[:place] + data[end:]
+    if kind == "double":
+        return data[:end] + data[place:end] + data[end:]
+    if kind == "more":
+        return data + dice.randbytes(size)
+    other = dice.randrange(low, high)
+    here, there = data[place : place + 4], data[other : other + 4]
+    data = data[:place] + there[: len(here)].ljust(len(here), b"\0") + data[place + len(here) :]
+    return data[:other] + here[: len(there)].ljust(len(there), b"\0") + data[other + len(there) :]
+
+
+def random_header(dice: random.Random, data: bytes) -> bytes:
+    """Change the header of a safetensors file, leaving it well-formed."""
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    names = [name for name in header if name != "__metadata__"]
+    a, b = dice.sample(names, 2)
+    kind = dice.choice(
+        ["swap", "offsets", "dtype", "shape", "delete", "rename", "reorder", "twice", "metadata"]
+    )
+    text = None
+    if kind == "swap":
+        header[a], header[b] = header[b], header[a]
+    elif kind == "offsets":
+        b = dice.choice([x for x in names if header[x]["shape"] == header[a]["shape"]])
+        header[a], header[b] = header[b], header[a]
+    elif kind == "dtype":
+        header[a]["dtype"] = dice.choice(["I32", "U32", "F16", "BF16", "F64", "F8_E4M3", "BOOL"])
+    elif kind == "shape":
+        header[a]["shape"] = dice.choice([header[a]["shape"][::-1], header[a]["shape"] + [1], []])
+    elif kind == "delete":
+        del header[a]
+    elif kind == "rename":
+        header[dice.choice([a + "x", b, "bert." + a])] = header.pop(a)
+    elif kind == "reorder":
+        header = dict(dice.sample(sorted(header.items()), len(header)))
+    elif kind == "twice":
+        text = json.dumps(header)[:-1] + f", {json.dumps(a)}: {json.dumps(header[b])}}}"
+    elif kind == "metadata":
+        key = dice.choice(sorted(header["__metadata__"]))
+        value = header["__metadata__"].pop(key)
+        if dice.random() < 0.7:
+            value = dice.choice(["", value[:-1], value[::-1], value.replace("0", "1")])
+            header["__metadata__"][dice.choice([key, key + "x"])] = value
+    text = (text or json.dumps(header)).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]
+
+
+def random_config(dice: random.Random, data: bytes) -> bytes:
+    """Change config.json, leaving it well-formed."""
+    values = json.loads(data)
+    a, b = dice.sample(sorted(values), 2)
+    kind = dice.choice(["value", "digit", "delete", "swap", "rename", "type"])
+    if kind == "value":
+        values[a] = dice.choice([0, 1, -1, 2, 0.5, 1e-5, 10**30, "gelu", None, True, [], {}, ""])
+    elif kind == "digit":
+        place = dice.choice([match.start() for match in re.finditer(rb"\d", data)])
+        digit = b"%d" % dice.randrange(10)
+        return data[:place] + digit + data[place + dice.choice([0, 1]) :]  # one more, or another
+    elif kind == "delete":
+        del values[a]
+    elif kind == "swap":
+        values[a], values[b] = values[b], values[a]
+    elif kind == "rename":
+        values[a + "x"] = values.pop(a)
+    elif kind == "type":
+        values[a] = str(values[a])
+    return json.dumps(values).encode()
+
+
+def fingerprint(model: torch.nn.Module) -> list[torch.Tensor]:
+    """All numbers a model can give: its output, and while training its output and gradients."""
+    batch = ragged_batch(CONFIG)
+    with torch.no_grad():
+        result = numbers(model(**batch))
+    torch.manual_seed(0)
+    output = numbers(model.train()(**batch))
+    sum((tensor**2).sum() for tensor in output).backward()
+    return result + output + [parameter.grad for parameter in model.parameters()]
+
+
+def try_to_load(directory: Path, cls: type, good: list[torch.Tensor], counts: Counter, what: str):
+    """Load a damaged directory: a clear error, or the same numbers."""
+    try:
+        model = quiet_load(cls, directory)
+    except (ValueError, OSError) as error:  # UserWarning is none of these
+        assert str(directory) in str(error), f"{what}: {error!r} does not say where"
+        kind = "ValueError" if isinstance(error, ValueError) else type(error).__name__
+        counts[what, kind] += 1
+        return
+    result = fingerprint(model)
+    assert len(result) == len(good) and all(map(torch.equal, result, good)), (
+        f"{what}: silently other numbers"
+    )
+    counts[what, "identical"] += 1
+
+
+def print_counts(title: str, counts: Counter) -> None:
+    print(f"\n{title}: {counts.total()} damaged")
+    for what in sorted({what for what, _ in counts}):
+        row = {outcome: n for (w, outcome), n in sorted(counts.items()) if w == what}
+        print(f"    {what:<22} {sum(row.values()):4}  {row}")
+    outcomes = Counter()
+    for (_, outcome), n in counts.items():
+        outcomes[outcome] += n
+    print(f"    in all: {dict(outcomes)}")
+
+
+def test_damaged_directories_of_ours_give_an_error_or_identical_numbers(tmp_path):
+    model = build(BertForSequenceClassification, CONFIG)
+    model.save_pretrained(tmp_path)
+    good = fingerprint(model)
+    files = {name: (tmp_path / name).read_bytes() for name in ("config.json", "model.safetensors")}
+    header = 8 + struct.unpack("<Q", files["model.safetensors"][:8])[0]
+    damages = (
+        ("weights, anywhere", "model.safetensors", random_bytes),
+        ("weights, header", "model.safetensors", lambda d, data: random_bytes(d, data, 0, header)),
+        ("header, well-formed", "model.safetensors", random_header),
+        ("config.json, anywhere", "config.json", random_bytes),
+        ("config, well-formed", "config.json", random_config),
+    )
+    counts = Counter()
+    for number in range(600):
+        what, name, damage = damages[number % len(damages)]
+        (tmp_path / name).unlink()
+        (tmp_path / name).write_bytes(damage(random.Random(number), files[name]))
+        try_to_load(tmp_path, BertForSequenceClassification, good, counts, what)
+        (tmp_path / name).unlink()
+        (tmp_path / name).write_bytes(files[name])
+    print_counts("directories saved by minibert", counts)
+    assert counts.total() == 600
+    identical = sum(n for (_, outcome), n in counts.items() if outcome == "identical")
+    assert 10 < identical < 200  # labels, order, padding; else the fuzzing itself is broken
+
+
+def test_damaged_bin_files_give_an_error_or_identical_numbers(tmp_path):
+    model = build(BertModel, CONFIG)
+    model.save_pretrained(tmp_path)
+    good = fingerprint(model)
+    as_bin(dict(load_file(tmp_path / "model.safetensors")))(tmp_path)
+    path = tmp_path / "pytorch_model.bin"
+    content = path.read_bytes()
+    counts = Counter()
+    for number in range(150):
+        path.unlink()
+        path.write_bytes(random_bytes(random.Random(number), content))
+        try_to_load(tmp_path, BertModel, good, counts, "pytorch_model.bin")
+    print_counts(".bin files", counts)
+
+
+def test_damaged_files_of_others_never_crash_and_a_wrong_size_is_always_noticed(tmp_path):
+    """Without a digest a flipped bit in a number cannot be noticed: that much is lost."""
+    model = build(BertModel, CONFIG)
+    model.save_pretrained(tmp_path)
+    shards(tmp_path, "safetensors", count=2)
+    good = fingerprint(model)
+    content = {path: path.read_bytes() for path in tmp_path.glob("model*")}
+    counts = Counter()
+    for number in range(200):
+        dice = random.Random(number)
+        path = dice.choice(sorted(content))
+        damaged = random_bytes(dice, content[path])
+        path.unlink()
+        path.write_bytes(damaged)
+        if path.suffix == ".json" or len(damaged) != len(content[path]):
+            try_to_load(tmp_path, BertModel, good, counts, f"{path.suffix}, size or index")
+        else:
+            try:
+                quiet_load(BertModel, tmp_path)
+                counts[".safetensors, content", "loaded"] += 1
+            except (ValueError, OSError) as error:
+                assert str(tmp_path) in str(error)
+                counts[".safetensors, content", "ValueError"] += 1
+        path.unlink()
+        path.write_bytes(content[path])
+    print_counts("shards of other programs", counts)

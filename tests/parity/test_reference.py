@@ -1,0 +1,508 @@
+"""The same numbers as the reference, to the last bit: transformers' BERT with eager attention.
+
+Each row of the table that ``pytest tests/test_parity_reference.py -s`` prints is a configuration in
+a dtype: all seven classes (for the kinds of mask, the encoder), every intermediate tensor of the
+forward pass, its gradient, and the gradient of every parameter. All parameters are perturbed, texts
+have padding, segments and unequal lengths unless the configuration says otherwise.
+"""
+
+import contextlib
+import dataclasses
+import re
+import warnings
+
+import pytest
+import torch
+from support.tiny import build, in_reference, perturb, ragged_batch, tiny_config
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from minibert.attention import additive_mask
+from minibert.encoder import EncoderLayer
+from minibert.heads import (
+    BertForMaskedLM,
+    BertForNextSentencePrediction,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
+from minibert.io.checkpoint import ENCODER_NAMES, official_name
+from minibert.model import BertModel
+from minibert.trace import trace
+
+pytestmark = pytest.mark.parity
+
+HEADS = (
+    BertForMaskedLM,
+    BertForNextSentencePrediction,
+    BertForPreTraining,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertForQuestionAnswering,
+)
+CLASSES = (BertModel, *HEADS)
+DTYPES = (torch.float32, torch.float64)
+
+GROUPS = {  # column of the table: the names that belong to it
+    "embeddings": r"embeddings",
+    "attention": r"layers\.\d+\.attention\.(?!probabilities)",
+    "probabilities": r"layers\.\d+\.attention\.probabilities",
+    "feed-forward": r"layers\.\d+\.feed_forward\.",
+    "sums, norms": r"layers\.\d+\.(attention|feed_forward)_",
+    "pooler": r"pooler",
+    "heads": r"predictions|seq_relationship|classifier|qa_outputs|.*logits",
+    "gradients inside": r".*\.grad$",
+    "parameter gradients": r"parameter ",
+}
+
+
+# ------------------------------------------------------------------------------- the reference's
+
+
+class Softmaxes(TorchFunctionMode):
+    """Records what goes into each softmax and what comes out: the reference has no module."""
+
+    def __init__(self, record):
+        super().__init__()
+        self.record, self.calls = record, 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function is nn.functional.softmax:
+            self.record(f"layers.{self.calls}.attention.scores", args[0])
+            self.record(f"layers.{self.calls}.attention.probabilities", result)
+            self.calls += 1
+        return result
+
+
+@contextlib.contextmanager
+def trace_reference(theirs, ours):
+    """What `trace` records, under the same names, from a model of transformers."""
+    tensors = {}
+
+    def record(name, value):
+        tensors[name] = value.detach()
+        if value.requires_grad:
+            value.register_hook(lambda gradient: tensors.update({f"{name}.grad": gradient}))
+
+    def see_input(name):
+        return lambda module, inputs: record(name, inputs[0])
+
+    def see_output(name):
+        return lambda module, inputs, output: record(name, output)
+
+    def see_fields(module, inputs, output):
+        for name, value in output.items():
+            record(name, value)
+
+    modules = {name.removeprefix("bert."): part for name, part in theirs.named_modules()}
+    outputs = {
+        "embeddings": "embeddings",
+        "pooler": "pooler",
+        "cls.predictions.transform.transform_act_fn": "predictions.activation",
+    }
+    inputs = {"embeddings.LayerNorm": "embeddings.sum"}
+    for parameter in ours.state_dict():
+        official = official_name(parameter, (*ENCODER_NAMES, *ours.names))
+        outputs[official.rpartition(".")[0]] = parameter.removeprefix("bert.").rpartition(".")[0]
+    for i in range(ours.config.num_hidden_layers):
+        layer = f"encoder.layer.{i}"
+        outputs[f"{layer}.intermediate"] = f"layers.{i}.feed_forward.activation"
+        inputs[f"{layer}.attention.output.dense"] = f"layers.{i}.attention.context"
+        inputs[f"{layer}.attention.output.LayerNorm"] = f"layers.{i}.attention_sum"
+        inputs[f"{layer}.output.LayerNorm"] = f"layers.{i}.feed_forward_sum"
+    hooks = [modules[at].register_forward_pre_hook(see_input(name)) for at, name in inputs.items()]
+    for at, name in outputs.items():
+        if at in modules:
+            hooks.append(modules[at].register_forward_hook(see_output(name)))
+    if not isinstance(ours, BertModel):
+        hooks.append(theirs.register_forward_hook(see_fields))
+    try:
+        with Softmaxes(record):
+            yield tensors
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+# ------------------------------------------------------------------------------- the comparison
+
+
+def run(model, tracing, batch, seed):
+    """Forward and backward: every intermediate, its gradient, and those of the parameters.
+
+    The output fields are weighted with fixed random numbers and summed: every output counts.
+    """
+    model.zero_grad()
+    with tracing as tensors:
+        torch.manual_seed(seed)  # the same dropout, in train mode
+        outputs = [output for output in fields(model(**batch)) if output is not None]
+        random = torch.Generator().manual_seed(seed)
+        torch.autograd.backward(
+            outputs, [torch.randn(o.shape, generator=random).to(o.dtype) for o in outputs]
+        )
+    return tensors
+
+
+def fields(output):
+    """The fields of an output of ours, or of theirs."""
+    return output.to_tuple() if hasattr(output, "to_tuple") else output
+
+
+def compare(ours, theirs, batch, seed=0):
+    """{name: maximal difference, None where all bits are the same} for everything there is."""
+    a = run(ours, trace(ours, gradients=True), batch, seed)
+    b = run(theirs, trace_reference(theirs, ours), batch, seed)
+    a.update({f"parameter {name}": p.grad for name, p in ours.named_parameters()})
+    theirs_by_name = {n.removeprefix("bert."): p for n, p in theirs.named_parameters()}
+    for name, _ in ours.named_parameters():
+        official = official_name(name, (*ENCODER_NAMES, *ours.names))
+        b[f"parameter {name}"] = theirs_by_name[official].grad
+    assert a.keys() == b.keys()
+    return {name: difference(a[name], b[name]) for name in a}
+
+
+def same_bits(a, b):
+    """Whether two tensors have the same dtype and the same bits (so 0.0 is not -0.0).
+
+    The position vectors are (T, H) here and (1, T, H) there; all other shapes must be the same.
+    """
+    bits = {torch.float32: torch.int32, torch.float64: torch.int64}[a.dtype]
+    b = b[0] if b.dim() == a.dim() + 1 and len(b) == 1 else b
+    return a.dtype == b.dtype and torch.equal(a.view(bits), b.view(bits))
+
+
+def difference(a, b):
+    """None for the same bits, else the largest absolute difference; NaN is as large as can be."""
+    return None if same_bits(a, b) else (a - b).abs().nan_to_num(nan=torch.inf).max().item()
+
+
+class Table:
+    """The parity table: a row for each configuration and dtype, printed at the end."""
+
+    def __init__(self):
+        self.rows = []
+        self.gradients = self.tensors = self.models = 0
+
+    def add(self, title, dtype, results):
+        """One row out of the results of several models; returns what is not the same bits."""
+        columns = {column: [] for column in GROUPS}
+        for (_, name), worst in results.items():
+            columns[column_of(name)].append(worst)
+        cells = []
+        for column, found in columns.items():
+            unequal = [worst for worst in found if worst is not None]
+            differ = f"{len(unequal)}/{len(found)} {max(unequal):.0e}" if unequal else ""
+            cells.append(differ or str(len(found)))
+            self.gradients += len(found) if "gradients" in column else 0
+            self.tensors += 0 if "gradients" in column else len(found)
+        self.models += len({model for model, _ in results})
+        self.rows.append([title, str(dtype).removeprefix("torch."), *cells])
+        return {name: worst for name, worst in results.items() if worst is not None}
+
+    def __str__(self):
+        rows = [["configuration", "dtype", *GROUPS], *self.rows]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = []
+        for row in rows:
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            lines.append("  ".join(cells).rstrip())
+        configurations = len({row[0] for row in self.rows})
+        unequal = sum("/" in cell for row in self.rows for cell in row[2:])
+        return "\n".join(
+            [
+                "",
+                "A number alone: so many tensors, all of them the same bits. k/n d: k of n differ, "
+                "by at most d.",
+                *lines,
+                f"{configurations} configurations, {len(self.rows)} rows, {self.models} models; "
+                f"{self.tensors} forward tensors and {self.gradients} gradients compared; "
+                f"cells that are not bitwise: {unequal}",
+            ]
+        )
+
+
+def column_of(name):
+    """The column of the table that a name belongs to."""
+    if name.startswith("parameter "):
+        return "parameter gradients"
+    if name.endswith(".grad"):
+        return "gradients inside"
+    return next(column for column, pattern in GROUPS.items() if re.match(pattern, name))
+
+
+@pytest.fixture(scope="module")
+def table():
+    table = Table()
+    yield table
+    print(table)
+
+
+# ------------------------------------------------------------------------------- configurations
+
+
+@dataclasses.dataclass
+class Case:
+    """A configuration, the lengths of its texts, how the mask is given, and the classes."""
+
+    title: str
+    config: dict = dataclasses.field(default_factory=dict)
+    lengths: tuple = (7, 3, 11, 1)
+    mask: object = "int64"  # a dtype, or "none"
+    train: bool = False
+    classes: tuple = CLASSES
+
+
+def drawn(seed):
+    """A configuration in which everything is drawn at random."""
+    random = torch.Generator().manual_seed(seed)
+
+    def pick(*choices):
+        return choices[torch.randint(len(choices), (), generator=random)]
+
+    heads, size = pick(1, 2, 3, 4, 6), pick(1, 2, 5, 8, 16)
+    lengths = tuple(pick(*range(1, 25)) for _ in range(pick(1, 2, 3, 5)))
+    return Case(
+        f"drawn, seed {seed}",
+        {
+            "vocab_size": pick(11, 50, 101),
+            "hidden_size": heads * size,
+            "num_attention_heads": heads,
+            "num_hidden_layers": pick(1, 2, 3),
+            "intermediate_size": pick(1, 7, 64),
+            "max_position_embeddings": pick(24, 33),
+            "type_vocab_size": pick(1, 2, 3, 5),
+            "hidden_act": pick("gelu", "relu", "gelu_new", "gelu_pytorch_tanh"),
+            "layer_norm_eps": pick(1e-12, 1e-7, 1e-5),
+            "pad_token_id": pick(None, 0, 3),
+            "num_labels": pick(1, 2, 7),
+        },
+        lengths,
+        pick("int64", "bool", "float32", "none"),
+    )
+
+
+CASES = [
+    Case("plain"),
+    Case("one head", {"num_attention_heads": 1}),
+    Case("head size 1", {"hidden_size": 8, "num_attention_heads": 8}),
+    Case("hidden size 1", {"hidden_size": 1, "num_attention_heads": 1}),
+    Case("odd sizes", {"hidden_size": 21, "num_attention_heads": 3, "intermediate_size": 13}),
+    Case("official width", {"hidden_size": 384, "num_attention_heads": 12}),
+    Case("12 layers", {"num_hidden_layers": 12}),
+    Case("T = 1", lengths=(1, 1, 1)),
+    Case(
+        "T = 512",
+        {"max_position_embeddings": 512, "hidden_size": 16, "num_hidden_layers": 1},
+        lengths=(512, 100),
+    ),
+    Case("one text", lengths=(9,)),
+    Case("very unequal lengths", lengths=(1, 2, 40, 3)),
+    Case("relu", {"hidden_act": "relu"}),
+    Case("gelu_new", {"hidden_act": "gelu_new"}),
+    Case("gelu_pytorch_tanh", {"hidden_act": "gelu_pytorch_tanh"}),
+    Case("eps 1e-5", {"layer_norm_eps": 1e-5}),
+    Case("one segment type", {"type_vocab_size": 1}),
+    Case("three segment types", {"type_vocab_size": 3}),
+    Case("pad_token_id null", {"pad_token_id": None}),
+    Case("pad_token_id 7", {"pad_token_id": 7}),
+    Case("sinusoidal start", {"position_embedding_type": "sinusoidal"}),
+    Case("one label", {"num_labels": 1}),
+    Case("a row of padding alone", lengths=(5, 0, 8)),
+    Case("no mask", lengths=(6, 6), mask="none", classes=(BertModel,)),
+    Case("mask of ones", lengths=(6, 6), classes=(BertModel,)),
+    Case("mask of bool", mask="bool", classes=(BertModel,)),
+    Case("mask of int32", mask="int32", classes=(BertModel,)),
+    Case("mask of float32", mask="float32", classes=(BertModel,)),
+    Case("mask of float64", mask="float64", classes=(BertModel,)),
+    *(drawn(seed) for seed in range(1, 9)),
+    Case(
+        "training, dropout",
+        {
+            "hidden_dropout_prob": 0.1,
+            "attention_probs_dropout_prob": 0.2,
+            "classifier_dropout": 0.5,
+        },
+        train=True,
+    ),
+    Case("training, one dropout rate", {"hidden_dropout_prob": 0.3}, train=True),
+]
+
+
+def batch_for(case, config):
+    """The inputs of a case."""
+    batch = ragged_batch(config, case.lengths)
+    if case.mask == "none":
+        del batch["attention_mask"]
+    else:
+        batch["attention_mask"] = batch["attention_mask"].to(getattr(torch, case.mask))
+    return batch
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
+def test_same_bits_in_all_classes(case, dtype, table):
+    config = tiny_config(**case.config)
+    batch = batch_for(case, config)
+    results = {}
+    for model_class in case.classes:
+        ours = build(model_class, config, dtype=dtype).train(case.train)
+        compared = compare(ours, in_reference(ours), batch)
+        results.update({(model_class.__name__, name): r for name, r in compared.items()})
+    assert not table.add(case.title, dtype, results)
+
+
+# ------------------------------------------------------------------------------- the real weights
+
+TEXTS = [  # pairs and single texts, of 4 to 36 tokens
+    ("A man is playing a guitar.", "Someone plays an instrument."),
+    ("The stock market fell.", ""),
+    (
+        "Where did the encoder that turns every token of a text into a vector come from?",
+        "It was trained on a billion pairs of sentences that mean the same.",
+    ),
+    ("Yes", ""),
+]
+
+
+@pytest.fixture(scope="module")
+def real_batch(official):
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(official)
+    firsts, seconds = zip(*TEXTS, strict=True)
+    return dict(tokenizer(firsts, seconds, padding=True, return_tensors="pt"))
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_same_bits_on_the_real_weights(official, real_batch, dtype, table):
+    results = {}
+    for model_class in CLASSES:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the file has no heads
+            ours = model_class.from_pretrained(official, dtype=dtype)
+        for name, part in ours.named_children():
+            if model_class is not BertModel and name != "bert":
+                perturb(part)
+        compared = compare(ours, in_reference(ours), real_batch)
+        results.update({(model_class.__name__, name): r for name, r in compared.items()})
+    assert not table.add("all-MiniLM-L6-v2", dtype, results)
+
+
+def test_same_bits_with_two_threads():
+    """The other tests run with one, and it is the same number of threads that gives the same bits.
+
+    A LayerNorm's gradient, for one, is summed over the tokens thread by thread: with another number
+    of threads it is rounded otherwise, in the reference as here.
+    """
+    config = tiny_config(hidden_size=384, num_attention_heads=12, intermediate_size=1536)
+    ours = build(BertForPreTraining, config)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        compared = compare(ours, in_reference(ours), ragged_batch(config, (40, 9, 33)))
+    finally:
+        torch.set_num_threads(threads)
+    assert not [name for name, worst in compared.items() if worst is not None]
+
+
+# ------------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_training_takes_the_same_path(dtype):
+    """Dropout at the same places, drawn in the same order: after 5 steps every bit is the same."""
+    config = tiny_config(attention_probs_dropout_prob=0.2, classifier_dropout=0.5, num_labels=3)
+    ours = build(BertForSequenceClassification, config, dtype=dtype).train()
+    theirs = in_reference(ours)
+    batch, labels = ragged_batch(config), torch.tensor([0, 2, 1, 1])
+    paths = []
+    for model in (ours, theirs):
+        torch.manual_seed(11)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        losses = []
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(**batch).logits, labels)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        paths.append(losses)
+    assert paths[0] == paths[1]
+    assert paths[0][-1] != paths[0][0]
+    after = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        official = official_name(name, (*ENCODER_NAMES, *ours.names))
+        official = official if official in after else f"bert.{official}"
+        assert same_bits(parameter.detach(), after[official].detach()), name
+
+
+# ------------------------------------------------------------------------------- torch's own layer
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1.2e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("act", ["gelu", "relu"])
+def test_a_layer_is_torchs_own_post_norm_layer(act, dtype, tolerance):
+    """An oracle without transformers: ``nn.TransformerEncoderLayer(norm_first=False)``.
+
+    It multiplies with one fused matrix and scales the query first, so only the tolerance for
+    another order of operations can be asked for, and only on attended tokens.
+    """
+    config = tiny_config(hidden_act=act, num_attention_heads=8)
+    ours = perturb(EncoderLayer(config).to(dtype))
+    theirs = nn.TransformerEncoderLayer(
+        config.hidden_size,
+        config.num_attention_heads,
+        config.intermediate_size,
+        dropout=0.0,
+        activation=act,
+        layer_norm_eps=config.layer_norm_eps,
+        batch_first=True,
+        norm_first=False,
+        dtype=dtype,
+    )
+    attention, feed_forward = ours.attention, ours.feed_forward
+    fused = (attention.query, attention.key, attention.value)
+    weights = {
+        "self_attn.in_proj_weight": torch.cat([part.weight for part in fused]),
+        "self_attn.in_proj_bias": torch.cat([part.bias for part in fused]),
+    }
+    for name, part in (
+        ("self_attn.out_proj", attention.output),
+        ("norm1", ours.attention_norm),
+        ("linear1", feed_forward.expand),
+        ("linear2", feed_forward.contract),
+        ("norm2", ours.feed_forward_norm),
+    ):
+        weights[f"{name}.weight"], weights[f"{name}.bias"] = part.weight, part.bias
+    theirs.load_state_dict(weights)
+
+    batch = ragged_batch(config)
+    attended = batch["attention_mask"].bool()
+    random = torch.Generator().manual_seed(1)
+    hidden = torch.randn(*attended.shape, config.hidden_size, generator=random).to(dtype)
+    a, b = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
+    ours.eval()
+    ours_out = ours(a, additive_mask(attended, dtype))[attended]
+    theirs_out = theirs(b, src_key_padding_mask=~attended)[attended]
+    assert ours_out.std() > 0.5
+    torch.testing.assert_close(ours_out, theirs_out, rtol=0, atol=tolerance)
+
+    weight = torch.randn(ours_out.shape, generator=random).to(dtype)
+    (ours_out * weight).sum().backward()
+    (theirs_out * weight).sum().backward()
+    scale = a.grad.abs().max()
+    torch.testing.assert_close(a.grad / scale, b.grad / scale, rtol=0, atol=tolerance)
+    for ours_part, theirs_part in (
+        (feed_forward.expand, theirs.linear1),
+        (attention.output, theirs.self_attn.out_proj),
+    ):
+        gradient = theirs_part.weight.grad
+        torch.testing.assert_close(
+            ours_part.weight.grad / gradient.abs().max(),
+            gradient / gradient.abs().max(),
+            rtol=0,
+            atol=tolerance,
+        )

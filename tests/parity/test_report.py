@@ -1,0 +1,511 @@
+"""The self-check, the walk to the first difference, what is said about it, and dumps."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from support.numpy_bert import bert, names
+from torch import nn
+
+from minibert import pooling
+from minibert.attention import MultiHeadSelfAttention
+from minibert.cli import main as cli
+from minibert.config import BertConfig
+from minibert.embeddings import Embeddings
+from minibert.encoder import FeedForward
+from minibert.io.checkpoint import ENCODER_NAMES, official_name
+from minibert.model import BertModel
+from minibert.parity.goldens import (
+    GOLDENS,
+    check_goldens,
+    check_model,
+    check_projections,
+    official_batch,
+    read_goldens,
+)
+from minibert.parity.html import to_html
+from minibert.parity.probes import example
+from minibert.parity.replace import (
+    MODULES,
+    assert_parity,
+    check,
+    check_dump,
+    copy_weights,
+    load,
+    places_of,
+)
+from minibert.parity.report import compare, describe, examine, our_name, pattern
+from minibert.parity.steps import Computation, order
+from minibert.trace import trace
+
+EXAMPLE = example()
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """The example as a model."""
+    config, weights, batch = EXAMPLE
+    model = BertModel(config).eval()
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    with torch.no_grad(), trace(model) as tensors:
+        model(**{n: batch[n] for n in ("input_ids", "attention_mask", "token_type_ids")})
+    return model, tensors
+
+
+# --------------------------------------------------------------------------------- self-check
+
+
+def test_goldens_hold_in_float64_and_float32():
+    for report in check_goldens():
+        assert report.passed, str(report)
+        assert len(report.rows) >= 180
+
+
+def test_goldens_are_small_and_say_where_they_come_from():
+    assert sum(path.stat().st_size for path in GOLDENS.iterdir()) < 600_000
+    _, _, provenance = read_goldens(GOLDENS)
+    assert {"transformers", "torch", "made by"} <= provenance.keys()
+
+
+def test_goldens_cover_every_stage():
+    expected, batch, _ = read_goldens(GOLDENS)
+    assert (batch["attention_mask"].sum(1) == 0).any(), "a text of padding alone"
+    stages = {name.split(".", 2)[-1] for name in expected if name.startswith("layers.0.")}
+    for stage in ("query", "key", "value", "scores", "probabilities", "context", "output"):
+        assert f"attention.{stage}" in stages
+    model = BertModel.from_pretrained(GOLDENS)
+    for name, _ in model.named_parameters():
+        assert f"gradient of {name}" in expected and f"after 5 steps: {name}" in expected
+    assert sum(name.endswith(".loss") for name in expected) == 6
+
+
+@pytest.mark.parity
+def test_goldens_can_be_rebuilt(tmp_path):
+    pytest.importorskip("transformers", reason="pip install transformers to rebuild the goldens")
+    from support.make_goldens import make
+
+    make(tmp_path)
+    old, _, _ = read_goldens(GOLDENS)
+    new, _, _ = read_goldens(tmp_path)
+    assert list(old) == list(new)
+    for name in old:
+        torch.testing.assert_close(new[name], old[name], rtol=2**-23, atol=1e-10, msg=name)
+
+
+@pytest.mark.parity
+def test_live_transformers_agree_on_any_directory():
+    pytest.importorskip("transformers", reason="pip install transformers for the live comparison")
+    _, batch, _ = read_goldens(GOLDENS)
+    (report,) = check_model(GOLDENS, batch)
+    assert report.passed, str(report)
+    assert all(row.bitwise for row in report.rows), [r.name for r in report.rows if not r.bitwise]
+
+
+def test_without_transformers_a_directory_is_held_against_the_single_steps(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    _, batch, _ = read_goldens(GOLDENS)
+    report = check_model(GOLDENS, batch)[0]
+    assert report.passed and "single steps" in report.title
+    assert "pip install transformers" in report.notes[0]
+
+
+@pytest.mark.weights
+def test_the_official_model_has_the_projections_of_transformers(official):
+    (report,) = check_projections(official, GOLDENS)
+    assert report.passed and len(report.rows) == 92, str(report)
+
+
+def test_the_steps_are_the_model(tiny):
+    model, tensors = tiny
+    report = examine("", *EXAMPLE, tensors)
+    assert report.passed and len(report.rows) == len(tensors), str(report)
+    assert [row.name for row in report.rows] == [n for n in order(model.config) if n in tensors]
+
+
+# ----------------------------------------------------------------------------------- bit for bit
+
+
+def test_our_own_numbers_are_bit_for_bit_what_our_own_run_gives(tiny):
+    """In the precision of the dump, though "largest" is the distance from the float64 numbers."""
+    report = examine("", *EXAMPLE, tiny[1])
+    assert [row.name for row in report.rows if not row.bitwise] == []
+    assert max(row.largest for row in report.rows) > 0
+    assert "bitwise: the same bits as minibert's own run in float32" in str(report)
+    assert "own run in float32</p>" in to_html([report])
+    coarse = examine("", *EXAMPLE, {name: value.bfloat16() for name, value in tiny[1].items()})
+    assert [row.name for row in coarse.rows if not row.bitwise] == []
+    assert "own run in float32, rounded to bfloat16" in str(coarse)
+
+
+@pytest.mark.weights
+def test_our_own_trace_of_the_official_model_is_bit_for_bit(official, tmp_path):
+    """Of one text: then where a weight lies in memory decides over the pooler's last bit."""
+    file, page = str(tmp_path / "trace.safetensors"), str(tmp_path / "page.html")
+    assert cli.main(["trace", "Hello world, this is it.", "--out", file]) == 0
+    assert cli.main(["parity", file, "--html", page]) == 0
+    assert "92 tensors, 92 bit for bit" in (tmp_path / "page.html").read_text()
+
+
+def test_one_bit_more_is_not_bit_for_bit(tiny):
+    config, weights, batch = EXAMPLE
+    wrong = "layers.1.attention.context"
+    nearly = {wrong: torch.nextafter(tiny[1][wrong], torch.tensor(9.0))}
+    report = examine("", *EXAMPLE, {**tiny[1], **nearly})
+    assert report.passed and [row.name for row in report.rows if not row.bitwise] == [wrong]
+    double = Computation(config, weights, batch)
+    report = examine("", *EXAMPLE, {name: double[name] for name in tiny[1]})
+    assert "own run in float64" in str(report) and report.rows[0].bitwise
+
+
+@pytest.mark.parametrize("replacements", [
+    {"attention": MultiHeadSelfAttention}, {"pooling": pooling.mean},
+], ids=lambda replacements: next(iter(replacements)))
+def test_our_own_parts_in_our_own_place_are_bit_for_bit(replacements):
+    report = check(replacements)
+    assert report.passed and [row.name for row in report.rows if not row.bitwise] == []
+    assert f"PASSED: {len(report.rows)} tensors, {len(report.rows)} of them bit" in str(report)
+
+
+def test_bits_are_those_of_the_coarser_of_two_precisions():
+    exact = torch.tensor([1 / 3, 0.5, float("nan")], dtype=torch.float64)
+    assert compare("", {"x": exact}, {"x": exact.float()}, lambda *_: (1e-7, "")).rows[0].bitwise
+    other = exact.float().nextafter(torch.tensor(1.0))
+    report = compare("", {"x": exact}, {"x": other}, lambda *_: (1e-6, ""))
+    assert report.passed and not report.rows[0].bitwise
+
+
+def test_the_goldens_say_what_bitwise_means_for_them():
+    double, single = check_goldens()
+    assert "bitwise: after rounding to float32, as the golden file is" in double.notes
+    assert any("not to be expected" in note for note in single.notes)
+    exact = [sum(row.bitwise for row in report.rows) for report in (double, single)]
+    assert exact[0] > len(double.rows) / 2 > exact[1]
+
+
+# ------------------------------------------------------------------------- the first difference
+
+
+def test_the_first_difference_is_named_and_what_follows_is_not_blamed(tiny):
+    config, weights, batch = EXAMPLE
+    changes = {"attention.scaled": lambda s: s["attention.products"]}
+    wrong = Computation(config, weights, batch, changes=changes, dtype=torch.float32)
+    report = examine("", *EXAMPLE, {name: wrong[name] for name in tiny[1]})
+    assert report.first.name == "layers.0.attention.scores"
+    assert [row.name for row in report.rows if row.verdict == "differs"] == [
+        "layers.0.attention.scores", "layers.1.attention.scores"]
+    assert [[m.key for m in answer] for answer in report.diagnosis.answers] == [["no-scale"]]
+    assert report.diagnosis.layers == [0, 1]
+    assert "a constant factor: 2.44949 (inverse 0.408248" in str(report)
+
+
+def test_two_mistakes_in_different_stages_are_both_named(tiny):
+    config, weights, batch = EXAMPLE
+    changes = {
+        "attention.scaled": lambda s: s["attention.products"],
+        "attention.context": lambda s: (
+            s["attention.mixed"].reshape(len(s.run.ids), s.run.ids.shape[1], -1)),
+    }
+    wrong = Computation(config, weights, batch, changes=changes, dtype=torch.float32)
+    report = examine("", *EXAMPLE, {name: wrong[name] for name in tiny[1]})
+    answers = [{m.key for m in answer} for answer in report.diagnosis.answers]
+    assert answers == [{"no-scale", "merge-without-transpose"}]
+
+
+def words(change, name="layers.0.attention.output"):
+    config, weights, batch = EXAMPLE
+    right = Computation(config, weights, batch)[name]
+    wrong = change(right.clone())
+    return "\n".join(describe(name, wrong, right, 1e-6, batch, heads=4))
+
+
+def put(place, value):
+    def change(x):
+        x[place] = value
+        return x
+    return change
+
+
+def test_where_a_difference_sits():
+    assert "on [CLS] only" in words(put((slice(None), 0), 9.0))
+    assert "on padding only" in words(put((2, slice(5, None)), 9.0))
+    assert "in text 1 only" in words(put((1, slice(0, 3)), 9.0))
+    assert "in head 2 only" in words(put((..., slice(12, 18)), 9.0))
+    scores = "layers.0.attention.scores"
+    assert "on padded keys only" in words(put((2, ..., slice(5, None)), 0.0), scores)
+    assert "in head 3 only" in words(put((slice(None), 3), 0.5), scores)
+    assert "worst at text 1, token 2 (id" in words(put((1, 2, 7), 99.0))
+
+
+def test_what_kind_a_difference_is():
+    x = torch.randn(3, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert "factor: 2.5" in pattern(2.5 * x, x, 1e-9)
+    assert "offset: -1.5" in pattern(x - 1.5, x, 1e-9)
+    assert "one offset vector" in pattern(x + torch.arange(5), x, 1e-9)
+    assert "transpose" in pattern(x.transpose(1, 2), x, 1e-9)
+    assert "permutation along axis 2" in pattern(x[..., [1, 0, 2, 4, 3]], x, 1e-9)
+    assert "another order" in pattern(x.reshape(5, 3, 5).transpose(0, 1), x, 1e-9)
+    assert pattern(x + x**2, x, 1e-9) == ""
+
+
+def test_compare_says_missing_shape_and_tolerance():
+    reference = {"a": torch.zeros(2), "b": torch.zeros(2), "c": torch.zeros(2)}
+    mine = {"a": torch.full((2,), 1e-3), "b": torch.zeros(3)}
+    report = compare("title", mine, reference, lambda name, t: (1e-4, "because"))
+    assert [row.verdict for row in report.rows] == ["differs", "shape", "missing"]
+    assert report.rows[0].largest == pytest.approx(1e-3) and report.rows[0].reason == "because"
+    assert not report.passed and report.first.name == "a"
+    assert compare("", mine, {"a": reference["a"]}, lambda n, t: (1e-2, "")).passed
+    assert not compare("", {}, {}, lambda n, t: (0, "")).passed  # nothing compared is no success
+
+
+def test_nan_is_a_difference():
+    report = compare("", {"a": torch.tensor([float("nan")])}, {"a": torch.zeros(1)},
+                     lambda n, t: (1.0, ""))
+    assert not report.passed
+
+
+# ------------------------------------------------------------------------------ bring your own
+
+
+class Renamed(nn.Module):
+    names = {"W_q": "query", "W_k": "key", "W_v": "value", "W_o": "output"}
+
+    def __init__(self, config):
+        super().__init__()
+        H, self.N = config.hidden_size, config.num_attention_heads
+        self.W_q, self.W_k, self.W_v, self.W_o = (nn.Linear(H, H) for _ in range(4))
+
+    def forward(self, hidden, mask):
+        q, k, v = (w(hidden).unflatten(2, (self.N, -1)).transpose(1, 2)
+                   for w in (self.W_q, self.W_k, self.W_v))
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.W_o(mixed.transpose(1, 2).flatten(2))
+
+
+class NoMask(Renamed):
+    def forward(self, hidden, mask):
+        return super().forward(hidden, None)
+
+
+class Restless(FeedForward):
+    def forward(self, hidden):
+        return nn.functional.dropout(super().forward(hidden), 0.1, training=True)
+
+
+class WrongShape(Embeddings):
+    def forward(self, input_ids, token_type_ids):
+        return super().forward(input_ids, token_type_ids).transpose(0, 1)
+
+
+class Crash(MultiHeadSelfAttention):
+    def forward(self, hidden, mask):
+        return self.quary(hidden)
+
+
+def mean_over_everything(hidden, mask):
+    return hidden.mean(1)
+
+
+def test_assert_parity_passes_right_code_and_fails_with_the_report():
+    assert_parity(Renamed, "attention")
+    with pytest.raises(AssertionError) as caught:
+        assert_parity(NoMask, "attention")
+    message = str(caught.value)
+    assert "padding is not masked  [no-mask]" in message and "cure:" in message
+    assert "FAILED: the first difference is in layers.0.attention.output" in message
+    assert "only in texts that have padding" in message
+    assert_parity(torch.optim.AdamW, "optimizer")
+    with pytest.raises(AssertionError, match="l2-instead-of-decay"):
+        assert_parity(torch.optim.Adam, "optimizer")
+    with pytest.raises(AssertionError, match="pooling-padding"):
+        assert_parity(mean_over_everything, "pooling")
+
+
+def test_dropout_left_on_is_named():
+    report = check({"feed_forward": Restless})
+    assert report.diagnosis.answers[0][0].key == "dropout-left-on"
+
+
+def test_wrong_shapes_and_crashes_are_reported_not_raised():
+    assert not (report := check({"attention": Crash})).passed
+    assert "has no attribute 'quary'" in str(report)
+    assert "return self.quary(hidden)" in str(report), "the learner's own line"
+    report = check({"pooling": lambda hidden, mask: hidden[:, 0, :5]})
+    assert report.first.verdict == "shape" and "(3, 5)" in str(report)
+    assert not check({"embeddings": WrongShape}).passed
+
+
+def test_weights_that_do_not_fit_are_listed():
+    config, weights, _ = EXAMPLE
+    part = {k[len("layers.0.attention."):]: v for k, v in weights.items()
+            if k.startswith("layers.0.attention.")}
+    module = Renamed(config)
+    module.names = {}
+    Renamed_names, Renamed.names = Renamed.names, {}
+    try:
+        with pytest.raises(ValueError) as caught:
+            copy_weights(module, part)
+    finally:
+        Renamed.names = Renamed_names
+    assert str(caught.value) == (
+        "the weights do not fit Renamed: it has nothing called query, key, value, output; it has "
+        'W_q, W_k, W_v, W_o\nName them as ours, or say which is which: a class attribute names = '
+        '{"W_q": "one of ours", ...}, of modules or of single weights; or a method '
+        "take_weights(weights)"
+    )
+    wrong = nn.ModuleDict({n: nn.Linear(24, 24) for n in ("query", "key", "value")})
+    wrong["query"] = nn.Linear(24, 12)
+    with pytest.raises(ValueError, match="nothing called output;") as caught:
+        copy_weights(wrong, part)
+    assert "query.weight is (12, 24), ours is (24, 24)" in str(caught.value)
+    wrong["output"] = nn.Linear(24, 24, bias=False)
+    with pytest.raises(ValueError, match="nothing called output.bias"):
+        copy_weights(wrong, part)
+    with pytest.raises(ValueError, match="cannot be replaced"):
+        check({"attentoin": Renamed})
+
+
+def test_a_module_or_a_single_weight_can_be_mapped():
+    """As `parity --help` says."""
+    class Single(Renamed):
+        names = {f"W_{a}.{w}": f"{b}.{w}" for w in ("weight", "bias")
+                 for a, b in (("q", "query"), ("k", "key"), ("v", "value"), ("o", "output"))}
+
+    assert_parity(Single, "attention")
+
+
+def test_the_help_names_the_weights_of_each_kind(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["parity", "--help"])
+    said = capsys.readouterr().out
+    assert 'names = {"q_proj": "query"}' in said
+    listed = said[said.index("the weights that are copied in"):]
+    model = BertModel(EXAMPLE[0])
+    for kind in MODULES:
+        part = model.get_submodule(places_of(kind, EXAMPLE[0])[0])
+        ours = [name for name, inner in part.named_modules() if inner._parameters]
+        line = listed.replace("\n" + 16 * " ", " ").partition(f"\n  {kind} ")[2].splitlines()[0]
+        assert line.replace(",", "").split() == ours
+
+
+def test_a_file_that_is_not_there_is_called_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.py").write_text("f = 1")
+    for words in ("nofile", "--replace pooling=nofile:f", "x.npz --trace nofile",
+                  "--replace pooling=a.py:f --names nofile"):
+        assert cli.main(["parity", *words.split()]) == 2
+        assert f"nofile: no such file (looked from {tmp_path})" in capsys.readouterr().err
+
+
+def test_load_says_what_is_wrong(tmp_path):
+    with pytest.raises(ValueError, match="my_attention.py:MyAttention"):
+        load("no_name.py")
+    with pytest.raises(FileNotFoundError):
+        load(str(tmp_path / "none.py") + ":A")
+    (tmp_path / "mine.py").write_text("class A: pass\n")
+    assert load(f"{tmp_path}/mine.py:A").__name__ == "A"
+    with pytest.raises(ValueError, match="has no 'B'; it has A"):
+        load(f"{tmp_path}/mine.py:B")
+    (tmp_path / "broken.py").write_text("x = 1\nraise RuntimeError('oh')\n")
+    with pytest.raises(ValueError, match=r"RuntimeError: oh \(line 2"):
+        load(f"{tmp_path}/broken.py:A")
+
+
+# ----------------------------------------------------------------------------------------- dumps
+
+
+@pytest.fixture
+def dump(tmp_path):
+    """A dump of the numpy BERT, with the inputs in it, and the file of names."""
+    config, weights, batch = EXAMPLE
+    plain = {name: weights[name] for name in BertModel(config).state_dict()}
+    plain = {official_name(n, ENCODER_NAMES): w.numpy() for n, w in plain.items()}
+    inputs = [batch[n].numpy() for n in ("input_ids", "attention_mask", "token_type_ids")]
+
+    def write(**changes):
+        out = bert(plain, *inputs, config.num_hidden_layers, config.num_attention_heads, **changes)
+        out |= dict(zip(("input_ids", "attention_mask", "token_type_ids"), inputs, strict=True))
+        np.savez(tmp_path / "mine.npz", **out)
+        (tmp_path / "names.json").write_text(json.dumps({**names(2), "h9": "layers.9"}))
+        return tmp_path / "mine.npz"
+
+    return write
+
+
+def test_a_numpy_bert_is_right_and_with_a_mistake_is_told_which(dump, tmp_path):
+    config, weights, _ = EXAMPLE
+    report = check_dump(dump(), config, weights, names=tmp_path / "names.json")
+    assert report.passed and len(report.rows) == 6, str(report)
+    assert "named in the mapping, but not in the dump: h9" in report.notes
+    assert any("not checked by themselves" in note for note in report.notes)
+    report = check_dump(dump(scale=False), config, weights, names=tmp_path / "names.json")
+    assert report.first.name == "layers.0.attention.output"
+    assert [[m.key for m in answer] for answer in report.diagnosis.answers] == [["no-scale"]]
+    assert report.diagnosis.layers == [0, 1]
+    report = check_dump(dump(eps=1e-5), config, weights, names=tmp_path / "names.json")
+    assert report.first.name == "embeddings"
+    assert [[m.key for m in answer] for answer in report.diagnosis.answers] == [["norm-eps-1e-05"]]
+
+
+def test_dumps_that_cannot_be_compared_say_why(dump, tmp_path):
+    config, weights, batch = EXAMPLE
+    with pytest.raises(ValueError, match="none of its names is one of ours"):
+        check_dump(dump(), config, weights)
+    np.savez(tmp_path / "bare.npz", embeddings=np.zeros((3, 10, 24)))
+    with pytest.raises(ValueError, match="no input_ids"):
+        check_dump(tmp_path / "bare.npz", config, weights)
+    np.savez(tmp_path / "objects.npz", embeddings=np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match="plain numbers"):
+        check_dump(tmp_path / "objects.npz", config, weights, batch)
+    with pytest.raises(FileNotFoundError):
+        check_dump(tmp_path / "none.npz", config, weights, batch)
+
+
+def test_names_people_use():
+    config = BertConfig(num_hidden_layers=3)
+    assert our_name("last_hidden_state", config) == "layers.2.feed_forward_norm"
+    assert our_name("layers.1", config) == "layers.1.feed_forward_norm"
+    assert our_name("layers.1.attention", config) == "layers.1.attention.output"
+    assert our_name("pooler_output", config) == "pooler"
+
+
+# -------------------------------------------------------------------------------------- the page
+
+
+def test_the_page_stands_alone_and_escapes():
+    report = check({"attention": NoMask})
+    report.notes.append("<script>alert(1)</script>")
+    page = to_html([report])
+    assert "no-mask" in page and "layers.0.attention.output" in page
+    assert "[no-key-bias]" in page and "mend it and run again" in page
+    for outside in ("http:", "https:", "src=", "<script", "@import", "url("):
+        assert outside not in page, outside
+    json.dumps(report.to_dict())
+
+
+def test_the_verb(tmp_path):
+    def run(*args):
+        return subprocess.run(
+            [sys.executable, "-m", "minibert", "parity", *map(str, args)],
+            capture_output=True, text=True, cwd=tmp_path,
+            env={"PYTHONPATH": str(GOLDENS.parent.parent), "OMP_NUM_THREADS": "1", "PATH": ""},
+        )
+
+    (tmp_path / "mine.py").write_text("def pool(hidden, mask):\n    return hidden.mean(1)\n")
+    done = run("--replace", "pooling=mine.py:pool", "--json", "--html", "page.html")
+    assert done.returncode == 1, done.stderr
+    found = json.loads(done.stdout)["reports"][0]["diagnosis"]["answers"]
+    assert ["pooling-padding"] in found
+    assert "pooling-padding" in (tmp_path / "page.html").read_text()
+    assert cli.main(["parity", "--replace", "pooling"]) == 2
+
+
+def test_the_official_batch_is_ragged():
+    batch = official_batch()
+    assert len(set(batch["attention_mask"].sum(1).tolist())) == 3
+    with safe_open(GOLDENS / "goldens.safetensors", framework="pt") as file:
+        assert "provenance" in file.metadata()

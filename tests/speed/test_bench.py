@@ -1,0 +1,144 @@
+"""`minibert bench`: every figure is there, and says what it says; nothing here is timed."""
+
+import json
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+from support import small
+from support.command import run
+
+from minibert.config import BertConfig
+from minibert.sentence_encoder import SentenceEncoder
+from minibert.speed import bench, peers
+from minibert.speed import int8 as quantize
+
+OURS = {"minibert", "minibert, not packed", "minibert int8"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return small.base(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(autouse=True)
+def a_quick_machine(monkeypatch):
+    monkeypatch.setattr(bench, "matrix_rate", lambda: 1.0)
+    monkeypatch.setattr(quantize, "unsupported", lambda: None)
+    monkeypatch.setattr(bench, "available", lambda: True)
+
+
+def test_json_has_all_that_was_measured(capsys, model, tmp_path):
+    status, out, err = run(
+        capsys, "bench", "--model", model, "--number", 5, "--rounds", 2, "--alone", "--no-start",
+        "--json", "--svg", tmp_path / "speed.svg",
+    )
+    assert status == 0, err
+    found = json.loads(out)
+    assert found["machine"]["threads"] >= 1 and found["rounds"] == 2
+    assert set(found["encode"]) == {"short", "long", "one"}
+    for kind, race in found["encode"].items():
+        assert race["tokens"] >= 3 * race["texts"]
+        assert set(race["contestants"]) == OURS, kind
+        row = race["contestants"]["minibert"]
+        assert row["minibert : this"] == 1.0 and len(row["seconds"]) == 2
+    assert len(found["matrix_gflops"]) == 6
+    texts = [node.text for node in ET.fromstring((tmp_path / "speed.svg").read_text()).iter()]
+    assert "minibert int8" in texts
+    table = bench.table(found)
+    assert "short: 5 texts" in table and "of the machine's matrix rate" in table
+
+
+def test_ratios_are_medians_inside_the_rounds(model, monkeypatch):
+    """Theirs takes 3, 1, 8 seconds and ours 1, 1, 2: the ratios 3, 1, 4 have the median 3."""
+    clock = iter(np.cumsum([0, 1, 0, 3, 0, 1, 0, 1, 0, 2, 0, 8]).tolist())
+    monkeypatch.setattr(bench.time, "perf_counter", clock.__next__)
+    both = {"minibert": lambda texts: None, "other": lambda texts: None}
+    race = bench.race(both, ["good", "bad"], 3, SentenceEncoder.from_pretrained(model), [])
+    assert race["contestants"]["other"]["minibert : this"] == 3
+    assert race["contestants"]["minibert"]["texts_per_s"] == 2
+
+
+def test_operations_by_hand():
+    """One layer, H = 32, F = 48, 10 tokens: 4 maps of 32 x 32, 2 of 32 x 48, two products."""
+    config = BertConfig.from_dict({**small.SIZES, "num_hidden_layers": 1})
+    maps = 10 * (4 * 32 * 32 + 2 * 32 * 48)
+    assert bench.operations(config, 10) == 2 * (maps + 2 * 10 * 10 * 32)
+
+
+def test_own_texts(capsys, model, tmp_path):
+    (tmp_path / "texts.txt").write_text("good film\n\nbad film\n")
+    options = ["--model", model, "--rounds", 1, "--alone", "--no-start", "--data"]
+    status, out, _ = run(capsys, "bench", *options, tmp_path / "texts.txt")
+    assert status == 0 and "data: 2 texts, 8 tokens" in out
+    (tmp_path / "empty.txt").write_text("\n")
+    assert run(capsys, "bench", *options, tmp_path / "empty.txt")[0] == 2
+
+
+def test_training_and_its_profile(capsys, model):
+    arguments = ["--model", model, "--profile", "--rounds", 1, "--alone", "--json"]
+    status, out, _ = run(capsys, "bench", *arguments)
+    found = json.loads(out)
+    assert status == 0 and found["training"]["minibert"]["steps_per_s"] > 0
+    assert sum(row["share"] for row in found["profile"]) <= 1 + 1e-9
+    assert any("mm" in row["operation"] for row in found["profile"])
+    assert "calls" in bench.table(found)
+    assert run(capsys, "bench", "--train", "--svg", "x.svg")[0] == 2
+
+
+def test_cold_start(model):
+    """The peak is the child's own: what this process holds does not count."""
+    ballast = np.ones(200_000_000)  # 1.6 GB here
+    found = bench.cold_start(model, 1, peers=False)
+    assert set(found) == {"import torch", "minibert similarity a b"}
+    for row in found.values():
+        assert not row["failed"] and 20 < row["peak_mb"] < ballast.nbytes / 2**20
+    assert bench.cold_start(model / "nothing", 1, peers=False)["minibert similarity a b"]["failed"]
+
+
+def test_who_is_missing_is_said(model, tmp_path, monkeypatch):
+    def broken(directory, room):
+        raise RuntimeError("not today")
+
+    monkeypatch.setattr(quantize, "unsupported", lambda: "no such instructions")
+    monkeypatch.setattr(bench, "available", lambda: False)
+    monkeypatch.setattr(
+        bench, "PEERS", {"one": (broken, []), "other": (broken, ["no_such_package"])}
+    )
+    found, missing = bench.gather(model, tmp_path, True, lambda line: None)
+    assert set(found) == {"minibert"}
+    assert missing == {
+        "minibert int8": "no such instructions",
+        "one": "RuntimeError: not today",
+        "other": "needs no_such_package, not installed",
+    }
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("peer", ["sentence-transformers", "transformers"])
+def test_peers_give_our_vectors(model, tmp_path, peer):
+    """A race is fair only if all compute the same."""
+    texts = [text for text, _ in small.sentences(12)]
+    ours = SentenceEncoder.from_pretrained(model).encode(texts)
+    encode = peers.PEERS[peer][0](model, tmp_path)
+    assert np.abs(encode(texts) - ours).max() <= 2e-6
+
+
+def test_the_batches_lent_to_others(model):
+    """Hidden states computed elsewhere, pooled here: with our own model they give our vectors."""
+    import torch
+
+    encoder = SentenceEncoder.from_pretrained(model)
+    states = peers.States(encoder.model)
+
+    def forward(ids, mask):
+        with torch.no_grad():
+            return states(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
+
+    texts = [text for text, _ in small.sentences(12)]
+    lent = peers.sorted_batches(model, forward)
+    assert np.abs(lent(texts) - encoder.encode(texts)).max() <= 2e-6
+
+
+def test_wrong_numbers(capsys, model):
+    assert run(capsys, "bench", "--model", model, "--rounds", 0)[0] == 2

@@ -1,0 +1,121 @@
+"""Make tests/goldens: what transformers gives for a seeded tiny BERT, and for the official model.
+
+    python tests/make_goldens.py [DIRECTORY] [--official DIRECTORY_OF_ALL_MINILM]
+
+The tiny model is drawn by ``probes.example``: every parameter is perturbed, as a freshly
+initialised model hides half of all mistakes. transformers computes in float64 and the results are
+rounded to float32, so that another correct implementation can differ by that rounding alone.
+"""
+
+import argparse
+import hashlib
+import json
+import platform
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from minibert.heads import MASKED_LM_NAMES, NEXT_SENTENCE_NAMES
+from minibert.io import checkpoint
+from minibert.io.files import write_json
+from minibert.parity.goldens import (
+    GOLDENS,
+    dropout_probe,
+    official_batch,
+    official_trace,
+    project,
+    theirs,
+)
+from minibert.parity.probes import example
+
+OFFICIAL = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def golden_batch():
+    """Three ragged texts with two segments, one of padding alone, and labels for every head."""
+    _, _, batch = example()
+    batch = {
+        key: torch.cat([batch[key], torch.full((1, 10), empty)])
+        for key, empty in (
+            ("input_ids", 0), ("attention_mask", 0), ("token_type_ids", 0), ("labels", -100)
+        )
+    }
+    batch["next_sentence_label"] = torch.tensor([0, 1, 1, 0])
+    batch["text_labels"] = torch.tensor([2, 0, 1, 2])
+    batch["token_labels"] = torch.where(
+        batch["attention_mask"] == 1, batch["input_ids"] % 3, torch.tensor(-100)
+    )
+    batch["start_positions"] = torch.tensor([3, 1, 2, 0])
+    batch["end_positions"] = torch.tensor([5, 6, 2, 0])
+    return batch
+
+
+def write_model(directory: Path) -> None:
+    """The tiny model, under the official names, with the weights of all heads."""
+    config, weights, _ = example()
+    config.save_pretrained(directory)
+    names = (
+        *checkpoint.ENCODER_NAMES, *MASKED_LM_NAMES, *NEXT_SENTENCE_NAMES,
+        ("classifier", "classifier"), ("qa_outputs", "qa_outputs"),
+    )
+    state = {
+        name if name.startswith(("predictions", "seq", "classifier", "qa")) else f"bert.{name}": w
+        for name, w in weights.items()
+    }
+    checkpoint.save(directory, state, names)
+
+
+def make(directory: Path) -> None:
+    """Write config.json, model.safetensors and goldens.safetensors."""
+    import transformers
+
+    directory.mkdir(parents=True, exist_ok=True)
+    write_model(directory)
+    batch = golden_batch()
+    found = theirs(directory, batch, torch.float64)
+    found["probe"] = dropout_probe(torch.float64)
+    tensors = {name: value.float().contiguous() for name, value in found.items()}
+    tensors |= {f"batch.{name}": value for name, value in batch.items()}
+    provenance = {
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "made by": "tests/make_goldens.py, computed in float64, rounded to float32",
+        "order": list(found),
+    }
+    save_file(
+        {name: value.clone() for name, value in tensors.items()},
+        directory / "goldens.safetensors",
+        {"format": "pt", "provenance": json.dumps(provenance)},
+    )
+
+
+def make_official(model: Path, directory: Path) -> None:
+    """Write official.json: every stage of the official model as a few numbers."""
+    import transformers
+
+    reference = transformers.BertModel.from_pretrained(
+        model, attn_implementation="eager", dtype=torch.float64
+    ).eval()
+    with torch.no_grad(), official_trace(reference) as tensors:
+        reference(**official_batch())
+    write_json(directory / "official.json", {
+        "name": OFFICIAL,
+        "sha256": hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest(),
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+        "projections": {
+            name: [float(f"{x:.9g}") for x in project(value)] for name, value in tensors.items()
+        },
+    })
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("directory", nargs="?", type=Path, default=GOLDENS)
+    parser.add_argument("--official", type=Path)
+    args = parser.parse_args()
+    make(args.directory)
+    if args.official:
+        make_official(args.official, args.directory)

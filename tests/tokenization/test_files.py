@@ -1,0 +1,349 @@
+"""Vocabularies that are wrong, and the official files read, refused and written."""
+
+import json
+import warnings
+
+import pytest
+
+from minibert.tokenization.files import numbered_words
+from minibert.tokenization.tokenizer import BertTokenizer
+
+WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] want ##want ##ed un , Un".split()
+
+
+def write_vocab_txt(directory, words=WORDS, **config):
+    (directory / "vocab.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
+    if config:
+        (directory / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A saved tokenizer, and a function that changes its tokenizer.json and reads it."""
+    BertTokenizer(WORDS).save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+
+    def reread(change):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        change(content)
+        path.write_text(json.dumps(content), encoding="utf-8")
+        return BertTokenizer.from_pretrained(tmp_path)
+
+    return reread
+
+
+# ---------------------------------------------------------------------- vocabularies
+
+
+def test_words_are_numbered_in_the_order_of_their_ids():
+    assert list(numbered_words({"b": 1, "a": 0}).items()) == [("a", 0), ("b", 1)]
+    assert list(numbered_words(["a", "b"]).items()) == [("a", 0), ("b", 1)]
+
+
+@pytest.mark.parametrize(
+    ("vocab", "message"),
+    [
+        ([], "the vocabulary is empty"),
+        (["a", "b", "a"], "has 'a' twice: ids 0, 2"),
+        (["a", ""], "id 1 of the vocabulary is '', not one line of text"),
+        (["a\nb"], "not one line of text"),
+        ({"a": 0, "b": 2}, "gives 'b' the id 2 where 1 is next"),
+        ({"a": 0, "b": 0}, "gives 'b' the id 0 where 1 is next"),
+        ({"a": "0"}, "must give every word an integer"),
+    ],
+)
+def test_what_is_wrong_with_a_vocabulary_is_said(vocab, message):
+    with pytest.raises(ValueError, match=message):
+        numbered_words(vocab)
+
+
+def test_a_path_is_no_vocabulary():
+    with pytest.raises(TypeError, match="from_pretrained reads files"):
+        BertTokenizer("vocab.txt")
+
+
+@pytest.mark.parametrize("token", WORDS[:5])
+def test_a_missing_special_token_is_named(token):
+    role = f"{token[1:-1].lower()}_token"
+    with pytest.raises(ValueError, match=rf"has no '\[{token[1:-1]}\]', which is to be the {role}"):
+        BertTokenizer([word for word in WORDS if word != token])
+
+
+def test_special_tokens_may_have_other_names_and_mask_none():
+    words = ["<p>" if word == "[PAD]" else word for word in WORDS if word != "[MASK]"]
+    tokenizer = BertTokenizer(words, pad_token="<p>", mask_token=None)
+    assert tokenizer.pad_token_id == 0 and tokenizer.mask_token_id is None
+    assert tokenizer.tokenize("un<p>") == ["un", "<p>"]
+
+
+@pytest.mark.parametrize("flag", ["single_word", "lstrip", "rstrip", "normalized"])
+def test_flags_of_added_tokens_that_are_not_implemented_are_refused(flag):
+    with pytest.raises(ValueError, match=f"'foo' has {flag}: true; only false is known"):
+        BertTokenizer(WORDS, added_tokens=[{"content": "foo", flag: True}])
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        ({"content": "foo", "id": 3}, "'foo' has the id 3; 11 is its own"),
+        ({"content": "foo", "id": 13}, "'foo' has the id 13; 11 is its own"),
+        ({"content": "want", "id": 0}, "'want' has the id 0; 5 is its own"),
+        ({"content": "foo", "id": "11"}, "not an integer"),
+        ({"content": ""}, "has no content"),
+        ("foo", "has no content"),
+    ],
+)
+def test_an_added_token_must_have_content_and_its_own_id(token, message):
+    with pytest.raises(ValueError, match=message):
+        BertTokenizer(WORDS, added_tokens=[token])
+
+
+# ---------------------------------------------------------------------- vocab.txt
+
+
+def test_vocab_txt_alone_is_enough(tmp_path):
+    write_vocab_txt(tmp_path)
+    tokenizer = BertTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.encode("UNwanted") == [2, 8, 6, 7, 3]
+    assert tokenizer.model_max_length is None
+
+
+def test_tokenizer_config_has_the_settings_of_vocab_txt(tmp_path):
+    config = {"do_lower_case": False, "tokenize_chinese_chars": False, "model_max_length": 256}
+    write_vocab_txt(tmp_path, **config, mask_token={"content": "want"}, tokenizer_class=None)
+    tokenizer = BertTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.tokenize("Un") == ["Un"]
+    assert tokenizer.mask_token == "want" and tokenizer.model_max_length == 256
+    assert not tokenizer.tokenize_chinese_chars
+
+
+def test_no_limit_is_written_as_a_great_number(tmp_path):
+    write_vocab_txt(tmp_path, model_max_length=int(1e30))
+    assert BertTokenizer.from_pretrained(tmp_path).model_max_length is None
+
+
+def test_lines_may_end_as_on_windows_and_begin_with_a_byte_order_mark(tmp_path):
+    text = "\ufeff" + "\r\n".join([*WORDS, "a\u2028b\x85"])  # other breaks belong to the word
+    (tmp_path / "vocab.txt").write_bytes(text.encode("utf-8"))
+    tokenizer = BertTokenizer.from_pretrained(tmp_path)
+    assert list(tokenizer.vocab) == [*WORDS, "a\u2028b\x85"]
+
+
+def test_added_tokens_beside_vocab_txt(tmp_path):
+    added = {"12": {"content": "<b>"}, "11": {"content": "<a>", "special": True}}
+    write_vocab_txt(tmp_path, added_tokens_decoder=added, extra_special_tokens=["want", "<c>"])
+    tokenizer = BertTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.ids("<c><b>un<a>wanted") == [13, 12, 8, 11, 5, 1]
+    assert tokenizer.all_special_ids == [0, 1, 2, 3, 4, 5, 11, 13]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "vocabulary is empty"),
+        (b"[PAD]\n\n[UNK]\n", "id 1 of the vocabulary is ''"),
+        (b"[PAD]\na\na\n", "'a' twice: ids 1, 2"),
+        (b"[PAD]\n\xff\xfe\n", "vocab.txt, line 2: byte 0xff is not UTF-8"),
+        (b"a\nb\n", r"has no '\[UNK\]'"),
+    ],
+)
+def test_a_damaged_vocab_txt_is_named(tmp_path, content, message):
+    (tmp_path / "vocab.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        BertTokenizer.from_pretrained(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_neither_file(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="neither tokenizer.json nor vocab.txt") as error:
+        BertTokenizer.from_pretrained(tmp_path)
+    assert f"save the tokenizer there too: tokenizer.save_pretrained({str(tmp_path)!r})" in str(
+        error.value
+    )
+
+
+def test_another_tokenizer_over_vocab_txt_is_refused_by_name(tmp_path):
+    write_vocab_txt(tmp_path, tokenizer_class="BertJapaneseTokenizer")
+    with pytest.raises(ValueError, match="'BertJapaneseTokenizer'; only BertTokenizer is known"):
+        BertTokenizer.from_pretrained(tmp_path)
+
+
+def test_the_old_added_tokens_json_is_refused(tmp_path):
+    write_vocab_txt(tmp_path)
+    (tmp_path / "added_tokens.json").write_text('{"foo": 11}')
+    with pytest.raises(ValueError, match="added_tokens.json"):
+        BertTokenizer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["do_lower_case", "cls_token", "strip_accents"])
+def test_a_setting_of_the_wrong_kind_is_named(tmp_path, name):
+    write_vocab_txt(tmp_path, **{name: 7})
+    with pytest.raises(ValueError, match=f"{name} is 7, not"):
+        BertTokenizer.from_pretrained(tmp_path)
+
+
+# ---------------------------------------------------------------------- tokenizer.json
+
+
+def test_what_is_saved_is_read_back_from_either_file(tmp_path):
+    tokenizer = BertTokenizer(
+        WORDS,
+        do_lower_case=False,
+        strip_accents=True,
+        tokenize_chinese_chars=False,
+        model_max_length=77,
+        added_tokens=[{"content": "<a>", "special": True}, {"content": "b c"}],
+    )
+    tokenizer.save_pretrained(tmp_path)
+    from_json = BertTokenizer.from_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    from_txt = BertTokenizer.from_pretrained(tmp_path)
+    for again in (from_json, from_txt):
+        kept = {name: value for name, value in vars(again).items() if name != "_cache"}
+        assert kept == {name: value for name, value in vars(tokenizer).items() if name != "_cache"}
+
+
+def test_stored_truncation_and_padding_are_not_applied(saved):
+    def store(content):
+        content["truncation"] = {"max_length": 3, "strategy": "LongestFirst", "stride": 0}
+        content["padding"] = {"strategy": {"Fixed": 9}, "pad_id": 0, "pad_token": "[PAD]"}
+
+    assert saved(store).encode("want want want want") == [2, 5, 5, 5, 5, 3]
+
+
+def test_tokenizer_json_decides_and_a_disagreement_is_said(saved):
+    with pytest.warns(UserWarning, match="tokenizer.json decides"):
+        tokenizer = saved(lambda content: content["normalizer"].update(lowercase=False))
+    assert not tokenizer.do_lower_case
+
+
+def test_two_spellings_of_the_same_settings_are_no_disagreement(saved):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        saved(lambda content: content["normalizer"].update(strip_accents=True))
+
+
+def test_the_older_post_processor_and_none_are_read(saved):
+    bert = {"type": "BertProcessing", "cls": ["[CLS]", 2], "sep": ["[SEP]", 3]}
+    assert saved(lambda content: content.update(post_processor=bert)).encode("un") == [2, 8, 3]
+    assert saved(lambda content: content.update(post_processor=None)).encode("un") == [2, 8, 3]
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("model", {"type": "BPE"}, "model.type is 'BPE'"),
+        ("model", {"continuing_subword_prefix": "@@"}, "prefix is '@@'; only '##'"),
+        ("model", {"max_input_chars_per_word": 200}, "max_input_chars_per_word is 200; only 100"),
+        ("model", {"vocab": ["a"]}, "model.vocab must be a JSON object, not list"),
+        ("model", {"unk_token": "<unk>"}, "no '<unk>', which is to be the unk_token"),
+        ("normalizer", {"type": "Lowercase"}, "normalizer.type is 'Lowercase'"),
+        ("normalizer", {"clean_text": False}, "clean_text is False; only True"),
+        ("normalizer", {"lowercase": None}, "do_lower_case is None"),
+        ("pre_tokenizer", {"type": "Whitespace"}, "pre_tokenizer.type is 'Whitespace'"),
+        ("post_processor", {"type": "RobertaProcessing"}, "post_processor 'RobertaProcessing'"),
+        ("post_processor", {"single": []}, "post_processor 'TemplateProcessing'"),
+        ("post_processor", {"pair": []}, "post_processor 'TemplateProcessing'"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*disagree")
+def test_what_is_not_implemented_is_refused_by_name(saved, part, change, message):
+    with pytest.raises(ValueError, match=message):
+        saved(lambda content: content[part].update(change))
+
+
+@pytest.mark.parametrize("part", ["model", "normalizer", "pre_tokenizer", "post_processor"])
+def test_a_part_of_the_wrong_kind_is_named(saved, part):
+    with pytest.raises(ValueError, match=f"{part} must be a JSON object, not list"):
+        saved(lambda content: content.update({part: [1]}))
+
+
+def test_a_file_that_is_no_json(tmp_path):
+    (tmp_path / "tokenizer.json").write_text('{"model": ')
+    with pytest.raises(ValueError, match="not valid JSON"):
+        BertTokenizer.from_pretrained(tmp_path)
+
+
+def test_a_failed_save_leaves_the_old_files(tmp_path, monkeypatch):
+    BertTokenizer(WORDS).save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("minibert.tokenization.files.write_json", full)
+    with pytest.raises(OSError, match="No space"):
+        BertTokenizer([*WORDS, "new"]).save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+# ---------------------------------------------------------------------- parity
+
+TEXTS = ["Café 中文 [MASK], ok?", "<a>Un b c wanted", "", "un " + "un" * 60]
+CASES = [
+    {},
+    {"do_lower_case": False},
+    {"strip_accents": False, "tokenize_chinese_chars": False},
+    {"added_tokens": [{"content": "<a>", "special": True}, {"content": "b c"}]},
+]
+
+
+@pytest.fixture
+def strict(caplog):
+    """Nothing may warn, neither through warnings nor through logging."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ResourceWarning)
+        warnings.filterwarnings("ignore", "the vocabulary knows little")  # of TEXTS: on purpose
+        yield
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_transformers_opens_what_we_save(tmp_path, case, strict, capsys):
+    transformers = pytest.importorskip("transformers")
+    ours = BertTokenizer([*WORDS, *"caféo", "##k", "##af", "ok"], model_max_length=99, **case)
+    ours.save_pretrained(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert type(theirs).__name__ == "BertTokenizer" and theirs.model_max_length == 99
+    assert len(theirs) == len(ours)
+    assert [theirs(text).input_ids for text in TEXTS] == [ours.encode(text) for text in TEXTS]
+    pair = theirs(TEXTS[0], TEXTS[1], max_length=9, truncation=True)
+    assert pair.input_ids == ours.encode(TEXTS[0], TEXTS[1], max_length=9)
+    assert theirs(TEXTS[0], "").input_ids == ours.encode(TEXTS[0], "")
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("case", CASES[:3], ids=str)
+def test_we_open_what_transformers_saves(tmp_path, case, strict):
+    transformers = pytest.importorskip("transformers")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    write_vocab_txt(tmp_path, [*WORDS, "Café", "cafe"], **case, extra_special_tokens=["<a>"])
+    theirs = transformers.BertTokenizer.from_pretrained(tmp_path)
+    theirs.save_pretrained(tmp_path / "again")
+    assert not (tmp_path / "again" / "vocab.txt").exists()
+    for directory in (tmp_path, tmp_path / "again"):
+        ours = BertTokenizer.from_pretrained(directory)
+        assert [ours.encode(text) for text in TEXTS] == [theirs(text).input_ids for text in TEXTS]
+
+
+@pytest.mark.parity
+@pytest.mark.weights
+def test_official_files_either_way(official, tmp_path, strict):
+    transformers = pytest.importorskip("transformers")
+    ours = BertTokenizer.from_pretrained(official)
+    ours.save_pretrained(tmp_path / "ours")
+    written, original = (
+        json.loads((path / "tokenizer.json").read_text(encoding="utf-8"))
+        for path in (tmp_path / "ours", official)
+    )
+    assert written == original | {"truncation": None, "padding": None}
+    assert (tmp_path / "ours" / "vocab.txt").read_bytes() == (official / "vocab.txt").read_bytes()
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "vocab.txt").write_bytes((official / "vocab.txt").read_bytes())
+    assert BertTokenizer.from_pretrained(tmp_path / "alone").vocab == ours.vocab
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
+    assert theirs(TEXTS).input_ids == ours.encode_batch(TEXTS).ids

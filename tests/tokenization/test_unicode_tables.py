@@ -1,0 +1,111 @@
+"""The frozen tables against the reader they were measured from, one code point after the other."""
+
+import unicodedata
+
+import pytest
+
+from minibert.tokenization.tokenizer import clean, lower_case, space_cjk, split, strip_accents
+from minibert.tokenization.unicode_tables import (
+    CJK,
+    MARK,
+    PUNCTUATION,
+    SPACE,
+    Ranges,
+    Remembered,
+    decompose,
+    lower,
+)
+
+BLOCK = 4096
+CODE_POINTS = [code for code in range(0x110000) if not 0xD800 <= code <= 0xDFFF]
+
+
+def blocks():
+    """Every character, with a letter between any two, in texts of 4096."""
+    for start in range(0, len(CODE_POINTS), BLOCK):
+        yield "".join(f"a{chr(code)}" for code in CODE_POINTS[start : start + BLOCK])
+
+
+def applied(rule, text):
+    return "".join(c for c, _ in rule([(c, place) for place, c in enumerate(text)]))
+
+
+def test_ranges_hold_their_ends_and_nothing_beside_them():
+    ranges = Ranges("41-43 45")
+    assert [c for c in "@ABCDEF" if c in ranges] == ["A", "B", "C", "E"]
+
+
+def test_a_few_members_known_by_name():
+    assert "\u0301" in MARK and "e" not in MARK
+    assert "," in PUNCTUATION and "^" in PUNCTUATION and "。" in PUNCTUATION
+    assert "€" not in PUNCTUATION  # a symbol, not punctuation, and not ASCII
+    assert "\u00a0" in SPACE and "\x0b" not in SPACE
+    assert "中" in CJK and "あ" not in CJK
+
+
+def test_lower_is_per_character():
+    assert lower("Σ") == "σ" and lower("İ") == "i̇" and lower("\U00016ea0") == "\U00016ebb"
+
+
+def test_what_is_newer_than_unicode_9_is_not_taken_apart():
+    assert decompose("é") == [("e", 0, True), ("\u0301", 230, False)]
+    assert decompose("\U00011938") == [("\U00011938", 0, True)]  # decomposes since Unicode 13
+    assert decompose("\u1df6") == [("\u1df6", 0, True)]  # a mark since Unicode 10
+
+
+def test_answers_are_remembered_but_not_for_ever():
+    asked = []
+    table = Remembered(lambda c: asked.append(c) or c.upper())
+    assert [table[c] for c in "aba"] == ["A", "B", "A"] and asked == ["a", "b"]
+    for code in range(0x4E00, 0x4E00 + 6000):
+        assert table[chr(code)] == chr(code)
+    assert len(table) <= 5000
+
+
+@pytest.mark.parametrize("name", ["SPACE", "MARK", "PUNCTUATION"])
+def test_the_sets_are_disjoint(name):
+    sets = {"SPACE": SPACE, "MARK": MARK, "PUNCTUATION": PUNCTUATION}
+    mine = sets.pop(name)
+    assert all(mine.isdisjoint(other) for other in sets.values())
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("rule", "setting"),
+    [
+        (clean, "clean_text"),
+        (space_cjk, "handle_chinese_chars"),
+        (strip_accents, "strip_accents"),
+        (lower_case, "lowercase"),
+    ],
+)
+def test_each_rule_on_every_code_point(rule, setting):
+    normalizers = pytest.importorskip("tokenizers").normalizers
+    off = dict.fromkeys(("clean_text", "handle_chinese_chars", "strip_accents", "lowercase"), False)
+    reference = normalizers.BertNormalizer(**{**off, setting: True})
+    for text in blocks():
+        ours, theirs = applied(rule, text), reference.normalize_str(text)
+        assert ours == theirs, first_difference(rule, reference.normalize_str)
+    print(
+        f"\n{rule.__name__}: {len(CODE_POINTS)} code points, differences 0 "
+        f"(this Python has Unicode {unicodedata.unidata_version})"
+    )
+
+
+def first_difference(rule, reference):
+    for character in map(chr, CODE_POINTS):
+        text = f"a{character}b"
+        if applied(rule, text) != reference(text):
+            ours, theirs = applied(rule, text), reference(text)
+            return f"U+{ord(character):04X}: {ours!r} here, {theirs!r} there"
+
+
+@pytest.mark.parity
+def test_split_on_every_code_point():
+    pre_tokenizers = pytest.importorskip("tokenizers").pre_tokenizers
+    reference = pre_tokenizers.BertPreTokenizer()
+    for text in blocks():
+        cleaned = applied(clean, text)  # `split` comes after it
+        ours = ["".join(c for c, _ in word) for word in split([(c, 0) for c in cleaned])]
+        assert ours == [word for word, _ in reference.pre_tokenize_str(cleaned)]
+    print(f"\nsplit: {len(CODE_POINTS)} code points, differences 0")

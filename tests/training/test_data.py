@@ -1,0 +1,222 @@
+import json
+
+import numpy as np
+import pytest
+
+from minibert.training import data
+from minibert.training.data import Example
+
+TEXT = ("text", "pair?", "label")
+PAIR = ("text", "pair", "score")
+
+
+def write(path, text):
+    path.write_bytes(text.encode())
+    return path
+
+
+def values(examples):
+    return [example.values for example in examples]
+
+
+def test_a_tsv_with_a_header(tmp_path):
+    path = write(tmp_path / "a.tsv", 'sentence\tlabel\nsaid "no"\t1\n"quoted\t0\n')
+    said = []
+    found = data.read(path, TEXT, say=said.append)
+    assert values(found) == [
+        {"text": 'said "no"', "label": "1"},
+        {"text": '"quoted', "label": "0"},  # a tsv has no quoting
+    ]
+    assert [example.where for example in found] == ["a.tsv, line 2", "a.tsv, line 3"]
+    assert said == ["a.tsv: 2 rows; text = column 'sentence', label = column 'label'"]
+
+
+def test_a_csv_without_a_header_goes_by_order_and_counts_lines_of_quoted_cells(tmp_path):
+    path = write(tmp_path / "a.csv", '"one, two",b,5.0\r\n"over\r\ntwo lines",d,2\r\ne,f,0\r\n')
+    found = data.read(path, PAIR)
+    assert values(found)[0] == {"text": "one, two", "pair": "b", "score": 5.0}
+    assert [e.where for e in found] == ["a.csv, line 1", "a.csv, line 2", "a.csv, line 4"]
+
+
+def test_a_jsonl_and_columns_by_name(tmp_path):
+    rows = [{"review": "fine", "stars": 4, "id": 1}, {"id": 2, "stars": 1, "review": "no"}]
+    path = write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    found = data.read(path, TEXT, {"text": "review", "label": "stars"})
+    assert values(found) == [{"text": "fine", "label": "4"}, {"text": "no", "label": "1"}]
+    with pytest.raises(ValueError, match=r"which column is label\?.*review.*--columns label="):
+        data.read(path, TEXT, {"text": "review"})
+
+
+def test_columns_by_number(tmp_path):
+    path = write(tmp_path / "a.tsv", "7\tgood\tfine text\n8\tbad\tno text\n")
+    found = data.read(path, TEXT, {"text": "3", "label": "2"})
+    assert values(found)[1] == {"text": "no text", "label": "bad"}
+
+
+def test_a_txt_has_a_text_a_line(tmp_path):
+    path = write(tmp_path / "a.txt", "one\n\nthree\n")
+    assert [(e.texts, e.where) for e in data.read(path, ("text",))] == [
+        (("one",), "a.txt, line 1"),
+        (("three",), "a.txt, line 3"),
+    ]
+
+
+def test_blank_lines_are_said_or_kept(tmp_path):
+    path = write(tmp_path / "a.txt", "one\u2028still one\n\nthree\r\n \n")
+    said = []
+    found = data.read(path, ("text",), say=said.append)
+    assert [e.where for e in found] == ["a.txt, line 1", "a.txt, line 3"]
+    assert said[-1] == "a.txt: 2 blank lines left out (lines 2, 4)"
+    found = data.read(path, ("text",), say=said.append, blank=True)
+    assert [e.values["text"] for e in found] == ["one\u2028still one", "", "three", ""]
+    assert [e.where[-1] for e in found] == ["1", "2", "3", "4"]
+    for name, text in (
+        ("b.csv", 'text,label\n\n"a\n\nb",x\n'),
+        ("b.tsv", "text\tlabel\n\na\tx\n"),
+        ("b.jsonl", '{"text": "a", "label": "x"}\n\n{"text": "b", "label": "x"}\n'),
+    ):
+        data.read(write(tmp_path / name, text), TEXT, say=said.append)
+        assert said[-1] == f"{name}: 1 blank line left out (line 2)"
+    found = data.read(write(tmp_path / "c.csv", "text,label\n,x\n"), TEXT, blank=True)
+    assert found[0].values == {"text": "", "label": "x"}
+
+
+@pytest.mark.parametrize(
+    "name, text, roles, message",
+    [
+        ("a.csv", "text,label\na,b\nc\n", TEXT, "a.csv, line 3: 1 columns, but 2"),
+        ("a.csv", "text,label\n  ,b\n", TEXT, "a.csv, line 2: the text is empty"),
+        ("a.csv", "a,b,high\n", PAIR, "a.csv, line 1: the score is 'high', not a number"),
+        ("a.csv", "a,b,nan\n", PAIR, "line 1: the score is 'nan'"),
+        ("a.csv", 'a,"b\n', TEXT, "a.csv, line 1: .*quote not closed"),
+        ("a.csv", "a,b\nc,d\n", PAIR, "line 1: 2 columns and no header"),
+        ("a.csv", "", PAIR, "no rows"),
+        ("a.csv", "text,label\n", TEXT, "a header and no rows"),
+        ("a.jsonl", '{"text": "a"\n', TEXT, "a.jsonl, line 1: not JSON"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}\n', TEXT, "line 2: the keys"),
+        ("a.jsonl", '{"tokens": "a b", "tags": ["x"]}\n', ("tokens", "tags"), "a list is needed"),
+        ("a.parquet", "x", TEXT, "not '.parquet'"),
+    ],
+)
+def test_what_is_wrong_is_told_with_file_and_line(tmp_path, name, text, roles, message):
+    path = write(tmp_path / name, text)
+    with pytest.raises(ValueError, match=message):
+        data.read(path, roles)
+
+
+def test_no_such_file_and_a_badly_named_hub_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        data.read(tmp_path / "none.csv", TEXT)
+    with pytest.raises(ValueError, match="hub:owner/name/file"):
+        data.read("hub:owner/name", TEXT)
+
+
+def test_a_hub_file_is_fetched_by_the_hub_library(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    path = write(tmp_path / "train.csv", "text,label\na,b\n")
+    asked = []
+
+    def fetch(*args, **kwargs):
+        asked.append((args, kwargs))
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    assert len(data.read("hub:me/my-data/sub/train.csv", TEXT)) == 1
+    assert asked == [(("me/my-data", "sub/train.csv"), {"repo_type": "dataset"})]
+
+
+# -------------------------------------------------------------------------------------- checking
+
+
+def labelled(*rows):
+    return [
+        Example({"text": text, "label": label}, f"t, line {i}")
+        for i, (text, label) in enumerate(rows, 1)
+    ]
+
+
+def test_classes_are_in_the_order_of_numbers_or_of_the_alphabet():
+    assert data.class_names(labelled(("a", "10"), ("b", "2"), ("c", "2"))) == ["2", "10"]
+    assert data.class_names(labelled(("a", "x"), ("b", "2"))) == ["2", "x"]
+    assert data.count_classes(labelled(("a", "x"), ("b", "y"), ("c", "x"))) == {"x": 2, "y": 1}
+
+
+def test_remarks():
+    train = labelled(("a", "x"), ("A ", "x"), ("b", "y"), ("b", "x"), ("c", "z"))
+    dev = labelled(("C", "z"), ("d", "w"))
+    remarks = data.check(train, dev)
+    for expected in (
+        "1 rows of the training data repeat another: t, line 2 = t, line 1",
+        "another label: t, line 4 = t, line 3",
+        "score will flatter: t, line 1 = t, line 5",
+        "single training example: y, z",
+        "without any training example: w",
+        "never tests: x, y",
+    ):
+        assert sum(expected in remark for remark in remarks) == 1, expected
+    assert data.check(labelled(("a", "x"), ("b", "x")), labelled(("c", "x"))) == []
+
+
+def scored(*scores):
+    return [Example({"text": "a", "score": s}, f"s, line {i}") for i, s in enumerate(scores, 1)]
+
+
+def test_scales():
+    assert data.score_scale(scored(0.2, 0.9)) == (0, 1)
+    assert data.score_scale(scored(-0.2, 0.9)) == (-1, 1)
+    assert data.score_scale(scored(0, 4.8)) == (0, 5)
+    assert data.scaled_score(scored(-0.5)[0], (-1, 1)) == 0.25
+    with pytest.raises(ValueError, match="-7.*s, line 2.*120.*s, line 1.*--scale"):
+        data.score_scale(scored(120, -7))
+    with pytest.raises(ValueError, match="s, line 1: the score 6 is not on the scale 0 to 5"):
+        data.scaled_score(scored(6)[0], (0, 5))
+
+
+# --------------------------------------------------------------------------- splits and batches
+
+
+def test_a_split_is_stratified_repeatable_and_loses_nothing():
+    rows = labelled(*[(f"t{i}", "rare" if i % 10 == 0 else "often") for i in range(100)])
+    rest, aside = data.split(rows, 0.2, seed=3)
+    assert data.count_classes(aside) == {"often": 18, "rare": 2}
+    assert sorted(e.where for e in rest + aside) == sorted(e.where for e in rows)
+    assert data.split(rows, 0.2, seed=3) == (rest, aside) != data.split(rows, 0.2, seed=4)
+    with pytest.raises(ValueError, match="too few"):
+        data.split(labelled(("a", "x"), ("b", "y")), 0.5)
+
+
+def test_a_subset_keeps_the_proportions():
+    rows = labelled(*[(f"t{i}", "rare" if i % 4 == 0 else "often") for i in range(100)])
+    assert data.count_classes(data.subset(rows, 20, seed=1)) == {"often": 15, "rare": 5}
+    assert data.subset(rows, 20, seed=1) != data.subset(rows, 20, seed=2)
+    assert len(data.subset(rows, 33)) == 33 and data.subset(rows, 200) == rows
+
+
+LENGTHS = np.random.default_rng(0).integers(3, 60, 203).tolist()
+
+
+@pytest.mark.parametrize("how", [{}, {"by_length": False}, {"size": None, "tokens": 256}])
+def test_every_example_once_an_epoch_and_another_order_in_the_next(how):
+    first, second = (data.make_batches(LENGTHS, seed=1, epoch=epoch, **how) for epoch in (0, 1))
+    for batches in (first, second):
+        assert sorted(i for batch in batches for i in batch) == list(range(203))
+    assert first != second
+    assert first == data.make_batches(LENGTHS, seed=1, epoch=0, **how)
+    assert first != data.make_batches(LENGTHS, seed=2, epoch=0, **how)
+
+
+def test_batches_keep_their_limits_and_those_by_length_have_little_padding():
+    for batch in data.make_batches(LENGTHS, size=None, tokens=256):
+        assert len(batch) * max(LENGTHS[i] for i in batch) <= 256
+    for batch in data.make_batches(LENGTHS, size=8, tokens=256):
+        assert len(batch) <= 8 and len(batch) * max(LENGTHS[i] for i in batch) <= 256
+
+    def padded(batches):
+        return sum(len(batch) * max(LENGTHS[i] for i in batch) for batch in batches)
+
+    tight, loose = (data.make_batches(LENGTHS, by_length=by) for by in (True, False))
+    assert sum(LENGTHS) <= padded(tight) < 1.15 * sum(LENGTHS) < 1.5 * sum(LENGTHS) < padded(loose)
+    assert data.make_batches([500], size=None, tokens=100) == [[0]]
+    with pytest.raises(ValueError, match="a limit"):
+        data.make_batches(LENGTHS, size=None)

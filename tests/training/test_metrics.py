@@ -1,0 +1,242 @@
+import csv
+import json
+import math
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from minibert.training import metrics
+from minibert.training.metrics import (
+    accuracy,
+    classification_report,
+    confusion_matrix,
+    matthews_correlation,
+    mean_absolute_error,
+    mean_squared_error,
+    pearson,
+    precision_recall_f1,
+    spearman,
+)
+
+OF_CLASSES = [
+    accuracy,
+    confusion_matrix,
+    precision_recall_f1,
+    matthews_correlation,
+    classification_report,
+]
+OF_NUMBERS = [pearson, spearman, mean_squared_error, mean_absolute_error]
+
+
+@pytest.fixture(autouse=True)
+def no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+# --- by hand ---
+
+# Three cats, of which two are found; one dog, found; a cat taken for a dog.
+LABELS, PREDICTIONS = ["cat", "cat", "cat", "dog"], ["cat", "dog", "cat", "dog"]
+
+
+def test_classes_by_hand():
+    assert accuracy(LABELS, PREDICTIONS) == 0.75
+    assert confusion_matrix(LABELS, PREDICTIONS).tolist() == [[2, 1], [0, 1]]
+    assert confusion_matrix(LABELS, PREDICTIONS, ["dog", "cat", "cow"]).tolist() == [
+        [1, 0, 0],
+        [1, 2, 0],
+        [0, 0, 0],
+    ]
+    precision, recall, f1 = precision_recall_f1(LABELS, PREDICTIONS)
+    assert precision.tolist() == [1, 0.5] and recall.tolist() == [2 / 3, 1]
+    assert f1.tolist() == [0.8, 2 / 3]
+    assert precision_recall_f1(LABELS, PREDICTIONS, "micro") == (0.75, 0.75, 0.75)
+    assert precision_recall_f1(LABELS, PREDICTIONS, "macro")[:2] == (0.75, (2 / 3 + 1) / 2)
+    assert precision_recall_f1(LABELS, PREDICTIONS, "weighted")[:2] == (0.875, 0.75)
+    # (right · n - Σ actual · predicted) / √((n² - Σ actual²)(n² - Σ predicted²))
+    assert matthews_correlation(LABELS, PREDICTIONS) == (3 * 4 - 8) / math.sqrt(6 * 8)
+
+
+def test_numbers_by_hand():
+    assert pearson([1, 2, 3], [2, 4, 6]) == 1 and pearson([1, 2, 3], [3, 2, 1]) == -1
+    assert pearson([0, 1, 2, 3], [0, 1, 1, 0]) == 0
+    assert spearman([1, 2, 3, 4], [1, 10, 100, 1000]) == 1
+    assert spearman([1, 2, 3], [2, 3, 1]) == -0.5  # 1 - 6 · (1 + 1 + 4) / (3 · 8)
+    assert mean_squared_error([1, 2, 3], [1, 4, 0]) == 13 / 3
+    assert mean_absolute_error([1, 2, 3], [1, 4, 0]) == 5 / 3
+
+
+def test_the_report_holds_the_same_numbers_and_is_json():
+    report = classification_report(LABELS, PREDICTIONS, ["cat", "dog", "cow"])
+    assert json.loads(json.dumps(report)) == report
+    assert report["accuracy"] == 0.75
+    assert report["classes"]["cat"] == {"precision": 1, "recall": 2 / 3, "f1": 0.8, "support": 3}
+    assert report["classes"]["cow"] == {"precision": 0, "recall": 0, "f1": 0, "support": 0}
+    assert report["macro"]["precision"] == (1 + 0.5 + 0) / 3
+    assert report["weighted"]["recall"] == 0.75
+    assert report["matthews_correlation"] == matthews_correlation(LABELS, PREDICTIONS)
+    assert list(classification_report([1, 0], [1, 2])["classes"]) == ["0", "1", "2"]
+
+
+# --- equal to scikit-learn and scipy ---
+
+numbers_of_classes = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1)
+
+
+@pytest.mark.parity
+@settings(max_examples=150, deadline=None)
+@given(pairs=numbers_of_classes, text=st.booleans(), extra=st.booleans())
+@example(pairs=[(1, 1), (1, 1)], text=False, extra=False)  # one class only
+@example(pairs=[(0, 1), (0, 1)], text=False, extra=False)  # nothing right
+@example(pairs=[(0, 1), (1, 1)], text=True, extra=True)  # one class predicted
+def test_classes_as_scikit_learn_sees_them(pairs, text, extra):
+    sk = pytest.importorskip("sklearn.metrics")
+    labels, predictions = zip(*pairs, strict=True)
+    if text:
+        labels, predictions = [f"c{x}" for x in labels], [f"c{x}" for x in predictions]
+    classes = sorted({*labels, *predictions}, reverse=True)
+    if extra:
+        classes.append("none" if text else 9)
+    assert accuracy(labels, predictions) == sk.accuracy_score(labels, predictions)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs about a single class
+        table = sk.confusion_matrix(labels, predictions, labels=classes)
+        matthews = sk.matthews_corrcoef(labels, predictions)
+    assert np.array_equal(confusion_matrix(labels, predictions, classes), table)
+    ours = matthews_correlation(labels, predictions)
+    assert math.isclose(ours, matthews, rel_tol=1e-14, abs_tol=1e-15)
+    for average in (None, "micro", "macro", "weighted"):
+        expected = sk.precision_recall_fscore_support(
+            labels, predictions, average=average, labels=classes, zero_division=0
+        )[:3]
+        result = precision_recall_f1(labels, predictions, average, classes)
+        assert np.allclose(result, expected, rtol=1e-14, atol=0)
+    in_their_order = precision_recall_f1(labels, predictions)
+    expected = sk.precision_recall_fscore_support(labels, predictions, zero_division=0)[:3]
+    assert np.allclose(in_their_order, expected, rtol=1e-14, atol=0)
+
+
+finite = st.floats(-1e6, 1e6)
+ties = st.integers(-3, 3).map(float)
+
+
+@pytest.mark.parity
+@settings(max_examples=200, deadline=None)
+@given(pairs=st.lists(st.tuples(ties | finite, ties | finite), min_size=2, max_size=30))
+@example(pairs=[(0.1, 1.0), (0.1, 2.0), (0.1, 4.0)])  # constant
+@example(pairs=[(0.1, 7.0), (0.1, 7.0)])
+@example(pairs=[(1.0, 3.0), (2.0, 2.0)])  # two pairs
+def test_numbers_as_scipy_sees_them(pairs):
+    stats = pytest.importorskip("scipy.stats")
+    sk = pytest.importorskip("sklearn.metrics")
+    x, y = np.array(pairs).T
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs about constant input
+        expected = stats.spearmanr(x, y).statistic, stats.pearsonr(x, y).statistic
+    close = {"rel_tol": 0, "abs_tol": 1e-13}
+    for ours, theirs in zip((spearman(x, y), pearson(x, y)), expected, strict=True):
+        assert type(ours) is float
+        assert math.isclose(ours, theirs, **close) or (math.isnan(ours) and math.isnan(theirs))
+    assert math.isclose(mean_squared_error(x, y), sk.mean_squared_error(x, y), rel_tol=1e-14)
+    assert math.isclose(mean_absolute_error(x, y), sk.mean_absolute_error(x, y), rel_tol=1e-14)
+
+
+def test_a_constant_correlates_with_nothing():
+    for constant in ([0.1] * 3, [1e300] * 3, [0, 0, 0]):
+        for correlation in (pearson, spearman):
+            assert math.isnan(correlation(constant, [1, 2, 3]))
+            assert math.isnan(correlation([1, 2, 3], constant))
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1.0, 1e160, 1e300])
+def test_the_scale_of_the_numbers_does_not_matter(scale):
+    x, y = np.array([1.0, 2.0, 4.0]), np.array([1.0, 3.0, 2.0])
+    expected = 3 / math.sqrt(84)  # Σ dx·dy = 1, Σ dx² = 14/3, Σ dy² = 2, hence 1 / √(28/3)
+    assert math.isclose(pearson(scale * x, y), expected, rel_tol=1e-14)
+    assert math.isclose(spearman(scale * x, y), 0.5, rel_tol=1e-14)
+
+
+def test_rounding_never_takes_a_correlation_out_of_its_range():
+    for x in np.random.default_rng(0).normal(size=(300, 5)):
+        assert 1 - 1e-15 <= pearson(x, 3 * x + 1) <= 1
+        assert -1 <= pearson(x, 1 - 3 * x) <= -1 + 1e-15
+
+
+@pytest.mark.data
+@pytest.mark.parity
+def test_spearman_with_the_ties_of_the_sts_benchmark(data):
+    stats = pytest.importorskip("scipy.stats")
+    with open(data / "stsb" / "test.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    score = [float(score) for _, _, score in rows]
+    words = [float(len(set(one.split()) & set(two.split()))) for one, two, _ in rows]
+    assert len(rows) == 1379
+    assert abs(spearman(score, words) - stats.spearmanr(score, words).statistic) <= 1e-14
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize("metric", OF_CLASSES + OF_NUMBERS)
+@pytest.mark.parametrize(
+    "labels, predictions, words",
+    [
+        ([1, 2, 3], [1, 2], "3 labels, but 2 predictions"),
+        ([], [], "no examples"),
+        ([1.0, 2.0], [1.0, math.nan], "entry 1 is nan"),
+        ([math.nan, 2.0], [1.0, 2.0], "entry 0 is nan"),
+        ([1, 2], [[0.1, 0.9], [0.2, 0.8]], r"\(2,\) and \(2, 2\).*argmax"),
+        (1, 1, r"\(\) and \(\)"),
+        ([1, None], [1, 2], "object"),
+        ([1, 2], ["1", "2"], "text"),
+    ],
+)
+def test_what_cannot_be_measured_is_named(metric, labels, predictions, words):
+    with pytest.raises(ValueError, match=f"(?i){words}"):
+        metric(labels, predictions)
+
+
+@pytest.mark.parametrize("metric", OF_NUMBERS)
+def test_infinity_is_refused(metric):
+    with pytest.raises(ValueError, match="entry 1 is -inf"):
+        metric([1, 2, 3], [1, -math.inf, 2])
+
+
+def test_other_refusals():
+    with pytest.raises(ValueError, match="at least two"):
+        pearson([1], [1])
+    with pytest.raises(ValueError, match="at least two"):
+        spearman([1], [1])
+    with pytest.raises(ValueError, match="average='binary'.*'macro'"):
+        precision_recall_f1([1], [1], "binary")
+    for metric in (confusion_matrix, classification_report):
+        with pytest.raises(ValueError, match=r"2 occurs, but the classes are \[0, 1\]"):
+            metric([0, 1], [1, 2], classes=[0, 1])
+        with pytest.raises(ValueError, match=r"\[0, 1, 0\] contain one twice"):
+            metric([0, 1], [1, 1], classes=[0, 1, 0])
+
+
+def test_tensors_and_booleans_are_taken_too():
+    import torch
+
+    labels, predictions = torch.tensor([1, 0, 1]), torch.tensor([True, False, False])
+    assert accuracy(labels, predictions) == 2 / 3
+    assert spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 3.0, 9.0])) == 1
+
+
+def test_only_numpy_is_imported():
+    code = (
+        "import sys, importlib.util as u\n"
+        f"spec = u.spec_from_file_location('metrics', {metrics.__file__!r})\n"
+        "module = u.module_from_spec(spec); spec.loader.exec_module(module)\n"
+        "module.spearman([1, 2], [1, 2]); module.classification_report([1, 2], [1, 2])\n"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'scipy', 'sklearn')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,252 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from support import small
+from support.tiny import build, in_reference, tiny_config
+
+from minibert.heads import BertForQuestionAnswering, BertForTokenClassification
+from minibert.training.data import Example
+from minibert.training.loop import predict
+from minibert.training.tasks import (
+    IGNORE,
+    Classification,
+    Contrastive,
+    MaskedLM,
+    PairRegression,
+    QuestionAnswering,
+    Similarity,
+    TokenClassification,
+    plain_words,
+)
+
+TOKENIZER = small.tokenizer()
+
+
+def rows(*values):
+    return [Example(value, f"row {i}") for i, value in enumerate(values, 1)]
+
+
+def test_the_sum_of_the_losses_over_the_weight_is_the_usual_mean():
+    task = Classification(TOKENIZER, "abc", class_weights=[1.0, 2.0, 5.0], label_smoothing=0.2)
+    logits, targets = torch.randn(4, 3), torch.tensor([0, 2, 1, 2])
+    batch = {"targets": targets}
+    usual = F.cross_entropy(logits, targets, torch.tensor([1.0, 2.0, 5.0]), label_smoothing=0.2)
+    assert task.weight(batch) == 13
+    assert (task.loss(logits, batch) / 13).item() == pytest.approx(usual.item(), rel=1e-6)
+
+
+def test_an_unknown_label_is_told_with_its_place():
+    with pytest.raises(ValueError, match="row 2: the label 'c' is not among.*'a', 'b'"):
+        Classification(TOKENIZER, "ab").encode(
+            rows({"text": "a film", "label": "a"}, {"text": "a song", "label": "c"})
+        )
+
+
+def test_cut_texts_are_counted():
+    with pytest.warns(UserWarning, match="1 of 2 inputs have more than 4 tokens.*up to 7"):
+        MaskedLM(TOKENIZER, max_length=4).encode(
+            rows({"text": "a film"}, {"text": "a film a film a"})
+        )
+
+
+def test_cosine_by_hand():
+    task = Similarity(TOKENIZER)
+    batch = {"targets": torch.tensor([1.0, 0.5], dtype=torch.float64)}
+    assert task.loss(torch.tensor([0.8, 0.0]), batch).item() == pytest.approx(0.04 + 0.25)
+
+
+def test_cosent_by_hand():
+    task = Similarity(TOKENIZER, objective="cosent")
+    batch = {"targets": torch.tensor([1.0, 0.5, 0.5])}
+    # Score 1 must have a larger cosine than both others; the equal scores do not matter.
+    expected = math.log(1 + math.exp(20 * (0.3 - 0.4)) + math.exp(20 * (0.9 - 0.4)))
+    assert task.loss(torch.tensor([0.4, 0.3, 0.9]), batch).item() == pytest.approx(expected)
+    assert task.weight(batch) == 1
+    alike = {"targets": torch.tensor([0.5, 0.5])}
+    assert task.loss(torch.tensor([0.1, 0.9]), alike).item() == 0
+
+
+def test_in_batch_negatives_by_hand():
+    task = Contrastive(TOKENIZER, sharpness=2.0)
+    vectors = torch.tensor([[[1.0, 0], [1, 0]], [[0, 1], [0, 1]]])  # (B, sides, H)
+    batch = {"targets": torch.arange(2), "twins": torch.zeros(2, 2, dtype=torch.bool)}
+    each = -math.log(math.exp(2) / (math.exp(2) + 1))
+    assert task.loss(vectors, batch).item() == pytest.approx(2 * each)
+
+
+def test_hard_negatives_are_wrong_for_everybody_and_equal_answers_for_nobody():
+    task = Contrastive(TOKENIZER)
+    features = task.encode(
+        rows(
+            {"text": "a film", "pair": "a song", "negative": "a meal"},
+            {"text": "a day", "pair": "a song", "negative": "a talk"},
+        )
+    )
+    batch = task.collate(features)
+    assert batch["inputs"]["input_ids"].shape[0] == 6
+    assert batch["twins"].tolist() == [[False, True, False, False], [True, False, False, False]]
+    vectors = F.normalize(torch.randn(2, 3, 4), dim=-1)
+    anchors, positives, negatives = vectors.unbind(1)
+    expected = 0.0
+    for i, wrong in ((0, negatives), (1, negatives)):
+        scores = 20 * torch.cat([anchors[i] @ positives[i][:, None], wrong @ anchors[i]])
+        expected += F.cross_entropy(scores, torch.tensor(0)).item()
+    assert task.loss(vectors, batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_retrieval_is_measured_over_all_answers():
+    task = Contrastive(TOKENIZER)
+    features = task.encode(
+        rows(*({"text": "a film", "pair": f"a {word}"} for word in ("song", "meal", "day")))
+    )
+    eye = np.eye(3)
+    predictions = [np.stack([eye[0], eye[0]]), np.stack([eye[0], eye[1]]), np.stack([eye[2]] * 2)]
+    found = task.measure(predictions, features)
+    assert found["found_first"] == pytest.approx(2 / 3)
+    assert found["reciprocal_rank"] == pytest.approx((1 + 1 / 2 + 1) / 3)
+
+
+# -------------------------------------------------------------------------------------- masked LM
+
+
+def masked(n=400, seeds=None):
+    task = MaskedLM(TOKENIZER)
+    texts = [text for text, _ in small.sentences(n, seed=1)]
+    features = task.encode(rows(*({"text": text} for text in texts)))
+    seeds = [(0, 0, i) for i in range(n)] if seeds is None else seeds
+    return task, features, task.collate(features, seeds)
+
+
+def test_masking_shares():
+    task, features, batch = masked(1500)
+    original = torch.tensor([i for f in features for i in f.rows[0]])
+    ids = batch["inputs"]["input_ids"]
+    at, shown = batch["places"], ids[batch["places"]]
+    special = (original == TOKENIZER.cls_token_id) | (original == TOKENIZER.sep_token_id)
+    assert 0.15 < at.sum() / (~special).sum() < 0.23  # short texts have at least one
+    assert at.any(dim=1).all()
+    as_mask = (shown == TOKENIZER.mask_token_id).float().mean()
+    as_is = (shown == batch["targets"]).float().mean()
+    assert 0.77 < as_mask < 0.83 and 0.08 < as_is < 0.125
+    others = shown[(shown != TOKENIZER.mask_token_id) & (shown != batch["targets"])]
+    assert not torch.isin(others, torch.tensor(TOKENIZER.all_special_ids)).any()
+    assert len(others.unique()) > 40
+
+
+def test_special_tokens_and_padding_are_never_guessed_and_the_rest_is_untouched():
+    task, features, batch = masked(64)
+    for row, feature in enumerate(features):
+        n, original = feature.length, torch.tensor(feature.rows[0])
+        ids, at = batch["inputs"]["input_ids"][row], batch["places"][row]
+        assert not at[0] and not at[n - 1 :].any()
+        assert torch.equal(ids[:n][~at[:n]], original[~at[:n]])
+    expected = [i for f, at in zip(features, batch["places"], strict=True)
+                for i, masked in zip(f.rows[0], at, strict=False) if masked]
+    assert batch["targets"].tolist() == expected
+
+
+def test_a_text_is_masked_anew_in_another_epoch_and_alike_in_other_company():
+    _, features, one = masked(32)
+    _, _, again = masked(32)
+    _, _, other = masked(32, [(0, 1, i) for i in range(32)])
+    assert torch.equal(one["places"], again["places"])
+    assert not torch.equal(one["places"], other["places"])
+    task = MaskedLM(TOKENIZER)
+    alone = task.collate(features[5:6], [(0, 0, 5)])
+    width = features[5].length
+    assert torch.equal(alone["places"][0], one["places"][5, :width])
+
+
+# ---------------------------------------------------------------------------------- token by token
+
+
+def test_tags_stand_at_first_pieces_and_padding_does_not_count():
+    task = TokenClassification(TOKENIZER, ["O", "X"], max_length=10)
+    task.tokenizer = small.tokenizer()
+    features = task.encode(
+        rows(
+            {"tokens": ["film", "good-day", "talk"], "tags": ["X", "O", "X"]},
+            {"tokens": ["song"], "tags": ["O"]},
+        )
+    )
+    assert len(features[0].rows[0]) == 7  # good-day is three pieces
+    assert features[0].target == [IGNORE, 1, 0, IGNORE, IGNORE, 1, IGNORE]
+    batch = task.collate(features)
+    assert batch["targets"][1].tolist() == [IGNORE, 0] + [IGNORE] * 5
+    assert task.weight(batch) == 4
+    config = tiny_config(vocab_size=len(small.VOCABULARY), num_labels=2)
+    model = build(BertForTokenClassification, config)
+    logits = task.outputs(model, batch)
+    summed = task.loss(logits, batch)
+    labels = batch["targets"].clone()
+    loss = in_reference(model)(**batch["inputs"], labels=labels).loss
+    assert (summed / 4).item() == pytest.approx(loss.item(), rel=1e-5)
+    changed = logits.clone()
+    changed[1, 3:] += 100  # what stands at padding does not matter
+    assert task.loss(changed, batch) == summed
+    assert [len(tags) for tags in task.decode(logits, batch)] == [3, 1]
+
+
+def test_a_text_that_is_cut_loses_whole_words():
+    task = TokenClassification(TOKENIZER, ["O"], max_length=5)
+    with pytest.warns(UserWarning, match="1 of 1 texts"):
+        (feature,) = task.encode(rows({"tokens": ["a", "good-day", "song"], "tags": ["O"] * 3}))
+    assert feature.extra == [1] and feature.length == 3
+    with pytest.raises(ValueError, match="row 1: 2 tokens, but 1 tags"):
+        task.encode(rows({"tokens": ["a", "b"], "tags": ["O"]}))
+
+
+def question(**changes):
+    context = "a film with a good song, and a talk"
+    value = {"question": "song?", "context": context, "answer": "good song", "start": 14}
+    return rows({**value, **changes})
+
+
+def test_the_answer_is_found_in_tokens_and_comes_back_as_text():
+    task = QuestionAnswering(TOKENIZER)
+    (feature,) = task.encode(question())
+    start, end = feature.target
+    tokens = TOKENIZER.convert_ids_to_tokens(feature.rows[0])
+    assert tokens[start : end + 1] == ["good", "song"]
+    logits = torch.zeros(1, feature.length, 2)
+    logits[0, start, 0] = logits[0, end, 1] = 5.0
+    logits[0, 1, :] = 9.0  # the question is no place for an answer
+    batch = task.collate([feature])
+    assert task.decode(logits, batch) == ["good song"]
+    assert task.measure(["the Good song!"], [feature]) == {"exact": 1.0, "f1": 1.0}
+    assert task.measure(["song"], [feature])["f1"] == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match="row 1: at 3 the context has"):
+        task.encode(question(start=3))
+
+
+def test_an_answer_that_was_cut_off_is_none():
+    task = QuestionAnswering(TOKENIZER, max_length=8)
+    with pytest.warns(UserWarning, match="1 of 1 answers were cut off"):
+        (feature,) = task.encode(question())
+    assert feature.target == (0, 0)
+
+
+def test_the_loss_of_question_answering_is_that_of_the_reference():
+    task = QuestionAnswering(TOKENIZER)
+    features = task.encode(question() + question(question="a long question, is it?"))
+    model = build(BertForQuestionAnswering, tiny_config(vocab_size=len(small.VOCABULARY)))
+    batch = task.collate(features)
+    start, end = batch["targets"].T
+    loss = in_reference(model)(**batch["inputs"], start_positions=start, end_positions=end).loss
+    mine = task.loss(task.outputs(model, batch), batch) / 2
+    assert mine.item() == pytest.approx(loss.item(), rel=1e-5)
+    answers, _ = predict(model, task, features)
+    assert all(answer in features[0].extra[2] for answer in answers)
+
+
+def test_plain_words():
+    assert plain_words("The  cat's, a Hat!") == ["cats", "hat"]
+
+
+def test_a_score_in_other_units_is_learnt_from_0_to_1():
+    values = {"text": "a film", "pair": "a song", "score": 4.0}
+    for task in (PairRegression(TOKENIZER, scale=(0, 5)), Similarity(TOKENIZER, scale=(0, 5))):
+        assert task.encode(rows(values))[0].target == 0.8
