@@ -44,7 +44,6 @@ class MaskedLMHead(nn.Module):
     """
 
     def __init__(self, config: BertConfig) -> None:
-        """Make the transform and the bias of every word."""
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.activation = activation(config.hidden_act)
@@ -71,7 +70,6 @@ class BertForMaskedLM(Pretrained, nn.Module):
     names = MASKED_LM_NAMES
 
     def __init__(self, config: BertConfig) -> None:
-        """Make the encoder, without a pooler, and the head."""
         super().__init__()
         self.config = config
         self.bert = BertModel(config, add_pooling_layer=False)
@@ -95,7 +93,6 @@ class BertForNextSentencePrediction(Pretrained, nn.Module):
     names = NEXT_SENTENCE_NAMES
 
     def __init__(self, config: BertConfig) -> None:
-        """Make the encoder and the head."""
         super().__init__()
         self.config = config
         self.bert = BertModel(config)
@@ -119,7 +116,6 @@ class BertForPreTraining(Pretrained, nn.Module):
     names = MASKED_LM_NAMES + NEXT_SENTENCE_NAMES
 
     def __init__(self, config: BertConfig) -> None:
-        """Make the encoder and both heads."""
         super().__init__()
         self.config = config
         self.bert = BertModel(config)
@@ -148,7 +144,6 @@ class BertForSequenceClassification(Pretrained, nn.Module):
     names = (("classifier", "classifier"),)
 
     def __init__(self, config: BertConfig) -> None:
-        """Make the encoder and the classifier."""
         super().__init__()
         self.config = config
         self.bert = BertModel(config)
@@ -173,7 +168,6 @@ class BertForTokenClassification(Pretrained, nn.Module):
     names = (("classifier", "classifier"),)
 
     def __init__(self, config: BertConfig) -> None:
-        """Make the encoder, without a pooler, and the classifier."""
         super().__init__()
         self.config = config
         self.bert = BertModel(config, add_pooling_layer=False)
@@ -198,7 +192,6 @@ class BertForQuestionAnswering(Pretrained, nn.Module):
     names = (("qa_outputs", "qa_outputs"),)
 
     def __init__(self, config: BertConfig) -> None:
-        """Make the encoder, without a pooler, and the map to two scores."""
         super().__init__()
         self.config = config.replace(num_labels=2)  # other libraries make a row for each label
         self.bert = BertModel(config, add_pooling_layer=False)

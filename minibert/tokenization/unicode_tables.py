@@ -35,7 +35,6 @@ class Ranges:
     """The same for great sets, of which only the bounds are kept."""
 
     def __init__(self, text: str) -> None:
-        """Read the ranges, which must be in ascending order."""
         self.spans = spans(text)
         self.bounds = [bound for first, last in self.spans for bound in (first, last + 1)]
 
@@ -52,7 +51,6 @@ class Remembered(dict):
     """A function of one character, ``table[c]``, that remembers its last answers."""
 
     def __init__(self, function: Callable[[str], object]) -> None:
-        """Take the function."""
         super().__init__()
         self.function = function
 

@@ -467,6 +467,7 @@ def assert_same(ours, reference, texts):
             pytest.fail(f"{text!r}: {ours.ids(text)} {pieces}, but {theirs.ids} {tokens}")
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("lowercase", [True, False])
