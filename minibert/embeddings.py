@@ -29,7 +29,7 @@ class Embeddings(nn.Module):
     """Word + segment + position, then LayerNorm, then dropout.
 
     The three tables are learned. ``position_embedding_type="sinusoidal"`` only changes where a new
-    position table starts (``model.initialise``); it is trained like the others from there.
+    position table starts (``pretrained.initialise``); it is trained like the others from there.
 
     Shapes: ``input_ids`` and ``token_type_ids`` (B, T); returns (B, T, H).
     """

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from minibert.config import BertConfig
 from minibert.encoder import activation
-from minibert.model import BertModel, Pretrained, initialise
+from minibert.model import BertModel
+from minibert.pretrained import Pretrained, initialise
 
 
 class Logits(NamedTuple):

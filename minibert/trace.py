@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from minibert.attention import MultiHeadSelfAttention
 from minibert.encoder import EncoderLayer, FeedForward
-from minibert.model import BertModel, Pretrained
+from minibert.model import BertModel
+from minibert.pretrained import Pretrained
 
 # Their output is that of their last part, under whose name it is recorded.
 SAME_AS_LAST_PART = (BertModel, EncoderLayer, MultiHeadSelfAttention, FeedForward, nn.Tanh)

@@ -59,8 +59,8 @@ def similarity(args: argparse.Namespace) -> None:
 
 def embed(args: argparse.Namespace) -> None:
     """Write a vector for every line of a file."""
+    from minibert.io.distributed import rank
     from minibert.speed.embed_file import embed_file
-    from minibert.training.distributed import rank
 
     if Path(args.file).suffix.lower() in TABLES:
         tell(f"warning: {args.file}: lines are taken as they are, header and labels too")
@@ -399,8 +399,8 @@ def finetune(args: argparse.Namespace) -> int | None:
     """Fine-tune a model on a file."""
     import dataclasses
 
+    from minibert.io.distributed import rank
     from minibert.training.checkpoints import Diverged
-    from minibert.training.distributed import rank
     from minibert.training.finetune import finetune as run
     from minibert.training.finetune import several
     from minibert.training.plots import FAILED

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from minibert.io import distributed as parallel
 from minibert.io.files import need_ending, no_such_file, read_json, write_json
 from minibert.progress import progress
 from minibert.sentence_encoder import SentenceEncoder
-from minibert.training import distributed as parallel
 
 SENTENCE_END = re.compile(r"""(?<=[.!?…])\s+|(?<=[.!?…]["'”’)])\s+|(?<=[。！？])""")
 CHUNK = 512  # lines encoded, written and remembered at a time

@@ -32,7 +32,8 @@ from minibert.embeddings import Embeddings
 from minibert.encoder import activation
 from minibert.io import checkpoint
 from minibert.io.files import atomic_directory
-from minibert.model import BertModel, NoInitialisation, numbers_of
+from minibert.model import BertModel
+from minibert.pretrained import NoInitialisation, numbers_of
 from minibert.speed.packed import RaggedBert, attend
 
 FILE = "model.int8.safetensors"

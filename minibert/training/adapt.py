@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minibert.model import BertModel, initialise
+from minibert.model import BertModel
+from minibert.pretrained import initialise
 
 PROJECTIONS = ("query", "key", "value", "output")  # of the attention
 

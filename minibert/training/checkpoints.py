@@ -29,9 +29,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from minibert.io import distributed as parallel
 from minibert.io.checkpoint import write_safetensors
 from minibert.io.files import read_text, write_text
-from minibert.training import distributed as parallel
 
 
 class Diverged(ArithmeticError):

@@ -25,13 +25,13 @@ from torch import nn
 
 import minibert
 from minibert.config import BertConfig
+from minibert.io import distributed as parallel
 from minibert.io.checkpoint import content_digest
 from minibert.io.files import atomic_directory, read_json, write_json, write_text
 from minibert.io.hub import locate
 from minibert.sentence_encoder import SentenceEncoder, best_device, read_modules
 from minibert.tokenization.tokenizer import BertTokenizer
 from minibert.training import data, metrics
-from minibert.training import distributed as parallel
 from minibert.training import plots as report
 from minibert.training.adapt import (
     add_lora,

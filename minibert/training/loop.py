@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from minibert.training import distributed as parallel
+from minibert.io import distributed as parallel
 from minibert.training.checkpoints import Run
 from minibert.training.data import make_batches
 
