@@ -41,8 +41,9 @@ from minibert.course.text_mistakes import (
     words_of,
 )
 from minibert.heads import BertForSequenceClassification
-from minibert.parity.diagnosis import Diagnosis
-from minibert.parity.probes import Inputs, example
+from minibert.parity.diagnosis import Diagnosis, find
+from minibert.parity.probes import example
+from minibert.parity.steps import Inputs
 
 tiny = partial(example, layers=1)
 
@@ -205,7 +206,7 @@ def embeddings_cases(seed: int) -> list[Case]:
         names = ("word.weight", "segment.weight", "position.weight", "norm.weight", "norm.bias")
         tables = [weights[f"embeddings.{name}"] for name in names]
         given = (batch["input_ids"], batch["token_type_ids"], *tables, config.layer_norm_eps)
-        model = (config, weights, batch)
+        model = Inputs(config, weights, batch)
         cases.append(model_case(title, points, model, [], "embeddings", lambda given=given: given))
     return cases
 
@@ -479,15 +480,12 @@ def diagnose_masking(pairs: list[tuple[Case, Any]]) -> Diagnosis | None:
         found = shares(case.args, got)
     except Unusable:
         return None
-    answers = [
-        (mistake,)
-        for mistake in MASKING_MISTAKES
-        if all(
-            expected_share(found, name, share)
-            for name, share in {**SHARES, **mistake.changes}.items()
-        )
-    ]
-    return Diagnosis("", answers, tried=len(MASKING_MISTAKES)) if answers else None
+
+    def explains(answer: tuple) -> bool:
+        shares = {**SHARES, **answer[0].changes}
+        return all(expected_share(found, name, share) for name, share in shares.items())
+
+    return find(MASKING_MISTAKES, explains, pairs=False)
 
 
 # ------------------------------------------------------------------------------- 11: AdamW
@@ -518,7 +516,8 @@ def steps_stage(
         },
     }
     steps = range(1, len(gradients) + 1)
-    return Stage(config, {}, batch, {}, [f"steps.{t}.{name}" for t in steps for name in names])
+    names = [f"steps.{t}.{name}" for t in steps for name in names]
+    return Stage(Inputs(config, {}, batch), {}, names)
 
 
 def adamw_step_cases(seed: int) -> list[Case]:
@@ -541,7 +540,7 @@ def adamw_step_cases(seed: int) -> list[Case]:
             {"lr": [0.1, 0.2, 0.3, 0.2, 0.1], "weight_decay": decay},
         )
         check = [name for name in place.names if name.split(".")[-1] in names]
-        args = (place.batch["parameters"], gradients[:, 0], place.batch["settings"])
+        args = (place.inputs.batch["parameters"], gradients[:, 0], place.inputs.batch["settings"])
         wrong = near(place, check, "three tensors (parameter, first, second)")
         cases.append(Case(title, points, args, wrong, place, five_steps, adamw_one))
     return cases

@@ -6,7 +6,6 @@ a pair of them, explains what came back in every part; it is shown side by side 
 
 from __future__ import annotations
 
-import math
 import random
 import re
 import textwrap
@@ -17,15 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minibert.config import BertConfig
 from minibert.course import runner as sandbox
-from minibert.parity import diagnosis
 from minibert.parity.catalogue import BY_KEY, CATALOGUE, Mistake
-from minibert.parity.diagnosis import Diagnosis, Judge
-from minibert.parity.probes import Inputs
+from minibert.parity.diagnosis import Diagnosis, Judge, diagnose_parts, find, together
 from minibert.parity.replace import blame
 from minibert.parity.report import describe
-from minibert.parity.steps import STEPS, Computation, place
+from minibert.parity.steps import STEPS, Computation, Inputs
 
 # What right code may differ by in float32 when it takes another order of operations, for numbers of
 # size 1: einsum, fused and numpy solutions stay below 2e-6 here, the smallest mistake that is
@@ -40,16 +36,14 @@ LARGEST = 1_000_000  # numbers that a function may return
 class Stage:
     """Numbers to be judged as stages of a tiny BERT: given ``known``, returned ``names``."""
 
-    config: BertConfig
-    weights: dict[str, Tensor]
-    batch: dict[str, Any]
+    inputs: Inputs
     known: dict[str, Tensor]
     names: list[str]
 
     def judge(self, got: Sequence[Tensor], catalogue: Sequence[Mistake] = CATALOGUE) -> Judge:
         """The learner's tensors, held against what comes from the same inputs."""
         mine = dict(zip(self.names, (tensor.float() for tensor in got), strict=True))
-        return Judge(self.config, self.weights, self.batch, {**self.known, **mine}, catalogue)
+        return Judge(self.inputs, {**self.known, **mine}, catalogue)
 
 
 @dataclass(frozen=True)
@@ -391,8 +385,8 @@ def ragged(seed: int, lengths: Sequence[int], words: int = 40) -> dict[str, Tens
 
 def stage(model: Inputs, known: Sequence[str], name: str) -> Stage:
     """The stage of a tiny BERT between some tensors and another one."""
-    run = Computation(*model, dtype=torch.float32)
-    return Stage(*model, {key: run[key].contiguous() for key in known}, [name])
+    run = Computation(model, dtype=torch.float32)
+    return Stage(model, {key: run[key].contiguous() for key in known}, [name])
 
 
 def near(place: Stage, check: Sequence[str] | None = None, what: str = "a tensor") -> Callable:
@@ -403,7 +397,7 @@ def near(place: Stage, check: Sequence[str] | None = None, what: str = "a tensor
 
     def wrong(got: Any) -> list[str]:
         found = tensors(got, len(place.names), what)
-        right = Computation(place.config, place.weights, place.batch, place.known)
+        right = Computation(place.inputs, place.known)
         for name, tensor in zip(place.names, found, strict=True):
             if tensor.shape != right[name].shape:
                 return [f"  shape {tuple(tensor.shape)}, but {tuple(right[name].shape)} is needed"]
@@ -414,10 +408,10 @@ def near(place: Stage, check: Sequence[str] | None = None, what: str = "a tensor
             expected = with_inputs.predict(name, {})
             allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
             if with_inputs.residual(name, expected) > allowed:
-                heads = place.config.num_attention_heads
+                heads = place.inputs.config.num_attention_heads
                 real = with_inputs.counts(name, expected)
                 shown = torch.where(real, tensor.double(), expected)
-                return describe(name, shown, expected, allowed, place.batch, heads=heads)
+                return describe(name, shown, expected, allowed, place.inputs.batch, heads=heads)
         return []
 
     return wrong
@@ -431,32 +425,15 @@ def by_catalogue(only: Sequence[str] = (*STEPS, "weights")) -> Callable:
     catalogue = [m for m in CATALOGUE if m.changes and set(m.changes) <= set(only)]
 
     def diagnose(pairs: list[tuple[Case, Any]]) -> Diagnosis | None:
-        judges = []
+        judges = {}
         for case, got in pairs:
             try:
                 found = tensors(got, len(case.stage.names), "") if case.stage else []
             except Unusable:
                 continue
             if found and all(tensor.dim() and tensor.numel() for tensor in found):
-                judges.append((case, case.stage.judge(found, catalogue)))
-        finding = diagnosis.diagnose([judge for _, judge in judges])
-        if finding and finding.answers and not finding.partial:
-            finding.answers = tightest(finding.answers, judges[-1][1], finding.name)
-            return finding
-        for case, judge in judges:
-            one = diagnosis.diagnose([judge])
-            if one and one.answers:
-                one.answers = tightest(one.answers, judge, one.name)
-                one.name, one.partial = f"the part {case.title!r}", True
-                return one
-        near = finding and math.isfinite(finding.residual)  # else another shape: nothing is near
-        return finding if near else None
-
-    def tightest(answers: list, judge: Judge, name: str) -> list:
-        """Of answers that give the same numbers, those that change nothing beyond what is asked."""
-        here = {place(step)[2] for step in judge.right_run(name, torch.float64).computed}
-        within = [answer for answer in answers if all(set(m.changes) <= here for m in answer)]
-        return within or answers
+                judges[case.title] = case.stage.judge(found, catalogue)
+        return diagnose_parts(judges)
 
     return diagnose
 
@@ -500,28 +477,12 @@ def by_steps(
 ) -> Callable:
     """Name the mistake, or the pair, with which ``run`` gives what came back in every part."""
 
-    def explains(answer: tuple[Mistake, ...], pairs: list[tuple[Case, Any]]) -> bool:
-        changes = {key: step for mistake in answer for key, step in mistake.changes.items()}
-        try:
-            return all(equal(run(case.args, {**right, **changes}), got) for case, got in pairs)
-        except (RuntimeError, IndexError):
-            return False  # the mistake does not fit these shapes: it would have crashed
-
     def diagnose(pairs: list[tuple[Case, Any]]) -> Diagnosis | None:
-        if explains((), pairs):
-            return None
-        singles = [(mistake,) for mistake in mistakes]
-        both = [
-            (one, two)
-            for i, one in enumerate(mistakes)
-            for two in mistakes[i + 1 :]
-            if not one.changes.keys() & two.changes.keys()
-        ]
-        for candidates in (singles, both):
-            answers = [answer for answer in candidates if explains(answer, pairs)]
-            if answers:
-                return Diagnosis("", answers, tried=len(singles) + len(both))
-        return None
+        def explains(answer: tuple[Mistake, ...]) -> bool:
+            do = {**right, **together(answer)}
+            return all(equal(run(case.args, do), got) for case, got in pairs)
+
+        return None if explains(()) else find(mistakes, explains)
 
     return diagnose
 

@@ -38,14 +38,14 @@ GELUS = {
 class Mistake:
     """One known mistake.
 
-    ``changes``: name of a step → the wrong step. ``seen``: what a learner sees. ``source``: where
+    ``changes``: name of a step → the wrong step. ``effect``: what a learner sees. ``source``: where
     it really happened, if we know.
     """
 
     key: str
     title: str
     changes: dict[str, Step]
-    seen: str
+    effect: str
     cure: str
     source: str = ""
 
@@ -139,13 +139,13 @@ def other_layer(run: Computation, name: str, choose: Callable[[int, int], int]) 
     """A weight from another layer."""
     if name.startswith("layers."):
         _, number, rest = name.split(".", 2)
-        name = f"layers.{choose(int(number), run.config.num_hidden_layers)}.{rest}"
-    return run.weights[name]
+        name = f"layers.{choose(int(number), run.inputs.config.num_hidden_layers)}.{rest}"
+    return run.inputs.weights[name]
 
 
 def identity_norms(run: Computation, name: str) -> Tensor:
     """Gains 1 and biases 0 for every LayerNorm."""
-    weight = run.weights[name]
+    weight = run.inputs.weights[name]
     if "norm." in name:
         return torch.ones_like(weight) if name.endswith("weight") else torch.zeros_like(weight)
     return weight
@@ -1418,13 +1418,13 @@ WEIGHTS = (
     ),
     Mistake(
         "bfloat16-weights", "the weights have been rounded to bfloat16",
-        {"weights": lambda run, name: run.weights[name].to(torch.bfloat16)},
+        {"weights": lambda run, name: run.inputs.weights[name].to(torch.bfloat16)},
         "change some 1e-2, cosine 1.000",
         "load in float32 a file that is stored in float32",
     ),
     Mistake(
         "float16-weights", "the weights have been rounded to float16",
-        {"weights": lambda run, name: run.weights[name].to(torch.float16)},
+        {"weights": lambda run, name: run.inputs.weights[name].to(torch.float16)},
         "change some 1e-3, cosine 1.0000",
         "load in float32 a file that is stored in float32",
     ),

@@ -7,16 +7,16 @@ precision at hand. Otherwise there is no name, only the nearest one and what it 
 from __future__ import annotations
 
 import itertools
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from minibert.config import BertConfig
 from minibert.parity.catalogue import CATALOGUE, Mistake
-from minibert.parity.steps import Computation, place
+from minibert.parity.steps import Computation, Inputs, parse_name
 
 MASKED = -5e3  # a score below this is a masked one, however it was masked
 PARTS = {"sentence": "pooling", "start": "qa", "end": "qa"}  # first words that belong together
@@ -63,7 +63,7 @@ class Diagnosis:
             for mistake in answer:
                 lines += [
                     f"{mistake.title}  [{mistake.key}]",
-                    f"    seen:  {mistake.seen}",
+                    f"    seen:  {mistake.effect}",
                     f"    cure:  {mistake.cure}",
                 ]
                 if mistake.source:
@@ -146,7 +146,7 @@ def canonical(name: str, values: Tensor) -> Tensor:
 
 def part_of(name: str) -> tuple:
     """The layer or the part that a tensor belongs to."""
-    group, number, step = place(name)
+    group, number, step = parse_name(name)
     if group:
         return (group, 0 if group == "steps" else number)  # an optimizer is wrong in each step
     word = re.match(r"[a-z]*", step)[0]
@@ -157,7 +157,7 @@ class Judge:
     """Somebody's tensors, and what should have come out of the same inputs.
 
     Args:
-        config, weights, batch: the model and its inputs; weights by our names.
+        inputs: the model and what went into it.
         mine: the tensors to be judged, by our names.
         catalogue: the mistakes to try.
 
@@ -169,16 +169,14 @@ class Judge:
 
     def __init__(
         self,
-        config: BertConfig,
-        weights: Mapping[str, Tensor],
-        batch: Mapping[str, Tensor],
+        inputs: Inputs,
         mine: Mapping[str, Tensor],
         catalogue: Sequence[Mistake] = CATALOGUE,
     ) -> None:
         """Compute the right values, and find the stages whose inputs do not explain them."""
-        self.config, self.weights, self.batch = config, weights, batch
+        self.inputs = inputs
         self.catalogue = catalogue
-        names = Computation(config, weights, batch).steps()
+        names = Computation(inputs).steps()
         self.order = {name: number for number, name in enumerate(names)}
         self.names = sorted(mine, key=self.order.__getitem__)
         self.mine = {name: mine[name].detach() for name in self.names}
@@ -201,11 +199,11 @@ class Judge:
     @property
     def poisoned(self) -> bool:
         """Whether some weight is not a number, so that the result should not be one."""
-        return any(bool(weight.isnan().any()) for weight in self.weights.values())
+        return any(bool(weight.isnan().any()) for weight in self.inputs.weights.values())
 
     def run(self, known: Mapping, changes: Mapping, dtype: torch.dtype) -> Computation:
         """A computation over this batch."""
-        return Computation(self.config, self.weights, self.batch, known, changes, dtype, self.cache)
+        return Computation(self.inputs, known, changes, dtype, self.cache)
 
     def known_before(self, name: str) -> dict[str, Tensor]:
         """What a tensor is predicted from."""
@@ -224,7 +222,7 @@ class Judge:
         known = self.known_before(name)
         if "weights" not in changes:  # what was computed before the first change stays as it is
             for done in right.computed:
-                if place(done)[2] in changes:
+                if parse_name(done)[2] in changes:
                     break
                 known[done] = right.values[done]
             else:
@@ -240,7 +238,7 @@ class Judge:
 
     def counts(self, name: str, values: Tensor) -> Tensor:
         """Which numbers matter: those of real tokens (as a mask that broadcasts)."""
-        real = self.batch.get("attention_mask")
+        real = self.inputs.batch.get("attention_mask")
         if real is None or name.startswith("steps."):
             return torch.ones((), dtype=torch.bool)
         real = real.bool()
@@ -326,7 +324,7 @@ class Judge:
         if "weights" in mistake.changes:
             return True
         return any(
-            place(done)[2] in mistake.changes
+            parse_name(done)[2] in mistake.changes
             for name in names
             for done in self.right_run(name, torch.float64).computed
         )
@@ -358,7 +356,7 @@ class Judge:
         """The layers at fault whose differences the same mistakes explain."""
         faults: dict[int, list[str]] = {}
         for name in self.faults:
-            group, number, _ = place(name)
+            group, number, _ = parse_name(name)
             if group == "layers":
                 faults.setdefault(number, []).append(name)
         return [number for number, names in faults.items() if self.explains(answer, names)]
@@ -370,6 +368,63 @@ class Judge:
 def together(answer: Answer) -> dict:
     """The steps that some mistakes change between them."""
     return {step: change for mistake in answer for step, change in mistake.changes.items()}
+
+
+def disjoint_pairs(mistakes: Sequence[Mistake]) -> list[Answer]:
+    """The pairs of mistakes that change different steps, so that both can be there at once."""
+    return [
+        pair for pair in itertools.combinations(mistakes, 2)
+        if not pair[0].changes.keys() & pair[1].changes.keys()
+    ]
+
+
+def find(
+    mistakes: Sequence[Mistake], explains: Callable[[Answer], bool], pairs: bool = True
+) -> Diagnosis | None:
+    """Name the mistake, or else the pair, that explains what was seen; None if there is none.
+
+    For anything that is no tensor of a BERT (words, tables, shares): ``explains`` says whether some
+    mistakes together give exactly what came.
+    """
+
+    def fits(answer: Answer) -> bool:
+        try:
+            return explains(answer)
+        except (RuntimeError, IndexError):
+            return False  # the mistake does not fit these shapes: it would have crashed
+
+    both = disjoint_pairs(mistakes) if pairs else []
+    for candidates in ([(mistake,) for mistake in mistakes], both):
+        if answers := list(filter(fits, candidates)):
+            return Diagnosis("", answers)
+    return None
+
+
+def diagnose_parts(judges: Mapping[str, Judge]) -> Diagnosis | None:
+    """`diagnose` code that was tried on several parts of a task, by their titles.
+
+    One name for all parts if there is one, else for the first part that has one; of answers that
+    give the same numbers, those that change nothing beyond what the parts compute.
+    """
+
+    def tightest(found: Diagnosis, judge: Judge) -> list[Answer]:
+        computed = judge.right_run(found.name, torch.float64).computed
+        here = {parse_name(step)[2] for step in computed}
+        within = [answer for answer in found.answers if together(answer).keys() <= here]
+        return within or found.answers
+
+    found = diagnose(list(judges.values()))
+    if found and found.answers and not found.partial:
+        found.answers = tightest(found, list(judges.values())[-1])
+        return found
+    for title, judge in judges.items():
+        one = diagnose([judge])
+        if one and one.answers:
+            one.answers = tightest(one, judge)
+            one.name, one.partial = f"the part {title!r}", True
+            return one
+    comparable = found and math.isfinite(found.residual)  # else another shape: nothing is near
+    return found if comparable else None
 
 
 def diagnose(judges: Sequence[Judge], pairs: bool = True) -> Diagnosis | None:
@@ -392,10 +447,7 @@ def diagnose(judges: Sequence[Judge], pairs: bool = True) -> Diagnosis | None:
     first = main.faults[0]
     seen = [(judge, names) for judge in judges if (names := judge.scope(first))]
     mistakes = suspects(seen)
-    both = [
-        pair for pair in itertools.combinations(mistakes, 2)
-        if pairs and not pair[0].changes.keys() & pair[1].changes.keys()
-    ]
+    both = disjoint_pairs(mistakes) if pairs else []
     result = Diagnosis(first, [], tried=len(mistakes) + len(both))
     right = main.predict(first, {})
     result.noise = main.noise(first, right, main.predict(first, {}, torch.float32))

@@ -26,9 +26,9 @@ from minibert.io.files import read_json
 from minibert.io.hub import DEFAULT_MODEL, locate
 from minibert.model import BertModel
 from minibert.parity.diagnosis import canonical
-from minibert.parity.replace import check, check_dump, load, read_dump, read_names
+from minibert.parity.replace import examine_code, examine_dump, load, read_dump, read_names
 from minibert.parity.report import Report, compare
-from minibert.parity.steps import Computation, order
+from minibert.parity.steps import Computation, Inputs, order
 from minibert.trace import trace
 
 GOLDENS = Path(__file__).resolve().parents[2] / "tests" / "goldens"
@@ -324,7 +324,7 @@ def read_goldens(directory: Path) -> tuple[dict[str, Tensor], dict[str, Tensor],
     return ordered, batch, provenance
 
 
-def check_goldens(directory: str | os.PathLike = GOLDENS) -> list[Report]:
+def compare_goldens(directory: str | os.PathLike = GOLDENS) -> list[Report]:
     """Hold this installation against the golden files: no network, no other package.
 
     Twice: in float64, where nothing but the rounding of the file may differ; and in float32.
@@ -359,7 +359,7 @@ def dropout_probe(dtype: torch.dtype) -> Tensor:
     return F.dropout(torch.ones(3, 10, 24, dtype=dtype), 0.1)
 
 
-def check_model(
+def compare_model(
     directory: str | os.PathLike, batch: Mapping[str, Tensor], training: bool = True
 ) -> list[Report]:
     """Hold minibert with the weights of a directory against transformers, where it is installed.
@@ -379,7 +379,7 @@ def check_model(
         pass
     model = BertModel.from_pretrained(directory)
     config = model.config
-    run = Computation(config, dict(model.state_dict()), batch)
+    run = Computation(Inputs(config, dict(model.state_dict()), batch))
     with torch.no_grad(), trace(model) as tensors:
         model(**{name: batch[name] for name in INPUTS if name in batch})
     known = set(order(config))
@@ -387,7 +387,7 @@ def check_model(
     title = f"minibert against its restatement in single steps, weights {directory}"
     report = compare(title, tensors, reference, float32_tolerance, batch)
     report.notes = ["transformers is not installed: pip install transformers for the reference"]
-    return [report, *check_projections(directory, GOLDENS)]
+    return [report, *compare_projections(directory, GOLDENS)]
 
 
 # ----------------------------------------------------------------- the official model, projected
@@ -417,7 +417,7 @@ def official_batch() -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": (ids != 0).long(), "token_type_ids": types}
 
 
-def check_projections(directory: Path, goldens: Path) -> list[Report]:
+def compare_projections(directory: Path, goldens: Path) -> list[Report]:
     """Hold the official model, if this is it, against the stored projections of each stage."""
     path = goldens / "official.json"
     if not path.exists() or not (directory / "model.safetensors").exists():
@@ -474,7 +474,7 @@ def parity(
 
     Args:
         dump: a ``.safetensors`` or ``.npz`` file to be compared.
-        replace: ``kind=file.py:Name``, see ``learner.py``.
+        replace: ``kind=file.py:Name``, see ``replace.py``.
         model: a directory or hub name; for a dump the default model, else a tiny one.
         names: a JSON file, their names → ours, of the tensors of a dump or the parameters of a
             class.
@@ -486,7 +486,7 @@ def parity(
     if dump:
         config, weights = weights_of(locate(model or DEFAULT_MODEL))
         settings = {"names": names, "tokens": tokens, "pairs": pairs}
-        return [check_dump(dump, config, weights, batch, **settings)]
+        return [examine_dump(dump, config, weights, batch, **settings)]
     if replace:
         wrong = [item for item in replace if "=" not in item]
         if wrong:
@@ -494,15 +494,15 @@ def parity(
         things = {kind: load(spec) for kind, spec in (item.split("=", 1) for item in replace)}
         mapping = read_names(names) if names else None
         if model is None:
-            return [check(things, names=mapping, pairs=pairs)]
+            return [examine_code(things, names=mapping, pairs=pairs)]
         config, weights = weights_of(locate(model))
-        inputs = batch or official_batch()
-        return [check(things, config, weights, inputs, names=mapping, tokens=tokens, pairs=pairs)]
+        inputs = Inputs(config, weights, batch or official_batch())
+        return [examine_code(things, inputs, names=mapping, tokens=tokens, pairs=pairs)]
     if model:
         directory = locate(model)
         stored = BertConfig.from_pretrained(directory)
-        return check_model(directory, batch or batch_for(stored))
-    return check_goldens(goldens or GOLDENS)
+        return compare_model(directory, batch or batch_for(stored))
+    return compare_goldens(goldens or GOLDENS)
 
 
 def batch_for(config: BertConfig) -> dict[str, Tensor]:

@@ -90,7 +90,7 @@ def diagnosis(report: Report) -> str:
             parts.append("<p>or, which gives the same numbers here:</p>")
         for mistake in answer:
             hides = "; ".join(f"{m.title} [{m.key}]" for m in found.hidden.get(mistake.key, []))
-            entries = [("seen", mistake.seen), ("cure", mistake.cure), ("known", mistake.source)]
+            entries = [("seen", mistake.effect), ("cure", mistake.cure), ("known", mistake.source)]
             if hides:
                 entries.append(("hides", "beside it these change no number, so they may be there "
                                 f"too; mend it and run again: {hides}"))

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from minibert.config import BertConfig
 from minibert.model import BertModel
-
-Inputs = tuple[BertConfig, dict[str, Tensor], dict[str, Tensor]]  # config, weights, batch
+from minibert.parity.steps import Inputs
 
 
 def example(
@@ -38,7 +37,6 @@ def example(
         lengths: of the texts, in tokens; the first is the longest.
         scale: makes what goes into every norm so much smaller, so that eps counts.
 
-    Returns: config, weights by our names, batch.
     """
     config = BertConfig(
         vocab_size=50,
@@ -107,7 +105,7 @@ def example(
             "max_norm": 4.0,
         },
     }
-    return config, weights, batch
+    return Inputs(config, weights, batch)
 
 
 def probes(kinds: Collection[str]) -> dict[str, Inputs]:
@@ -127,11 +125,11 @@ def probes(kinds: Collection[str]) -> dict[str, Inputs]:
             asked = torch.rand(batch["labels"].shape, generator=random) < 0.1 * seed
             words = torch.randint(0, config.vocab_size, asked.shape, generator=random)
             batch["labels"] = torch.where(asked, words, -100)
-            found[f"other texts and labels ({seed})"] = config, weights, batch
+            found[f"other texts and labels ({seed})"] = Inputs(config, weights, batch)
     if {"attention", "layer"} & set(kinds):  # softmax(s + c) = softmax(s), c being a number
         config, weights, batch = example(3)
         poisoned = {name: torch.full_like(weights[name], float("nan")) for name in weights
                     if name.endswith("attention.key.bias")}
-        found["a key bias that is not a number (so must be the result)"] = (
+        found["a key bias that is not a number (so must be the result)"] = Inputs(
             config, weights | poisoned, batch)
     return found

@@ -34,7 +34,7 @@ from minibert.parity.catalogue import BY_KEY
 from minibert.parity.diagnosis import Diagnosis, Judge, diagnose
 from minibert.parity.probes import example, probes
 from minibert.parity.report import Report, Row, can_be_named, examine, look, our_name, own_run
-from minibert.parity.steps import Computation
+from minibert.parity.steps import Computation, Inputs
 from minibert.trace import INPUTS
 
 MODULES = ("embeddings", "attention", "feed_forward", "layer", "pooler")
@@ -58,18 +58,40 @@ def load(spec: str) -> Callable:
     path, _, name = spec.rpartition(":")
     if not path or not name:
         raise ValueError(f"{spec!r}; give a file and a name in it: my_attention.py:MyAttention")
-    if not Path(path).exists():
-        raise no_such_file(path)
-    module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module_spec.name] = module  # dataclasses look their module up there
     try:
-        module_spec.loader.exec_module(module)
+        return load_object(path, name)
+    except (FileNotFoundError, NoSuchName):
+        raise
     except Exception as error:
         raise ValueError(f"{path} does not run: {blame(error, path)}") from error
-    if not hasattr(module, name):
-        there = [key for key, value in vars(module).items() if callable(value)]
-        raise ValueError(f"{path} has no {name!r}; it has {', '.join(there) or 'nothing to call'}")
+
+
+class NoSuchName(ValueError):
+    """A learner's file runs, but defines nothing of the name that is asked for."""
+
+
+def load_object(path: str | os.PathLike, name: str) -> Callable:
+    """The class or function of that name in a Python file, which is run.
+
+    Modules beside the file can be imported from it, but hide none that is installed.
+
+    Raises:
+        FileNotFoundError: no such file.
+        NoSuchName: it defines nothing of that name.
+        Exception: whatever running the file raises.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise no_such_file(path)
+    spec = importlib.util.spec_from_file_location(f"submission_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    sys.path.append(str(path.parent))
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, name, None)):
+        there = [key for key, value in vars(module).items()
+                 if callable(value) and getattr(value, "__module__", None) == spec.name]
+        raise NoSuchName(f"{path} has no {name!r}; it has {', '.join(there) or 'nothing to call'}")
     return getattr(module, name)
 
 
@@ -167,11 +189,9 @@ def replaced(
     return model.to(next(iter(weights.values())).dtype).eval()
 
 
-def check(
+def examine_code(
     replacements: Mapping[str, Callable],
-    config: BertConfig | None = None,
-    weights: Mapping[str, Tensor] | None = None,
-    batch: Mapping[str, Tensor] | None = None,
+    inputs: Inputs | None = None,
     *,
     names: Mapping[str, str] | None = None,
     tokens=None,
@@ -181,7 +201,7 @@ def check(
 
     Args:
         replacements: kind → class or function; the module's docstring has the signatures.
-        config, weights, batch: a model by our names and its inputs; None = `example` and `probes`.
+        inputs: the model to put it into, and what goes in; None = `example` and `probes`.
         names: its parameter names → ours.
     """
     if unknown := replacements.keys() - set(KINDS):
@@ -189,25 +209,25 @@ def check(
     title = "Yours: " + ", ".join(
         f"{kind} = {getattr(thing, '__name__', thing)}" for kind, thing in replacements.items()
     )
-    tried = {"": (config, weights, batch)} if config else {"": example(), **probes(replacements)}
+    tried = {"": inputs} if inputs else {"": example(), **probes(replacements)}
     found, looks, crash = [], [], None
     for special, given in tried.items():
         name = f"{title}, tried on {special}" if special else title
         words = None if special else tokens
         try:
-            once = trial(replacements, *given, names)
+            once = trial(replacements, given, names)
             mine = once()
             if not found and any(not same(mine[name], again) for name, again in once().items()):
                 return random_report(title, mine, once())
         except ERRORS as error:
             if not special:
                 return crash_report(name, replacements, error)
-            if all(bool(weight.isfinite().all()) for weight in given[1].values()):
+            if all(bool(weight.isfinite().all()) for weight in given.weights.values()):
                 crash = crash or crash_report(name, replacements, error)
             continue
-        found.append((name, *given, mine, words))
+        found.append((name, given, mine, words))
         outer = {name: value for name, value in mine.items() if not inside(name, replacements)}
-        looks.append(look(name, *given, outer, words))
+        looks.append(look(name, given, outer, words))
     report = verdict(looks, pairs)
     if report.passed:
         if len(tried) > 1:
@@ -215,7 +235,7 @@ def check(
         return crash or report
     if crash:
         report.notes.append(f"{crash.title}:{crash.shown[0]}")
-    if report.diagnosis is None or not any(inside(name, replacements) for name in found[0][4]):
+    if report.diagnosis is None or not any(inside(name, replacements) for name in found[0][2]):
         return report
     closer = verdict([look(*one) for one in found], pairs)  # with what its parts returned
     named = closer.diagnosis is not None and closer.diagnosis.answers
@@ -232,21 +252,20 @@ def verdict(looks: Sequence[tuple[Report, Judge]], pairs: bool) -> Report:
 
 def trial(
     replacements: Mapping[str, Callable],
-    config: BertConfig,
-    weights: Mapping[str, Tensor],
-    batch: Mapping[str, Tensor],
+    inputs: Inputs,
     names: Mapping[str, str] | None = None,
 ) -> Callable[[], dict[str, Tensor]]:
     """Make a learner's classes; returns a function that runs them once → tensors, our names."""
+    config, weights, batch = inputs
     modules = {kind: make for kind, make in replacements.items() if kind in MODULES}
     model = replaced(config, weights, modules, names) if modules else None
-    known = set(Computation(config, weights, batch).steps())
+    known = set(Computation(inputs).steps())
 
     def once() -> dict[str, Tensor]:
         mine = run(model, batch) if model else {}
         for kind, thing in replacements.items():
             if kind not in MODULES:
-                mine |= RUN[kind](thing, config, weights, batch)
+                mine |= RUN[kind](thing, inputs)
         mine = {our_name(name, config): value for name, value in mine.items()}
         return {name: value for name, value in mine.items() if name in known}
 
@@ -320,23 +339,24 @@ def random_report(title: str, mine: Mapping[str, Tensor], again: Mapping[str, Te
     return report
 
 
-def run_pooling(function, config, weights, batch) -> dict[str, Tensor]:
+def run_pooling(function, inputs: Inputs) -> dict[str, Tensor]:
     """A pooling function on the last hidden state; with what goes in."""
-    last = f"layers.{config.num_hidden_layers - 1}.feed_forward_norm"
-    hidden = own_run(config, weights, batch, torch.float32)[last]
-    return {last: hidden, "pooling": function(hidden.clone(), batch["attention_mask"].clone())}
+    last = f"layers.{inputs.config.num_hidden_layers - 1}.feed_forward_norm"
+    hidden = own_run(inputs, torch.float32)[last]
+    mask = inputs.batch["attention_mask"].clone()
+    return {last: hidden, "pooling": function(hidden.clone(), mask)}
 
 
-def run_loss(function, config, weights, batch) -> dict[str, Tensor]:
+def run_loss(function, inputs: Inputs) -> dict[str, Tensor]:
     """A loss on the masked-LM scores of the example; with what goes in."""
-    logits = own_run(config, weights, batch, torch.float32)["predictions"]
-    loss = function(logits.clone(), batch["labels"].clone())
+    logits = own_run(inputs, torch.float32)["predictions"]
+    loss = function(logits.clone(), inputs.batch["labels"].clone())
     return {"predictions": logits, "loss": torch.as_tensor(loss)}
 
 
-def run_optimizer(make, config, weights, batch) -> dict[str, Tensor]:
+def run_optimizer(make, inputs: Inputs) -> dict[str, Tensor]:
     """An optimizer over five steps, in two groups of parameters: with decay and without."""
-    right = Computation(config, weights, batch, dtype=torch.float32)
+    batch, right = inputs.batch, Computation(inputs, dtype=torch.float32)
     settings, decayed = batch["settings"], batch["decayed"].bool()
     parts = [nn.Parameter(batch["parameters"][mask].clone()) for mask in (decayed, ~decayed)]
     rest = {"lr": settings["lr"][0], "eps": settings["eps"]}
@@ -366,9 +386,7 @@ RUN = {"pooling": run_pooling, "loss": run_loss, "optimizer": run_optimizer}
 def assert_parity(
     thing: Callable,
     kind: str,
-    config: BertConfig | None = None,
-    weights: Mapping[str, Tensor] | None = None,
-    batch: Mapping[str, Tensor] | None = None,
+    inputs: Inputs | None = None,
     names: Mapping[str, str] | None = None,
 ) -> None:
     """For a test: fail with the whole report unless a class or function does what ours does.
@@ -379,7 +397,7 @@ def assert_parity(
     Raises:
         AssertionError: it does not; the message is the report.
     """
-    report = check({kind: thing}, config, weights, batch, names=names)
+    report = examine_code({kind: thing}, inputs, names=names)
     if not report.passed:
         raise AssertionError(f"\n{report}")
 
@@ -418,7 +436,7 @@ def read_names(path: str | os.PathLike) -> dict[str, str]:
     return read_json(path)
 
 
-def check_dump(
+def examine_dump(
     path: str | os.PathLike,
     config: BertConfig,
     weights: Mapping[str, Tensor],
@@ -443,23 +461,24 @@ def check_dump(
     mapping = read_names(names) if names else {}
     absent = [name for name in mapping if name not in tensors]
     tensors = {mapping.get(name, name): value for name, value in tensors.items()}
-    inputs = {
+    stored = {
         name: tensors.pop(name).long()
         for name in ("input_ids", "attention_mask", "token_type_ids") if name in tensors
     }
-    batch = {**(batch or {}), **inputs}
+    batch = {**(batch or {}), **stored}
     if "input_ids" not in batch:
         raise ValueError(
             f"{path} has no input_ids; put them into it, or pass --trace with the file that "
             "`minibert trace` wrote for the same texts"
         )
-    known = set(Computation(config, weights, batch).steps())
+    inputs = Inputs(config, weights, batch)
+    known = set(Computation(inputs).steps())
     if not any(our_name(name, config) in known for name in tensors):
         raise ValueError(
             f"{path}: none of its names is one of ours ({', '.join(list(tensors)[:5])}, ...); map "
             'them with --names names.json: {"your name": "our name"}; `minibert trace` lists ours'
         )
-    report = examine(f"Dump {path}", config, weights, batch, tensors, tokens=tokens, pairs=pairs)
+    report = examine(f"Dump {path}", inputs, tensors, tokens=tokens, pairs=pairs)
     given = {row.name for row in report.rows}
     wanted = [name for name in traced_names(config, weights) if name not in given]
     if absent:
@@ -475,7 +494,7 @@ def check_dump(
 def traced_names(config: BertConfig, weights: Mapping[str, Tensor]) -> list[str]:
     """The names that `minibert trace` writes for a model without a head."""
     hidden = ("_heads", ".products", ".scaled", ".mask", ".weights", ".mixed", ".places", ".first")
-    names = Computation(config, weights, {}).steps()
+    names = Computation(Inputs(config, weights, {})).steps()
     parts = ("embeddings", "layers.", "pooler") if "pooler.dense.weight" in weights else (
         "embeddings", "layers.")
     return [n for n in names if n.startswith(parts) and not n.endswith(hidden)]

@@ -19,7 +19,7 @@ from torch import Tensor
 from minibert.config import BertConfig
 from minibert.model import BertModel
 from minibert.parity.diagnosis import Diagnosis, Judge, canonical, diagnose
-from minibert.parity.steps import Computation, place
+from minibert.parity.steps import Computation, Inputs, parse_name
 from minibert.trace import trace
 
 BAD = ("differs", "shape", "missing")
@@ -384,15 +384,13 @@ def our_name(name: str, config: BertConfig) -> str:
     name = {"last_hidden_state": last, "pooler_output": "pooler"}.get(name, name)
     if re.fullmatch(r"layers\.\d+", name):
         return f"{name}.feed_forward_norm"
-    group, number, step = place(name)
+    group, number, step = parse_name(name)
     return f"layers.{number}.{ALIASES.get(step, step)}" if group == "layers" else name
 
 
 def examine(
     title: str,
-    config: BertConfig,
-    weights: Mapping[str, Tensor],
-    batch: Mapping[str, Tensor],
+    inputs: Inputs,
     mine: Mapping[str, Tensor],
     *,
     tokens: Sequence[Sequence[str]] | None = None,
@@ -402,12 +400,12 @@ def examine(
 
     Args:
         title: the first line of the report.
-        config, weights, batch: the model, by our names, and its inputs.
+        inputs: the model and what went into it.
         mine: the tensors to be judged, by our names.
         tokens: the texts of the tokens, for words instead of ids.
         pairs: whether to try pairs of mistakes too.
     """
-    report, judge = look(title, config, weights, batch, mine, tokens)
+    report, judge = look(title, inputs, mine, tokens)
     report.diagnosis = diagnose([judge], pairs) if can_be_named(report, judge) else None
     return report
 
@@ -417,33 +415,27 @@ def can_be_named(report: Report, judge: Judge) -> bool:
     return report.first is None or report.first.name in judge.faults
 
 
-def own_run(
-    config: BertConfig,
-    weights: Mapping[str, Tensor],
-    batch: Mapping[str, Tensor],
-    dtype: torch.dtype,
-) -> Computation:
+def own_run(inputs: Inputs, dtype: torch.dtype) -> Computation:
     """What minibert itself computes in a precision: its modules; what none of them does, in steps.
 
     Half precision is what float32 gives, rounded: that is how it is seen in dumps.
     """
+    config, weights, batch = inputs
     dtype = torch.float64 if dtype == torch.float64 else torch.float32
     with torch.device("meta"):  # no numbers of its own: the very weights are put in, not copies,
         model = BertModel(config, add_pooling_layer="pooler.dense.weight" in weights)
     # because where a weight lies in memory can decide over the last bit of a product.
     model.load_state_dict({n: weights[n].detach() for n in model.state_dict()}, assign=True)
-    inputs = ("input_ids", "attention_mask", "token_type_ids")
+    names = ("input_ids", "attention_mask", "token_type_ids")
     with torch.no_grad(), trace(model.to(dtype).eval()) as tensors:
-        model(**{name: batch[name] for name in inputs if name in batch})
+        model(**{name: batch[name] for name in names if name in batch})
     known = {our_name(name, config): value for name, value in tensors.items()}
-    return Computation(config, weights, batch, known, dtype=dtype)
+    return Computation(inputs, known, dtype=dtype)
 
 
 def look(
     title: str,
-    config: BertConfig,
-    weights: Mapping[str, Tensor],
-    batch: Mapping[str, Tensor],
+    inputs: Inputs,
     mine: Mapping[str, Tensor],
     tokens: Sequence[Sequence[str]] | None = None,
 ) -> tuple[Report, Judge]:
@@ -451,8 +443,8 @@ def look(
 
     Also returns the judge, who knows.
     """
-    usable = {}
-    right = Judge(config, weights, batch, {}).right
+    usable, (config, _, batch) = {}, inputs
+    right = Judge(inputs, {}).right
     report = Report(title, [])
     for name, value in mine.items():
         ours = our_name(name, config)
@@ -469,8 +461,8 @@ def look(
         report.shown = report.shown or [
             f"  shape {tuple(value.shape)}, the reference has {tuple(expected.shape)}"
         ]
-    judge = Judge(config, weights, batch, usable)
-    own = own_run(config, weights, batch, judge.dtype)
+    judge = Judge(inputs, usable)
+    own = own_run(inputs, judge.dtype)
     for name in judge.names:
         got, expected = usable[name], right[name]
         row = measure(name, got, expected, batch, tokens)

@@ -1,8 +1,9 @@
 """BERT restated as a list of small steps: one name, one line, in the order of computation.
 
-The same arithmetic as the modules, but loose: any step can be computed by itself from any tensors
-that are known before it, in any precision, and any step can be swapped for a wrong one. Parity
-uses it to judge a stage by its own inputs; the catalogue of mistakes replaces single steps.
+The one place beside ``model.py`` that states BERT's arithmetic, because the modules cannot do two
+things that parity needs: compute a single stage from given inputs, whatever came before it, in any
+precision; and compute it with one step exchanged for a wrong one. That the two statements agree
+bit for bit is a test. Nothing here is ever run to encode a text.
 
 Names are those of the trace; those of a layer come after ``layers.{i}.``. A few steps have no
 module of their own and so no trace: ``attention.heads``, ``products``, ``scaled``, ``mask``,
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,17 +32,30 @@ ACTIVATIONS = {
 }
 
 
+class Inputs(NamedTuple):
+    """A model and what goes into it; everything that a computation starts from."""
+
+    config: BertConfig
+    weights: Mapping[str, Tensor]  # by our names, those of heads too
+    batch: Mapping[str, Any]  # input_ids and so on; for a loss or an optimizer more, see there
+
+
 class Here:
-    """What a step sees: values, weights and inputs by name, from where it stands.
+    """What a step sees: values, weights and inputs by name, from its own layer.
 
     ``here["attention.query"]`` is a value of the same layer (computed if it is not known),
     ``here.input`` what goes into the layer, ``here.weight("attention.query.bias")`` a weight.
     """
 
-    def __init__(self, run: Computation, group: str, number: int) -> None:
-        """Stand in a layer ("layers", 3), in an optimizer step ("steps", 1) or outside ("", 0)."""
-        self.run, self.group, self.number, self.config = run, group, number, run.config
-        self.prefix = f"{group}.{number}." if group else ""
+    def __init__(self, run: Computation, name: str) -> None:
+        self.run, self.config = run, run.inputs.config
+        self.group, self.number, self.step = parse_name(name)
+        self.prefix = f"{self.group}.{self.number}." if self.group else ""
+
+    @property
+    def right(self) -> Tensor:
+        """What this step should give."""
+        return STEPS[self.step](self)
 
     def __getitem__(self, name: str) -> Tensor:
         """A value from the same place, or of the model."""
@@ -108,26 +123,24 @@ Step = Callable[[Here], Tensor]
 class Computation:
     """One computation: what is known, and the steps that lead from there to what is asked for.
 
-    >>> run = Computation(config, weights, batch)
+    >>> run = Computation(Inputs(config, weights, batch))
     >>> run["layers.0.attention.probabilities"]  # (B, N, T, T)
 
     ``known`` values are taken as they are; ``changes`` puts other steps in place of the right ones
     (under "weights": another way to look up a weight).
-    ``run.computed`` lists what was computed, in order.
+    ``run.computed`` lists what was computed, in order; ``cache`` keeps converted weights for other
+    computations over the same inputs.
     """
 
     def __init__(
         self,
-        config: BertConfig,
-        weights: Mapping[str, Tensor],
-        batch: Mapping[str, Tensor],
+        inputs: Inputs,
         known: Mapping[str, Tensor] | None = None,
         changes: Mapping[str, Step] | None = None,
         dtype: torch.dtype = torch.float64,
         cache: dict | None = None,
     ) -> None:
-        """Nothing is computed yet. ``cache`` keeps converted weights between runs."""
-        self.config, self.weights, self.batch, self.dtype = config, weights, batch, dtype
+        self.inputs, self.batch, self.dtype = inputs, inputs.batch, dtype
         self.values = {name: self.cast(value) for name, value in (known or {}).items()}
         self.changes = changes or {}
         self.cache = {} if cache is None else cache
@@ -139,7 +152,7 @@ class Computation:
 
     def weight(self, name: str) -> Tensor:
         """A weight in the precision of the run."""
-        load = self.changes.get("weights", lambda run, name: run.weights[name])
+        load = self.changes.get("weights", lambda run, name: run.inputs.weights[name])
         key = (name, self.dtype, load if "weights" in self.changes else None)
         if key not in self.cache:
             self.cache[key] = self.cast(load(self, name).detach())
@@ -164,21 +177,21 @@ class Computation:
 
     def steps(self) -> list[str]:
         """The names that can be asked for, in the order of computation."""
-        return order(self.config, len(self.batch.get("gradients", ())))
+        return order(self.inputs.config, len(self.batch.get("gradients", ())))
 
     def __getitem__(self, name: str) -> Tensor:
         """The value of a name: known, or computed now."""
         if name not in self.values:
-            group, number, step = place(name)
-            if step not in STEPS:
+            here = Here(self, name)
+            if here.step not in STEPS:
                 raise KeyError(f"no step is called {name!r}")
-            self.values[name] = self.changes.get(step, STEPS[step])(Here(self, group, number))
+            self.values[name] = self.changes.get(here.step, STEPS[here.step])(here)
             self.computed.append(name)
         return self.values[name]
 
 
-def place(name: str) -> tuple[str, int, str]:
-    """Where a name stands: "layers.3.attention.query" → ("layers", 3, "attention.query")."""
+def parse_name(name: str) -> tuple[str, int, str]:
+    """Group, number, step: "layers.3.attention.query" → ("layers", 3, "attention.query")."""
     match = re.match(r"(layers|steps)\.(\d+)\.(.+)", name)
     return (match[1], int(match[2]), match[3]) if match else ("", 0, name)
 

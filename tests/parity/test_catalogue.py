@@ -12,7 +12,7 @@ from minibert.attention import MultiHeadSelfAttention
 from minibert.encoder import EncoderLayer
 from minibert.parity.catalogue import BY_KEY, CATALOGUE
 from minibert.parity.diagnosis import Judge, diagnose, precision
-from minibert.parity.replace import check
+from minibert.parity.replace import examine_code
 from minibert.parity.steps import STEPS, Computation
 
 NAMED = ("named", "tie")
@@ -22,7 +22,7 @@ def test_the_catalogue_is_complete_in_itself():
     assert len(CATALOGUE) >= 60
     assert len(BY_KEY) == len(CATALOGUE), "two mistakes have one key"
     for mistake in CATALOGUE:
-        assert mistake.title and mistake.seen and mistake.cure, mistake.key
+        assert mistake.title and mistake.effect and mistake.cure, mistake.key
         assert set(mistake.changes) <= {*STEPS, "weights"}, mistake.key
         assert mistake.area
 
@@ -59,7 +59,7 @@ def test_a_planted_pair_is_named(kind, keys, rounding):
                                   "optimizer"])
 def test_an_unknown_mistake_gets_no_name(kind):
     for thing in UNKNOWN[kind]:
-        report = check({kind: thing})
+        report = examine_code({kind: thing})
         assert not report.passed, thing
         assert report.diagnosis is not None and not report.diagnosis.answers, str(report)
 
@@ -81,10 +81,10 @@ def test_what_a_mistake_hides_is_listed_and_nothing_else(keys, listed):
     assert ("mend it and run again" in str(diagnosis)) == bool(listed)
     assert all(f"[{key}]" in str(diagnosis) for key in listed)
     named = BY_KEY[keys[0]].changes
-    alone = Computation(*EXAMPLE, changes=named)
+    alone = Computation(EXAMPLE, changes=named)
     for mistake in possible("pooling"):  # derived anew: those that change no number beside it
         if not named.keys() & mistake.changes.keys():
-            both = Computation(*EXAMPLE, changes={**mistake.changes, **named})
+            both = Computation(EXAMPLE, changes={**mistake.changes, **named})
             same = all(torch.equal(both[name], alone[name]) for name in ("pooling", "sentence"))
             assert same == (mistake.key in listed), mistake.key
 
@@ -124,25 +124,25 @@ class NotOneToken(MultiHeadSelfAttention):
 
 
 def test_what_the_example_does_not_show_shows_on_other_inputs():
-    report = check({"attention": KeyBiasUnused})
+    report = examine_code({"attention": KeyBiasUnused})
     assert not report.passed and "tried on a key bias that is not a number" in report.title
     assert report.diagnosis.answers == [(BY_KEY["no-key-bias"],)]
-    report = check({"layer": SmallEps}, pairs=False)
+    report = examine_code({"layer": SmallEps}, pairs=False)
     assert report.diagnosis.answers == [(BY_KEY["norm-eps-1e-06"],)], str(report)
-    report = check({"attention": NotOneToken})
+    report = examine_code({"attention": NotOneToken})
     assert not report.passed and "4, 1, 0, 3 and 2 tokens" in str(report)
     assert "RuntimeError: too short" in str(report)
 
 
 def test_a_difference_on_padding_alone_is_no_fault_but_has_a_name():
-    report = check({"attention": MaskOnBothAxes})
+    report = examine_code({"attention": MaskOnBothAxes})
     assert report.passed and report.diagnosis.harmless
     assert report.diagnosis.answers == [(BY_KEY["mask-on-both"],)]
     assert "Only padding differs" in str(report)
 
 
 def test_an_unknown_mistake_in_the_attention_gets_no_name():
-    report = check({"attention": UNKNOWN["attention"][0]}, pairs=False)
+    report = examine_code({"attention": UNKNOWN["attention"][0]}, pairs=False)
     assert not report.passed and not report.diagnosis.answers
     assert "not in the catalogue" in str(report)
 
@@ -150,30 +150,30 @@ def test_an_unknown_mistake_in_the_attention_gets_no_name():
 @pytest.mark.parametrize("kind", RIGHT)
 def test_a_right_module_in_another_style_passes(kind):
     for thing in RIGHT[kind]:
-        report = check({kind: thing})
+        report = examine_code({kind: thing})
         assert report.passed, str(report)
 
 
 def test_an_invisible_mistake_shows_in_the_intermediates():
     config, weights, batch = EXAMPLE
     changes = BY_KEY["no-key-bias"].changes
-    wrong = Computation(config, weights, batch, changes=changes, dtype=torch.float32)
+    wrong = Computation(EXAMPLE, changes=changes, dtype=torch.float32)
     output = {name: wrong[name] for name in ("embeddings", "layers.0.attention.output")}
-    assert diagnose([Judge(config, weights, batch, output)]) is None
+    assert diagnose([Judge(EXAMPLE, output)]) is None
     parts = ["embeddings", *(f"layers.0.attention.{part}" for part in ("query", "key", "value"))]
-    answers = diagnose([Judge(config, weights, batch, {n: wrong[n] for n in parts})]).answers
+    answers = diagnose([Judge(EXAMPLE, {n: wrong[n] for n in parts})]).answers
     assert answers == [(BY_KEY["no-key-bias"],)]
 
 
 def test_what_gives_the_same_numbers_is_named_together_and_told_apart_by_more_tensors():
     config, weights, batch = EXAMPLE
     changes = BY_KEY["scores-transposed"].changes
-    wrong = Computation(config, weights, batch, changes=changes, dtype=torch.float32)
+    wrong = Computation(EXAMPLE, changes=changes, dtype=torch.float32)
     names = ["embeddings", "layers.0.attention.output"]
-    seen = diagnose([Judge(config, weights, batch, {name: wrong[name] for name in names})])
+    seen = diagnose([Judge(EXAMPLE, {name: wrong[name] for name in names})])
     assert {m.key for (m,) in seen.answers} == {"scores-transposed", "query-key-swapped"}
     names += ["layers.0.attention.query", "layers.0.attention.key"]
-    seen = diagnose([Judge(config, weights, batch, {name: wrong[name] for name in names})])
+    seen = diagnose([Judge(EXAMPLE, {name: wrong[name] for name in names})])
     assert {m.key for (m,) in seen.answers} == {"scores-transposed"}
 
 
@@ -202,8 +202,8 @@ def test_the_proofs_of_equivalence():
     config, weights, batch = EXAMPLE
     assert config.hidden_act == "gelu"  # gelu-exact
     assert sorted(range(config.num_hidden_layers), key=str) == [0, 1]  # layers-in-text-order
-    wrong = Computation(config, weights, batch, changes=BY_KEY["no-key-bias"].changes)
-    right = Computation(config, weights, batch)
+    wrong = Computation(EXAMPLE, changes=BY_KEY["no-key-bias"].changes)
+    right = Computation(EXAMPLE)
     names = ["layers.0.attention.key", "layers.0.attention.probabilities"]
     assert (wrong[names[0]] - right[names[0]]).abs().max() > 0.1
     assert torch.allclose(wrong[names[1]], right[names[1]], rtol=0, atol=1e-12)

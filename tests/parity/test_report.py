@@ -21,9 +21,9 @@ from minibert.io.checkpoint import ENCODER_NAMES, official_name
 from minibert.model import BertModel
 from minibert.parity.goldens import (
     GOLDENS,
-    check_goldens,
-    check_model,
-    check_projections,
+    compare_goldens,
+    compare_model,
+    compare_projections,
     official_batch,
     read_goldens,
 )
@@ -32,9 +32,9 @@ from minibert.parity.probes import example
 from minibert.parity.replace import (
     MODULES,
     assert_parity,
-    check,
-    check_dump,
     copy_weights,
+    examine_code,
+    examine_dump,
     load,
     places_of,
 )
@@ -60,7 +60,7 @@ def tiny():
 
 
 def test_goldens_hold_in_float64_and_float32():
-    for report in check_goldens():
+    for report in compare_goldens():
         assert report.passed, str(report)
         assert len(report.rows) >= 180
 
@@ -100,7 +100,7 @@ def test_goldens_can_be_rebuilt(tmp_path):
 def test_live_transformers_agree_on_any_directory():
     pytest.importorskip("transformers", reason="pip install transformers for the live comparison")
     _, batch, _ = read_goldens(GOLDENS)
-    (report,) = check_model(GOLDENS, batch)
+    (report,) = compare_model(GOLDENS, batch)
     assert report.passed, str(report)
     assert all(row.bitwise for row in report.rows), [r.name for r in report.rows if not r.bitwise]
 
@@ -108,20 +108,20 @@ def test_live_transformers_agree_on_any_directory():
 def test_without_transformers_a_directory_is_held_against_the_single_steps(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     _, batch, _ = read_goldens(GOLDENS)
-    report = check_model(GOLDENS, batch)[0]
+    report = compare_model(GOLDENS, batch)[0]
     assert report.passed and "single steps" in report.title
     assert "pip install transformers" in report.notes[0]
 
 
 @pytest.mark.weights
 def test_the_official_model_has_the_projections_of_transformers(official):
-    (report,) = check_projections(official, GOLDENS)
+    (report,) = compare_projections(official, GOLDENS)
     assert report.passed and len(report.rows) == 92, str(report)
 
 
 def test_the_steps_are_the_model(tiny):
     model, tensors = tiny
-    report = examine("", *EXAMPLE, tensors)
+    report = examine("", EXAMPLE, tensors)
     assert report.passed and len(report.rows) == len(tensors), str(report)
     assert [row.name for row in report.rows] == [n for n in order(model.config) if n in tensors]
 
@@ -131,12 +131,12 @@ def test_the_steps_are_the_model(tiny):
 
 def test_our_own_numbers_are_bit_for_bit_what_our_own_run_gives(tiny):
     """In the precision of the dump, though "largest" is the distance from the float64 numbers."""
-    report = examine("", *EXAMPLE, tiny[1])
+    report = examine("", EXAMPLE, tiny[1])
     assert [row.name for row in report.rows if not row.bitwise] == []
     assert max(row.largest for row in report.rows) > 0
     assert "bitwise: the same bits as minibert's own run in float32" in str(report)
     assert "own run in float32</p>" in to_html([report])
-    coarse = examine("", *EXAMPLE, {name: value.bfloat16() for name, value in tiny[1].items()})
+    coarse = examine("", EXAMPLE, {name: value.bfloat16() for name, value in tiny[1].items()})
     assert [row.name for row in coarse.rows if not row.bitwise] == []
     assert "own run in float32, rounded to bfloat16" in str(coarse)
 
@@ -154,10 +154,10 @@ def test_one_bit_more_is_not_bit_for_bit(tiny):
     config, weights, batch = EXAMPLE
     wrong = "layers.1.attention.context"
     nearly = {wrong: torch.nextafter(tiny[1][wrong], torch.tensor(9.0))}
-    report = examine("", *EXAMPLE, {**tiny[1], **nearly})
+    report = examine("", EXAMPLE, {**tiny[1], **nearly})
     assert report.passed and [row.name for row in report.rows if not row.bitwise] == [wrong]
-    double = Computation(config, weights, batch)
-    report = examine("", *EXAMPLE, {name: double[name] for name in tiny[1]})
+    double = Computation(EXAMPLE)
+    report = examine("", EXAMPLE, {name: double[name] for name in tiny[1]})
     assert "own run in float64" in str(report) and report.rows[0].bitwise
 
 
@@ -165,7 +165,7 @@ def test_one_bit_more_is_not_bit_for_bit(tiny):
     {"attention": MultiHeadSelfAttention}, {"pooling": pooling.mean},
 ], ids=lambda replacements: next(iter(replacements)))
 def test_our_own_parts_in_our_own_place_are_bit_for_bit(replacements):
-    report = check(replacements)
+    report = examine_code(replacements)
     assert report.passed and [row.name for row in report.rows if not row.bitwise] == []
     assert f"PASSED: {len(report.rows)} tensors, {len(report.rows)} of them bit" in str(report)
 
@@ -179,7 +179,7 @@ def test_bits_are_those_of_the_coarser_of_two_precisions():
 
 
 def test_the_goldens_say_what_bitwise_means_for_them():
-    double, single = check_goldens()
+    double, single = compare_goldens()
     assert "bitwise: after rounding to float32, as the golden file is" in double.notes
     assert any("not to be expected" in note for note in single.notes)
     exact = [sum(row.bitwise for row in report.rows) for report in (double, single)]
@@ -192,8 +192,8 @@ def test_the_goldens_say_what_bitwise_means_for_them():
 def test_the_first_difference_is_named_and_what_follows_is_not_blamed(tiny):
     config, weights, batch = EXAMPLE
     changes = {"attention.scaled": lambda s: s["attention.products"]}
-    wrong = Computation(config, weights, batch, changes=changes, dtype=torch.float32)
-    report = examine("", *EXAMPLE, {name: wrong[name] for name in tiny[1]})
+    wrong = Computation(EXAMPLE, changes=changes, dtype=torch.float32)
+    report = examine("", EXAMPLE, {name: wrong[name] for name in tiny[1]})
     assert report.first.name == "layers.0.attention.scores"
     assert [row.name for row in report.rows if row.verdict == "differs"] == [
         "layers.0.attention.scores", "layers.1.attention.scores"]
@@ -209,15 +209,15 @@ def test_two_mistakes_in_different_stages_are_both_named(tiny):
         "attention.context": lambda s: (
             s["attention.mixed"].reshape(len(s.run.ids), s.run.ids.shape[1], -1)),
     }
-    wrong = Computation(config, weights, batch, changes=changes, dtype=torch.float32)
-    report = examine("", *EXAMPLE, {name: wrong[name] for name in tiny[1]})
+    wrong = Computation(EXAMPLE, changes=changes, dtype=torch.float32)
+    report = examine("", EXAMPLE, {name: wrong[name] for name in tiny[1]})
     answers = [{m.key for m in answer} for answer in report.diagnosis.answers]
     assert answers == [{"no-scale", "merge-without-transpose"}]
 
 
 def words(change, name="layers.0.attention.output"):
     config, weights, batch = EXAMPLE
-    right = Computation(config, weights, batch)[name]
+    right = Computation(EXAMPLE)[name]
     wrong = change(right.clone())
     return "\n".join(describe(name, wrong, right, 1e-6, batch, heads=4))
 
@@ -326,17 +326,17 @@ def test_assert_parity_passes_right_code_and_fails_with_the_report():
 
 
 def test_dropout_left_on_is_named():
-    report = check({"feed_forward": Restless})
+    report = examine_code({"feed_forward": Restless})
     assert report.diagnosis.answers[0][0].key == "dropout-left-on"
 
 
 def test_wrong_shapes_and_crashes_are_reported_not_raised():
-    assert not (report := check({"attention": Crash})).passed
+    assert not (report := examine_code({"attention": Crash})).passed
     assert "has no attribute 'quary'" in str(report)
     assert "return self.quary(hidden)" in str(report), "the learner's own line"
-    report = check({"pooling": lambda hidden, mask: hidden[:, 0, :5]})
+    report = examine_code({"pooling": lambda hidden, mask: hidden[:, 0, :5]})
     assert report.first.verdict == "shape" and "(3, 5)" in str(report)
-    assert not check({"embeddings": WrongShape}).passed
+    assert not examine_code({"embeddings": WrongShape}).passed
 
 
 def test_weights_that_do_not_fit_are_listed():
@@ -366,7 +366,7 @@ def test_weights_that_do_not_fit_are_listed():
     with pytest.raises(ValueError, match="nothing called output.bias"):
         copy_weights(wrong, part)
     with pytest.raises(ValueError, match="cannot be replaced"):
-        check({"attentoin": Renamed})
+        examine_code({"attentoin": Renamed})
 
 
 def test_a_module_or_a_single_weight_can_be_mapped():
@@ -394,7 +394,7 @@ def test_the_help_names_the_weights_of_each_kind(capsys):
 
 def test_a_file_that_is_not_there_is_called_so(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.py").write_text("f = 1")
+    (tmp_path / "a.py").write_text("f = print")
     for words in ("nofile", "--replace pooling=nofile:f", "x.npz --trace nofile",
                   "--replace pooling=a.py:f --names nofile"):
         assert cli.main(["parity", *words.split()]) == 2
@@ -438,15 +438,15 @@ def dump(tmp_path):
 
 def test_a_numpy_bert_is_right_and_with_a_mistake_is_told_which(dump, tmp_path):
     config, weights, _ = EXAMPLE
-    report = check_dump(dump(), config, weights, names=tmp_path / "names.json")
+    report = examine_dump(dump(), config, weights, names=tmp_path / "names.json")
     assert report.passed and len(report.rows) == 6, str(report)
     assert "named in the mapping, but not in the dump: h9" in report.notes
     assert any("not checked by themselves" in note for note in report.notes)
-    report = check_dump(dump(scale=False), config, weights, names=tmp_path / "names.json")
+    report = examine_dump(dump(scale=False), config, weights, names=tmp_path / "names.json")
     assert report.first.name == "layers.0.attention.output"
     assert [[m.key for m in answer] for answer in report.diagnosis.answers] == [["no-scale"]]
     assert report.diagnosis.layers == [0, 1]
-    report = check_dump(dump(eps=1e-5), config, weights, names=tmp_path / "names.json")
+    report = examine_dump(dump(eps=1e-5), config, weights, names=tmp_path / "names.json")
     assert report.first.name == "embeddings"
     assert [[m.key for m in answer] for answer in report.diagnosis.answers] == [["norm-eps-1e-05"]]
 
@@ -454,15 +454,15 @@ def test_a_numpy_bert_is_right_and_with_a_mistake_is_told_which(dump, tmp_path):
 def test_dumps_that_cannot_be_compared_say_why(dump, tmp_path):
     config, weights, batch = EXAMPLE
     with pytest.raises(ValueError, match="none of its names is one of ours"):
-        check_dump(dump(), config, weights)
+        examine_dump(dump(), config, weights)
     np.savez(tmp_path / "bare.npz", embeddings=np.zeros((3, 10, 24)))
     with pytest.raises(ValueError, match="no input_ids"):
-        check_dump(tmp_path / "bare.npz", config, weights)
+        examine_dump(tmp_path / "bare.npz", config, weights)
     np.savez(tmp_path / "objects.npz", embeddings=np.array([{}], dtype=object))
     with pytest.raises(ValueError, match="plain numbers"):
-        check_dump(tmp_path / "objects.npz", config, weights, batch)
+        examine_dump(tmp_path / "objects.npz", config, weights, batch)
     with pytest.raises(FileNotFoundError):
-        check_dump(tmp_path / "none.npz", config, weights, batch)
+        examine_dump(tmp_path / "none.npz", config, weights, batch)
 
 
 def test_names_people_use():
@@ -477,7 +477,7 @@ def test_names_people_use():
 
 
 def test_the_page_stands_alone_and_escapes():
-    report = check({"attention": NoMask})
+    report = examine_code({"attention": NoMask})
     report.notes.append("<script>alert(1)</script>")
     page = to_html([report])
     assert "no-mask" in page and "layers.0.attention.output" in page

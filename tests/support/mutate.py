@@ -17,7 +17,7 @@ from minibert.model import BertModel, BertOutput
 from minibert.parity import catalogue as mistakes
 from minibert.parity.goldens import GOLDENS, golden_tolerance, read_goldens
 from minibert.parity.report import compare
-from minibert.parity.steps import Computation
+from minibert.parity.steps import Computation, Inputs
 
 MODEL_SIDE = [
     mistake
@@ -43,7 +43,7 @@ def planted(changes):
 
     def compute(model, batch, dtype):
         weights = {n.removeprefix("bert."): p for n, p in model.state_dict().items()}
-        return Computation(model.config, weights, batch, changes=changes, dtype=dtype)
+        return Computation(Inputs(model.config, weights, batch), changes=changes, dtype=dtype)
 
     def base(self, **batch):
         run = compute(self, batch, self.embeddings.word.weight.dtype)

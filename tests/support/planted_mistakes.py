@@ -50,7 +50,7 @@ def inputs_of(kind):
     found = [EXAMPLE, *(probes([kind]).values() if kind in BROUGHT else ())]
     return [
         (given, {name: run[name] for name in KINDS[kind][1]})
-        for given in found for run in [Computation(*given, dtype=torch.float32)]
+        for given in found for run in [Computation(given, dtype=torch.float32)]
     ]
 
 
@@ -59,7 +59,7 @@ def plant(kind, mistakes, rounding=torch.float32):
     changes = {step: change for mistake in mistakes for step, change in mistake.changes.items()}
     judges = []
     for number, (given, known) in enumerate(inputs_of(kind)):
-        run = Computation(*given, known, changes, torch.float32)
+        run = Computation(given, known, changes, torch.float32)
         try:
             mine = known | {name: run[name] for name in KINDS[kind][0]}
         except (RuntimeError, IndexError):
@@ -67,7 +67,7 @@ def plant(kind, mistakes, rounding=torch.float32):
                 raise
             continue
         rounded = {name: value.to(rounding).float() for name, value in mine.items()}
-        judges.append(Judge(*given, rounded))
+        judges.append(Judge(given, rounded))
     return judges
 
 
@@ -124,11 +124,11 @@ def brought(kind, thing, rounding):
     judges = []
     for given in (EXAMPLE, *probes([kind]).values()):
         try:
-            mine = trial({kind: thing}, *given)()
+            mine = trial({kind: thing}, given)()
         except ERRORS:
             continue
         mine = {n: v.to(rounding).float() for n, v in mine.items() if not inside(n, [kind])}
-        judges.append(Judge(*given, mine))
+        judges.append(Judge(given, mine))
     return diagnose(judges)
 
 
