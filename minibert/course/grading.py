@@ -19,9 +19,9 @@ from torch import Tensor
 from minibert.course import runner as sandbox
 from minibert.parity.catalogue import BY_KEY, CATALOGUE, Mistake
 from minibert.parity.diagnosis import Diagnosis, Judge, diagnose_parts, find, together
-from minibert.parity.replace import blame
 from minibert.parity.report import describe
 from minibert.parity.steps import STEPS, Computation, Inputs
+from minibert.parity.user_code import blame
 
 # What right code may differ by in float32 when it takes another order of operations, for numbers of
 # size 1: einsum, fused and numpy solutions stay below 2e-6 here, the smallest mistake that is

@@ -228,7 +228,7 @@ def child(
 
     from minibert.course.exercises import EXERCISES
     from minibert.course.grading import observe
-    from minibert.parity.replace import blame
+    from minibert.parity.user_code import blame
 
     torch.set_num_threads(1)
     task = EXERCISES[exercise]

@@ -17,10 +17,7 @@ file) maps them, and a method ``take_weights(weights)`` may do the copying itsel
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
-import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -35,6 +32,7 @@ from minibert.parity.diagnosis import Diagnosis, Judge, diagnose
 from minibert.parity.probes import example, probes
 from minibert.parity.report import Report, Row, can_be_named, examine, look, our_name, own_run
 from minibert.parity.steps import Computation, Inputs
+from minibert.parity.user_code import NoSuchName, blame, load_object
 from minibert.trace import INPUTS
 
 MODULES = ("embeddings", "attention", "feed_forward", "layer", "pooler")
@@ -64,48 +62,6 @@ def load(spec: str) -> Callable:
         raise
     except Exception as error:
         raise ValueError(f"{path} does not run: {blame(error, path)}") from error
-
-
-class NoSuchName(ValueError):
-    """A learner's file runs, but defines nothing of the name that is asked for."""
-
-
-def load_object(path: str | os.PathLike, name: str) -> Callable:
-    """The class or function of that name in a Python file, which is run.
-
-    Modules beside the file can be imported from it, but hide none that is installed.
-
-    Raises:
-        FileNotFoundError: no such file.
-        NoSuchName: it defines nothing of that name.
-        Exception: whatever running the file raises.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise no_such_file(path)
-    spec = importlib.util.spec_from_file_location(f"submission_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
-    sys.path.append(str(path.parent))
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, name, None)):
-        there = [key for key, value in vars(module).items()
-                 if callable(value) and getattr(value, "__module__", None) == spec.name]
-        raise NoSuchName(f"{path} has no {name!r}; it has {', '.join(there) or 'nothing to call'}")
-    return getattr(module, name)
-
-
-def blame(error: Exception, path: str | None = None) -> str:
-    """An exception in a line: what it says, and the learner's last line on the way to it."""
-    own = str(Path(__file__).parents[1])
-    frames = traceback.extract_tb(error.__traceback__)
-    theirs = [
-        frame for frame in frames
-        if (os.path.abspath(frame.filename) == os.path.abspath(path) if path
-            else own not in frame.filename and "torch" not in frame.filename)
-    ]
-    line = f" (line {theirs[-1].lineno}: {theirs[-1].line})" if theirs else ""
-    return f"{type(error).__name__}: {error}{line}"
 
 
 def copy_weights(
