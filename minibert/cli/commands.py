@@ -329,9 +329,10 @@ def parity(args: argparse.Namespace) -> int:
 
 def explain(args: argparse.Namespace) -> None:
     """Print what the tokenizer does to a text, rule by rule."""
+    from minibert.tokenization import explain as steps
     from minibert.tokenization.tokenizer import BertTokenizer
 
-    explanation = BertTokenizer.from_pretrained(args.model).explain(args.text)
+    explanation = steps.explain(BertTokenizer.from_pretrained(args.model), args.text)
     if args.json:
         steps = [step._asdict() for step in explanation.steps]
         tokens = [piece._asdict() for piece in explanation.pieces]

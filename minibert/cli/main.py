@@ -389,7 +389,6 @@ class Columns(argparse.Action):
 def in_options(message: object) -> str:
     """A message of the package in the words of the command line."""
     text = re.sub(r"pass max_length=.* to SentenceEncoder.encode", "shorten the text", str(message))
-    text = text.replace("explain(text) tells why", "minibert explain TEXT tells why")
     return text.replace('on_long="window"', "--on-long window")
 
 

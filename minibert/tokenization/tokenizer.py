@@ -3,7 +3,7 @@
 Read it from the top. A text is a list of characters, each with its place in the original text;
 every cleaning rule takes such a list and returns a new one; `split` cuts it into words, `wordpiece`
 cuts a word into pieces of the vocabulary. `BertTokenizer.pieces` puts that together and is the
-definition. `BertTokenizer.ids` is the same made fast, `BertTokenizer.explain` the same made slow.
+definition. `BertTokenizer.ids` is the same made fast; ``explain.py`` tells every step.
 
 Ids and offsets are those of the ``tokenizers`` library with the official ``tokenizer.json``, on
 every Unicode character.
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
@@ -32,25 +31,24 @@ from minibert.tokenization.files import (
 )
 from minibert.tokenization.unicode_tables import (
     CJK,
-    DECOMPOSED,
-    IS_CJK,
-    IS_DROPPED,
-    LOWER,
+    DROPPED,
     MARK,
     PUNCTUATION,
     SPACE,
+    decompose,
+    lower,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CACHED_STRETCHES = 50_000  # how many stretches of text are remembered with their ids
-CACHED_LENGTH = 50  # characters; a longer stretch hardly comes twice
+CACHED_SPANS = 50_000  # how many spans of text are remembered with their ids
+CACHED_LENGTH = 50  # characters; a longer span hardly comes twice
 
 ASCII_WORD = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9 ]")  # what `split` does to printable ASCII
 BLANKS = re.escape("".join(sorted(SPACE)))
-STRETCH = re.compile(f"[^{BLANKS}]+")
-STRETCH_OR_IDEOGRAPH = re.compile(f"[{CJK.regex()}]|[^{BLANKS}{CJK.regex()}]+")
+SPAN = re.compile(f"[^{BLANKS}]+")
+SPAN_OR_IDEOGRAPH = re.compile(f"[{CJK.regex()}]|[^{BLANKS}{CJK.regex()}]+")
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 # What `decode` tidies in a token, as the decoder named in tokenizer.json does.
@@ -65,14 +63,14 @@ Rule = Callable[[list[Character]], list[Character]]
 
 def clean(text: list[Character]) -> list[Character]:
     """Drop control characters; make a blank of every other kind of white space."""
-    return [(" " if c in SPACE else c, place) for c, place in text if not IS_DROPPED[c]]
+    return [(" " if c in SPACE else c, place) for c, place in text if c not in DROPPED]
 
 
 def space_cjk(text: list[Character]) -> list[Character]:
     """Put blanks around every CJK ideograph, which makes it a word of its own."""
     spaced = []
     for c, place in text:
-        spaced += [(" ", place), (c, place), (" ", place)] if IS_CJK[c] else [(c, place)]
+        spaced += [(" ", place), (c, place), (" ", place)] if c in CJK else [(c, place)]
     return spaced
 
 
@@ -84,7 +82,7 @@ def strip_accents(text: list[Character]) -> list[Character]:
     sort, left to right: it moves on at each part that was the first of its character. It shows in
     the offsets of the rare marks that stay.
     """
-    parts = [part for c, _ in text for part in DECOMPOSED[c]]
+    parts = [part for c, _ in text for part in decompose(c)]
     if any(rank for _, rank, _ in parts):
         letters = accumulate(rank == 0 for _, rank, _ in parts)  # which letter a mark belongs to
         ordered = sorted(zip(letters, parts, strict=True), key=lambda pair: (pair[0], pair[1][1]))
@@ -100,7 +98,7 @@ def strip_accents(text: list[Character]) -> list[Character]:
 
 def lower_case(text: list[Character]) -> list[Character]:
     """Lower-case each character by itself; İ becomes two."""
-    return [(small, place) for c, place in text for small in LOWER[c]]
+    return [(small, place) for c, place in text for small in lower(c)]
 
 
 # ------------------------------------------------------------------------------------------ split
@@ -109,14 +107,13 @@ def lower_case(text: list[Character]) -> list[Character]:
 def split(text: list[Character]) -> list[list[Character]]:
     """Cut into words at blanks; every punctuation character is a word of its own."""
     words = [[]]
-    for character in text:
-        c, _ = character
+    for c, place in text:
         if c == " ":
             words.append([])
         elif c in PUNCTUATION:
-            words += [[character], []]
+            words += [[(c, place)], []]
         else:
-            words[-1].append(character)
+            words[-1].append((c, place))
     return [word for word in words if word]
 
 
@@ -148,21 +145,25 @@ def wordpiece(word: str, vocab: Mapping[str, int]) -> tuple[list[str], str]:
     return pieces, word[start:]
 
 
-def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens of two segments to keep in ``room``: cut the longer one, then both alike.
+def cut(segments: list[list[int]], room: int) -> list[list[int]]:
+    """Cut one or two segments to ``room`` tokens: the longer one first, then both alike.
 
     Source: ``_truncate_seq_pair`` of google-research/bert; of an odd room, equals give the second
     one more, as the reference does.
     """
+    if len(segments) == 1:
+        return [segments[0][:room]]
+    first, second = map(len, segments)
     short = min(first, second, room // 2)
-    return (short, room - short) if first <= second else (room - short, short)
+    keep = (short, room - short) if first <= second else (room - short, short)
+    return [segment[:length] for segment, length in zip(segments, keep, strict=True)]
 
 
 # ---------------------------------------------------------------------------------- the tokenizer
 
 
 class Piece(NamedTuple):
-    """A token, and the stretch ``text[start:end]`` it was made from."""
+    """A token, and the span ``text[start:end]`` it was made from."""
 
     token: str
     id: int
@@ -181,31 +182,6 @@ class Batch(NamedTuple):
     def truncated(self) -> int:
         """How many texts were cut."""
         return sum(len(row) < length for row, length in zip(self.ids, self.lengths, strict=True))
-
-
-def _rules(do_lower_case: bool, strip: bool | None, tokenize_chinese_chars: bool) -> list[Rule]:
-    """The cleaning rules in force, in their order."""
-    rules = [
-        (clean, True),
-        (space_cjk, tokenize_chinese_chars),
-        (strip_accents, do_lower_case if strip is None else strip),
-        (lower_case, do_lower_case),
-    ]
-    return [rule for rule, in_force in rules if in_force]
-
-
-def _check_text(text: str) -> None:
-    if not isinstance(text, str):
-        raise TypeError(f"a text must be a str, not {type(text).__name__}: {text!r:.60}")
-    if surrogate := SURROGATE.search(text):
-        raise ValueError(
-            f"character {surrogate.start()} of the text is U+{ord(surrogate.group()):04X}, half of "
-            "a surrogate pair and no character; was the text decoded with the wrong codec?"
-        )
-
-
-def _joined(characters: list[Character]) -> str:
-    return "".join([c for c, _ in characters])
 
 
 class BertTokenizer:
@@ -242,7 +218,6 @@ class BertTokenizer:
         mask_token: str | None = "[MASK]",
         added_tokens: Iterable[Mapping] = (),
     ) -> None:
-        """Check the vocabulary and number the special tokens."""
         self.do_lower_case = do_lower_case
         self.strip_accents = strip_accents
         self.tokenize_chinese_chars = tokenize_chinese_chars
@@ -255,26 +230,26 @@ class BertTokenizer:
             "cls_token": cls_token,
             "mask_token": mask_token,
         }
-        self._words = numbered_words(vocab)  # all that WordPiece may find
-        self._added = collect_added_tokens(self.special_tokens_map, added_tokens, self._words)
-        self.vocab = self._words | {token["content"]: token["id"] for token in self._added}
+        self.words = numbered_words(vocab)  # all that WordPiece may find
+        self.added_tokens = collect_added_tokens(self.special_tokens_map, added_tokens, self.words)
+        self.vocab = self.words | {token["content"]: token["id"] for token in self.added_tokens}
         self._tokens = list(self.vocab)  # in the order of their ids
         self.unk_token, self.unk_token_id = unk_token, self.vocab[unk_token]
         self.sep_token, self.sep_token_id = sep_token, self.vocab[sep_token]
         self.pad_token, self.pad_token_id = pad_token, self.vocab[pad_token]
         self.cls_token, self.cls_token_id = cls_token, self.vocab[cls_token]
         self.mask_token, self.mask_token_id = mask_token, self.vocab.get(mask_token)
-        self.all_special_ids = [token["id"] for token in self._added if token["special"]]
+        self.all_special_ids = [token["id"] for token in self.added_tokens if token["special"]]
 
-        literals = sorted((token["content"] for token in self._added), key=len, reverse=True)
+        literals = sorted((token["content"] for token in self.added_tokens), key=len, reverse=True)
         self._literals = re.compile("|".join(map(re.escape, literals)))  # the longest comes first
-        # The fast path cuts at white space and CJK, so it must not be able to cut a literal.
-        self._by_stretch = not any(c in SPACE or IS_CJK[c] for text in literals for c in text)
+        # `ids` cuts at white space and ideographs, so it must not be able to cut a literal.
+        self._by_span = not any(c in SPACE or c in CJK for text in literals for c in text)
         self._cache: dict[str, list[int]] = {}
         self._warned = False
-        if not do_lower_case and not any(
-            word != word.lower() for word in self._words if word not in literals
-        ):
+        if not do_lower_case and self.words.keys() - literals == {
+            word.lower() for word in self.words.keys() - literals
+        }:
             warnings.warn(
                 "no word of this vocabulary has a capital letter, yet do_lower_case is False: "
                 "capitalised words become [UNK]; an uncased vocabulary needs do_lower_case=True",
@@ -291,17 +266,17 @@ class BertTokenizer:
             ValueError: the text has an unpaired surrogate.
         """
         found = []
-        for stretch, literal in self._cut_out_literals(text):
+        for span, literal in self.cut_out_literals(text):
             if literal:
-                found.append(self._piece(literal, stretch))
+                found.append(self._piece(literal, span))
                 continue
             for rule in self.rules:
-                stretch = rule(stretch)
-            for word in split(stretch):
+                span = rule(span)
+            for word in split(span):
                 found += self._pieces_of_word(word)
         return found
 
-    def _cut_out_literals(self, text: str) -> Iterator[tuple[list[Character], str | None]]:
+    def cut_out_literals(self, text: str) -> Iterator[tuple[list[Character], str | None]]:
         """The text as characters, cut where a special token is spelt out: exact case, anywhere."""
         _check_text(text)
         characters = list(zip(text, range(len(text)), strict=True))
@@ -313,16 +288,12 @@ class BertTokenizer:
         yield characters[start:], None
 
     def _pieces_of_word(self, word: list[Character]) -> list[Piece]:
-        tokens, rest = wordpiece(_joined(word), self._words)
+        tokens, rest = wordpiece("".join(c for c, _ in word), self.words)
         if rest:
             return [self._piece(self.unk_token, word)]
-        found = []
-        start = 0
-        for token in tokens:
-            end = start + len(token) - (2 if start else 0)  # the ## is not in the text
-            found.append(self._piece(token, word[start:end]))
-            start = end
-        return found
+        ends = list(accumulate(len(token.removeprefix("##")) for token in tokens))
+        places = zip(tokens, [0, *ends[:-1]], ends, strict=True)  # the ## is not in the text
+        return [self._piece(token, word[start:end]) for token, start, end in places]
 
     def _piece(self, token: str, characters: list[Character]) -> Piece:
         return Piece(token, self.vocab[token], characters[0][1], characters[-1][1] + 1)
@@ -332,38 +303,35 @@ class BertTokenizer:
     def ids(self, text: str) -> list[int]:
         """Return the ids of a text, without [CLS] and [SEP]: those of `pieces`, sooner.
 
-        No rule looks across white space or past a CJK ideograph, so a stretch between two of them
+        No rule looks across white space or past a CJK ideograph, so a span between two of them
         always gives the same ids, and they are remembered.
         """
-        if not self._by_stretch:
-            _check_text(text)
-            stretches = [text]
-        elif isinstance(text, str) and text.isascii() and text.isprintable():
-            stretches = text.split()
+        if isinstance(text, str) and text.isascii() and text.isprintable() and self._by_span:
+            spans = text.split()
         else:
             _check_text(text)
-            spaced = self.tokenize_chinese_chars
-            stretches = (STRETCH_OR_IDEOGRAPH if spaced else STRETCH).findall(text)
+            cut = SPAN_OR_IDEOGRAPH if self.tokenize_chinese_chars else SPAN
+            spans = cut.findall(text) if self._by_span else [text]
         ids = []
-        for stretch in stretches:
-            known = self._cache.get(stretch)
-            ids += self._ids_of_stretch(stretch) if known is None else known
+        for span in spans:
+            known = self._cache.get(span)
+            ids += self._ids_of_span(span) if known is None else known
         if not self._warned and self.unk_token_id in ids:
             self._warn_if_mostly_unknown(text, ids)
         return ids
 
-    def _ids_of_stretch(self, stretch: str) -> list[int]:
-        if stretch.isascii() and stretch.isprintable() and not self._literals.search(stretch):
+    def _ids_of_span(self, span: str) -> list[int]:
+        if span.isascii() and span.isprintable() and not self._literals.search(span):
             ids = []
-            for word in ASCII_WORD.findall(stretch.lower() if self.do_lower_case else stretch):
-                tokens, rest = wordpiece(word, self._words)
-                ids += [self.unk_token_id] if rest else [self._words[token] for token in tokens]
+            for word in ASCII_WORD.findall(span.lower() if self.do_lower_case else span):
+                tokens, rest = wordpiece(word, self.words)
+                ids += [self.unk_token_id] if rest else [self.words[token] for token in tokens]
         else:
-            ids = [piece.id for piece in self.pieces(stretch)]
-        if len(stretch) <= CACHED_LENGTH:
-            if len(self._cache) >= CACHED_STRETCHES:
+            ids = [piece.id for piece in self.pieces(span)]
+        if len(span) <= CACHED_LENGTH:
+            if len(self._cache) >= CACHED_SPANS:
                 self._cache.clear()
-            self._cache[stretch] = ids
+            self._cache[span] = ids
         return ids
 
     def _warn_if_mostly_unknown(self, text: str, ids: list[int]) -> None:
@@ -373,7 +341,7 @@ class BertTokenizer:
             warnings.warn(
                 f"the vocabulary knows {'little' if unknown < len(ids) else 'nothing'} of "
                 f"{text[:60]!r}: {unknown} of {len(ids)} tokens are {self.unk_token} "
-                "(said once; explain(text) tells why)",
+                "(said once; minibert explain TEXT tells why)",
                 stacklevel=3,
             )
 
@@ -417,23 +385,20 @@ class BertTokenizer:
             raise ValueError(f"{len(texts)} texts, {len(pairs)} pairs; give one each, '' for none")
         batch = Batch([], [], [])
         for text, pair in zip(texts, pairs, strict=True):
-            first = self.ids(text)
-            second = None if pair is None or pair == "" else self.ids(pair)
-            specials = 2 if second is None else 3
-            n_first, n_second = len(first), len(second or ())
-            length = n_first + n_second + specials
+            segments = [self.ids(text)] + ([] if pair in (None, "") else [self.ids(pair)])
+            specials = len(segments) + 1
+            length = sum(map(len, segments)) + specials
             if max_length is not None and length > max_length:
                 if max_length < specials:
                     raise ValueError(
                         f"max_length={max_length} has no room for {specials} special tokens; "
                         "give more, or None not to cut"
                     )
-                n_first, n_second = longest_first(n_first, n_second, max_length - specials)
-            ids = [self.cls_token_id, *first[:n_first], self.sep_token_id]
-            type_ids = [0] * len(ids)
-            if second is not None:
-                ids += [*second[:n_second], self.sep_token_id]
-                type_ids += [1] * (n_second + 1)
+                segments = cut(segments, max_length - specials)
+            ids, type_ids = [self.cls_token_id], [0]
+            for number, segment in enumerate(segments):
+                ids += [*segment, self.sep_token_id]
+                type_ids += [number] * (len(segment) + 1)
             batch.ids.append(ids)
             batch.type_ids.append(type_ids)
             batch.lengths.append(length)
@@ -476,15 +441,16 @@ class BertTokenizer:
         import torch  # here, so that tokenising alone needs no torch
 
         width = max(map(len, ids), default=0) if length is None else length
-
-        def tensor(rows: Iterable[Sequence[int]], padding: int) -> Tensor:
-            padded = [[*row, *[padding] * (width - len(row))] for row in rows]
-            return torch.tensor(padded, dtype=torch.int64).reshape(len(padded), width)  # (B, T)
-
+        rows_and_padding = {
+            "input_ids": (ids, self.pad_token_id),
+            "attention_mask": ([[1] * len(row) for row in ids], 0),
+            "token_type_ids": (type_ids or [[0] * len(row) for row in ids], 0),
+        }
         return {
-            "input_ids": tensor(ids, self.pad_token_id),
-            "attention_mask": tensor([[1] * len(row) for row in ids], 0),
-            "token_type_ids": tensor(type_ids or [[0] * len(row) for row in ids], 0),
+            name: torch.tensor(
+                [[*row, *[padding] * (width - len(row))] for row in rows], dtype=torch.int64
+            ).reshape(len(rows), width)  # (B, T)
+            for name, (rows, padding) in rows_and_padding.items()
         }
 
     # ------------------------------------------------------------------- ids → text
@@ -494,12 +460,10 @@ class BertTokenizer:
 
         Case, accents and white space that the rules took away do not come back.
         """
-        tokens = self.convert_ids_to_tokens(ids)
         if skip_special_tokens:
-            special = set(self.convert_ids_to_tokens(self.all_special_ids))
-            tokens = [token for token in tokens if token not in special]
+            ids = [number for number in ids if number not in self.all_special_ids]
         text = ""
-        for number, token in enumerate(tokens):
+        for number, token in enumerate(self.convert_ids_to_tokens(ids)):
             if number:
                 token = token[2:] if token.startswith("##") else " " + token
             for untidy, tidy in TIDY:
@@ -532,36 +496,6 @@ class BertTokenizer:
     def __repr__(self) -> str:
         """The size and the rules in force."""
         return f"BertTokenizer({len(self)} tokens; {', '.join(r.__name__ for r in self.rules)})"
-
-    # ------------------------------------------------------------------- step by step
-
-    def explain(self, text: str) -> Explanation:
-        """Return every step from a text to its tokens: print it, or read its ``steps``."""
-        steps = []
-        for stretch, literal in self._cut_out_literals(text):
-            if literal:
-                steps.append(_step("added token", stretch, literal, "spelt out, taken as it is"))
-                continue
-            for rule in self.rules:
-                before, stretch = stretch, rule(stretch)
-                steps += _changes(rule, before, stretch)
-            words = split(stretch)
-            if words:
-                shown = " | ".join(map(_joined, words))
-                steps.append(_step("split", stretch, shown, "at blanks, around punctuation"))
-            for word in words:
-                tokens = " ".join(piece.token for piece in self._pieces_of_word(word))
-                steps.append(_step("wordpiece", word, tokens, self._why(_joined(word))))
-        return Explanation(text, steps, self.pieces(text))
-
-    def _why(self, word: str) -> str:
-        tokens, rest = wordpiece(word, self._words)
-        if len(word) > LONGEST_WORD:
-            return f"unknown: {len(word)} characters, more than {LONGEST_WORD}"
-        if rest:
-            after = f" after {' '.join(tokens)}" if tokens else ""
-            return f"unknown: no piece of the vocabulary fits {rest!r}{after}"
-        return "a word of the vocabulary" if len(tokens) == 1 else "each time the longest that fits"
 
     # ------------------------------------------------------------------- files
 
@@ -610,70 +544,30 @@ class BertTokenizer:
         }
         write_settings(
             directory,
-            words=self._words,
-            added=self._added,
+            words=self.words,
+            added=self.added_tokens,
             settings=settings,
             special=self.special_tokens_map,
             model_max_length=self.model_max_length,
         )
 
 
-# -------------------------------------------------------------------------------------- the steps
+def _rules(do_lower_case: bool, strip: bool | None, tokenize_chinese_chars: bool) -> list[Rule]:
+    """The cleaning rules in force, in their order."""
+    rules = [
+        (clean, True),
+        (space_cjk, tokenize_chinese_chars),
+        (strip_accents, do_lower_case if strip is None else strip),
+        (lower_case, do_lower_case),
+    ]
+    return [rule for rule, in_force in rules if in_force]
 
 
-class Step(NamedTuple):
-    """What one rule made of ``text[start:end]``."""
-
-    rule: str
-    start: int
-    end: int
-    before: str
-    after: str
-    why: str
-
-
-class Explanation(NamedTuple):
-    """The way from a text to its tokens; ``str()`` of it has one line a step."""
-
-    text: str
-    steps: list[Step]
-    pieces: list[Piece]
-
-    def __str__(self) -> str:
-        """The steps, then the tokens with their ids."""
-        lines = [
-            f"{start:4}:{end:<4} {rule:13} {before!r} → {after!r}  ({why})"
-            for rule, start, end, before, after, why in self.steps
-        ]
-        tokens = " ".join(f"{piece.token}={piece.id}" for piece in self.pieces)
-        return "\n".join([repr(self.text), *lines, f"{'tokens':>23} {tokens}"])
-
-
-def _step(rule: str, characters: list[Character], after: str, why: str) -> Step:
-    start, end = characters[0][1], characters[-1][1] + 1
-    return Step(rule, start, end, _joined(characters), after, why)
-
-
-def _changes(rule: Callable, before: list[Character], after: list[Character]) -> Iterator[Step]:
-    """One step for every character of the original text that a cleaning rule changed."""
-    old, new = {}, {}
-    for characters, by_place in ((before, old), (after, new)):
-        for c, place in characters:
-            by_place[place] = by_place.get(place, "") + c
-    for place, was in old.items():
-        became = new.get(place, "")
-        if became != was:
-            yield Step(rule.__name__, place, place + 1, was, became, _reason(rule, was, became))
-
-
-def _reason(rule: Callable, was: str, became: str) -> str:
-    names = " + ".join(f"U+{ord(c):04X} {unicodedata.name(c, '')}".rstrip() for c in was)
-    if rule is clean:
-        return names + (": white space" if became else ": a control character or the like, dropped")
-    if rule is space_cjk:
-        return names + ": an ideograph is a word of its own"
-    if rule is strip_accents:
-        marks = [part for c in was for part, _, _ in DECOMPOSED[c] if part in MARK]
-        dropped = ", ".join(f"U+{ord(mark):04X}" for mark in marks)
-        return names + (f": {dropped} dropped" if marks else ": taken apart")
-    return names
+def _check_text(text: str) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"a text must be a str, not {type(text).__name__}: {text!r:.60}")
+    if surrogate := SURROGATE.search(text):
+        raise ValueError(
+            f"character {surrogate.start()} of the text is U+{ord(surrogate.group()):04X}, half of "
+            "a surrogate pair and no character; was the text decoded with the wrong codec?"
+        )

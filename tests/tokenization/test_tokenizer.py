@@ -10,14 +10,16 @@ import sys
 import warnings
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minibert.tokenization import tokenizer as module
+from minibert.tokenization.explain import explain
 from minibert.tokenization.tokenizer import (
     BertTokenizer,
     clean,
-    longest_first,
+    cut,
     lower_case,
     space_cjk,
     split,
@@ -25,6 +27,8 @@ from minibert.tokenization.tokenizer import (
     wordpiece,
 )
 
+CODE_POINTS = [code for code in range(0x110000) if not 0xD800 <= code <= 0xDFFF]
+SOME_CODE_POINTS = CODE_POINTS[:0x3400] + CODE_POINTS[0x3400::101]  # the small scripts and a sample
 # google-research/bert's own fixture, and the two special tokens it does without.
 WORDS = "[UNK] [CLS] [SEP] want ##want ##ed wa un runn ##ing , [PAD] [MASK]".split()
 
@@ -41,35 +45,25 @@ def characters(text):
 # ---------------------------------------------------------------------- the rules, by hand
 
 
-def test_clean_drops_control_characters_and_keeps_places():
-    text = "a\x00b\u200b\ufffd\tc\u00a0\x0bd"
-    assert clean(characters(text)) == [
-        ("a", 0), ("b", 2), (" ", 5), ("c", 6), (" ", 7), ("d", 9),
-    ]  # fmt: skip
-
-
-def test_space_cjk_puts_blanks_around_ideographs_only():
-    assert space_cjk(characters("a中あ")) == [("a", 0), (" ", 1), ("中", 1), (" ", 1), ("あ", 2)]
-
-
-def test_strip_accents_drops_marks_and_keeps_places():
-    assert strip_accents(characters("né\u0301e")) == [("n", 0), ("e", 1), ("e", 3)]
-
-
-def test_strip_accents_deals_out_places_after_sorting_the_marks():
-    # U+1D165, a stem (class 216), stays and is sorted before the acute (230), which goes.
-    assert strip_accents(characters("a\u0301\U0001d165")) == [("a", 0), ("\U0001d165", 1)]
-
-
-def test_lower_case_is_per_character():
-    assert lower_case(characters("ΟΣİ")) == [("ο", 0), ("σ", 1), ("i", 2), ("\u0307", 2)]
+@pytest.mark.parametrize(
+    ("rule", "text", "expected"),
+    [
+        (clean, "a\x00b\u200b\ufffd\tc\u00a0\x0bd", "a0 b2  5 c6  7 d9"),
+        (space_cjk, "a中あ", "a0  1 中1  1 あ2"),
+        (strip_accents, "né\u0301e", "n0 e1 e3"),
+        # U+1D165, a stem (class 216), stays and is sorted before the acute (230), which goes: the
+        # reference deals out the places after that.
+        (strip_accents, "a\u0301\U0001d165", "a0 \U0001d1651"),
+        (lower_case, "ΟΣİ", "ο0 σ1 i2 \u03072"),  # character by character: no final ς
+    ],
+)
+def test_a_rule_gives_characters_with_their_places(rule, text, expected):
+    assert " ".join(f"{c}{place}" for c, place in rule(characters(text))) == expected
 
 
 def test_split_at_blanks_and_around_punctuation():
-    words = split(characters("ab  c,d^ "))
-    assert words == [
-        [("a", 0), ("b", 1)], [("c", 4)], [(",", 5)], [("d", 6)], [("^", 7)],
-    ]  # fmt: skip
+    words = [[f"{c}{place}" for c, place in word] for word in split(characters("ab  c,d^ "))]
+    assert words == [["a0", "b1"], ["c4"], [",5"], ["d6"], ["^7"]]
 
 
 @pytest.mark.parametrize(
@@ -82,20 +76,14 @@ def test_split_at_blanks_and_around_punctuation():
         ("xwant", ([], "xwant")),
         ("ed", ([], "ed")),  # only as ##ed
         ("", ([], "")),
+        ("ab" * 50, (["ab"] + ["##ab"] * 49, "")),  # a word may have 100 characters
+        ("ab" * 50 + "a", ([], "ab" * 50 + "a")),  # and no more
+        ("abc", (["ab"], "c")),  # greedy: "a ##bc" would fit
     ],
 )
 def test_wordpiece_takes_the_longest_that_fits(word, expected):
-    assert wordpiece(word, dict.fromkeys(WORDS, 0)) == expected
-
-
-def test_wordpiece_is_greedy_and_does_not_go_back():
-    assert wordpiece("abc", {"ab": 0, "a": 1, "##bc": 2}) == (["ab"], "c")
-
-
-def test_a_word_may_have_100_characters_and_no_more():
-    vocab = {"a": 0, "##a": 1}
-    assert wordpiece("a" * 100, vocab) == (["a"] + ["##a"] * 99, "")
-    assert wordpiece("a" * 101, vocab) == ([], "a" * 101)
+    vocab = dict.fromkeys([*WORDS, "a", "ab", "##ab", "##bc"], 0)
+    assert wordpiece(word, vocab) == expected
 
 
 # ---------------------------------------------------------------------- text to ids, by hand
@@ -124,6 +112,7 @@ def test_special_tokens_are_found_anywhere_in_exact_case(tokenizer):
         assert "[MASK]" not in tokenizer.tokenize("[mask]")
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_settings_switch_the_rules():
     words = [*WORDS, "É", "é", "e", "E", "中a"]
 
@@ -150,8 +139,7 @@ def test_added_tokens_are_taken_as_they_stand():
     assert len(tokenizer) == 16 and tokenizer.convert_tokens_to_ids("a b") == 15
     text = "want<e>want<e>un,a ba  b"  # the longest literal wins; "a  b" is not "a b"
     tokens = ["want", "<e>", "want", "<e>un", ",", "a b", "[UNK]", "[UNK]"]
-    assert tokenizer.tokenize(text) == tokens
-    assert [piece.token for piece in tokenizer.pieces(text)] == tokens
+    assert tokenizer.tokenize(text) == [piece.token for piece in tokenizer.pieces(text)] == tokens
     assert tokenizer.decode(tokenizer.ids("un<e>"), skip_special_tokens=True) == "un"
 
 
@@ -159,7 +147,6 @@ def test_wordpiece_does_not_find_added_tokens():
     tokenizer = BertTokenizer(WORDS, added_tokens=[{"content": "foo"}])
     assert tokenizer.tokenize("foo want") == ["foo", "want"]
     assert tokenizer.tokenize("FOO want") == ["[UNK]", "want"]  # lower-cased only afterwards
-    assert [piece.token for piece in tokenizer.pieces("FOO want")] == ["[UNK]", "want"]
 
 
 # ---------------------------------------------------------------------- pairs, cutting, padding
@@ -188,7 +175,8 @@ def test_a_pair_is_two_segments(tokenizer):
     ],
 )
 def test_the_longer_segment_is_cut_first(first, second, room, kept):
-    assert longest_first(first, second, room) == kept
+    segments = [list(range(first)), list(range(second))]
+    assert cut(segments, room) == [list(range(length)) for length in kept]
 
 
 def test_cutting_is_counted(tokenizer):
@@ -201,20 +189,22 @@ def test_cutting_is_counted(tokenizer):
     assert tokenizer.encode("want un", max_length=2) == [1, 2]
 
 
-def test_no_room_for_the_special_tokens(tokenizer):
-    with pytest.raises(ValueError, match="max_length=1 has no room for 2 special tokens"):
-        tokenizer.encode("want", max_length=1)
-    with pytest.raises(ValueError, match="max_length=2 has no room for 3 special tokens"):
-        tokenizer.encode("want", "want", max_length=2)
-
-
-def test_pairs_must_be_as_many_as_texts(tokenizer):
-    with pytest.raises(ValueError, match="2 texts, 1 pairs"):
-        tokenizer.encode_batch(["a", "b"], ["c"])
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (dict(texts="want", max_length=1), "max_length=1 has no room for 2 special tokens"),
+        (dict(texts="want", pairs="want", max_length=2), "max_length=2 has no room for 3 special"),
+        (dict(texts=["a", "b"], pairs=["c"]), "2 texts, 1 pairs"),
+        (dict(texts="un", padding=True), "padding is True; give 'longest' or 'max_length'"),
+        (dict(texts="un", padding="max_length"), "needs a max_length"),
+    ],
+)
+def test_a_wrong_call_is_named(tokenizer, wrong, said):
+    with pytest.raises(ValueError, match=said):
+        tokenizer(**wrong)
 
 
 def test_call_pads_to_the_longest_and_masks_padding_only(tokenizer):
-    torch = pytest.importorskip("torch")
     batch = tokenizer(["want[PAD]", "un"], ["", "want want"])
     assert batch["input_ids"].tolist() == [[1, 3, 11, 2, 11, 11], [1, 7, 2, 3, 3, 2]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]]
@@ -223,23 +213,19 @@ def test_call_pads_to_the_longest_and_masks_padding_only(tokenizer):
 
 
 def test_call_takes_one_text_or_none_and_pads_to_max_length(tokenizer):
-    pytest.importorskip("torch")
     assert tokenizer("un", "want")["input_ids"].tolist() == [[1, 7, 2, 3, 2]]
     padded = tokenizer("un", max_length=5, padding="max_length")
     assert padded["input_ids"].tolist() == [[1, 7, 2, 11, 11]]
     assert tokenizer([])["input_ids"].shape == (0, 0)
-    with pytest.raises(ValueError, match="padding is True; give 'longest' or 'max_length'"):
-        tokenizer("un", padding=True)
-    with pytest.raises(ValueError, match="needs a max_length"):
-        tokenizer("un", padding="max_length")
 
 
 def test_rows_of_ids_can_be_padded_alone(tokenizer):
-    pytest.importorskip("torch")
-    padded = tokenizer.pad([[1, 3, 2], [1, 2]])
-    assert padded["input_ids"].tolist() == [[1, 3, 2], [1, 2, 11]]
-    assert padded["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
-    assert padded["token_type_ids"].tolist() == [[0, 0, 0], [0, 0, 0]]
+    padded = {name: rows.tolist() for name, rows in tokenizer.pad([[1, 3, 2], [1, 2]]).items()}
+    assert padded == {
+        "input_ids": [[1, 3, 2], [1, 2, 11]],
+        "attention_mask": [[1, 1, 1], [1, 1, 0]],
+        "token_type_ids": [[0, 0, 0], [0, 0, 0]],
+    }
 
 
 # ---------------------------------------------------------------------- ids to text
@@ -273,10 +259,12 @@ def test_an_id_outside_the_vocabulary(tokenizer, wrong):
 # ---------------------------------------------------------------------- what is said
 
 
-@pytest.mark.parametrize("method", ["ids", "pieces", "explain", "encode"])
+@pytest.mark.parametrize(
+    "method", [BertTokenizer.ids, BertTokenizer.pieces, BertTokenizer.encode, explain]
+)
 def test_an_unpaired_surrogate_is_named(tokenizer, method):
     with pytest.raises(ValueError, match=r"character 3 of the text is U\+D83D"):
-        getattr(tokenizer, method)("un \ud83d")
+        method(tokenizer, "un \ud83d")
 
 
 @pytest.mark.parametrize("wrong", [None, b"un", 1.5, ["un"]])
@@ -310,7 +298,7 @@ def test_an_uncased_vocabulary_under_cased_settings_is_said():
 
 
 def test_explain_tells_every_step(tokenizer):
-    explanation = tokenizer.explain("É\u200bd\u00a0[MASK]中unwant,WANTED " + "a" * 101)
+    explanation = explain(tokenizer, "É\u200bd\u00a0[MASK]中unwant,WANTED " + "a" * 101)
     steps = [(step.rule, step.start, step.end, step.after) for step in explanation.steps]
     assert steps == [
         ("clean", 1, 2, ""),
@@ -339,7 +327,7 @@ def test_explain_tells_every_step(tokenizer):
 
 
 def test_explain_says_where_wordpiece_got_stuck(tokenizer):
-    (_, step) = tokenizer.explain("unwantx").steps
+    (_, step) = explain(tokenizer, "unwantx").steps
     assert step.why == "unknown: no piece of the vocabulary fits 'x' after un ##want"
 
 
@@ -369,29 +357,13 @@ def test_the_fast_path_gives_what_the_definition_gives(parts, data):
     assert tokenizer.ids(text) == expected  # from the cache
 
 
-@pytest.mark.parametrize(
-    ("stretch", "rules"),
-    [(module.STRETCH, [clean]), (module.STRETCH_OR_IDEOGRAPH, [clean, space_cjk])],
-    ids=["white space", "white space and CJK"],
-)
-def test_stretches_end_where_the_rules_put_blanks_and_nowhere_else(stretch, rules):
-    everything = [chr(code) for code in range(0x110000) if not 0xD800 <= code <= 0xDFFF]
-    between_letters = "a".join(["", *everything, ""])
-    together = {c for found in stretch.findall(between_letters) if len(found) > 1 for c in found}
-    text = characters(everything)
-    for rule in rules:
-        text = rule(text)
-    blanks = {everything[place] for c, place in text if c == " "}
-    assert set(everything) - together == blanks
-
-
 @pytest.mark.parametrize("control", ["\x00", "\x0b", "\x1c", "\x7f", "\x85", "\u200b"])
 def test_what_python_takes_for_white_space_may_be_a_control_character(tokenizer, control):
     assert tokenizer.ids(f"un{control}want") == [7, 4]
 
 
 def test_the_cache_is_bounded(tokenizer, monkeypatch):
-    monkeypatch.setattr(module, "CACHED_STRETCHES", 3)
+    monkeypatch.setattr(module, "CACHED_SPANS", 3)
     for text in ("want un", "runn wa", "want ,", "want" * 20):
         assert tokenizer.ids(text) == [piece.id for piece in tokenizer.pieces(text)]
         assert len(tokenizer._cache) <= 3
@@ -422,6 +394,7 @@ SETTINGS = [
     {"lowercase": lower, "strip_accents": strip, "handle_chinese_chars": cjk}
     for lower, strip, cjk in itertools.product((True, False), (None, True, False), (True, False))
 ]
+SLOW = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -430,12 +403,8 @@ def both(official):
     tokenizers = pytest.importorskip("tokenizers")
     content = json.loads((official / "tokenizer.json").read_text(encoding="utf-8"))
 
-    def build(lowercase=True, strip_accents=None, handle_chinese_chars=True):
-        content["normalizer"] |= {
-            "lowercase": lowercase,
-            "strip_accents": strip_accents,
-            "handle_chinese_chars": handle_chinese_chars,
-        }
+    def build(**changes):
+        settings = content["normalizer"] = content["normalizer"] | SETTINGS[0] | changes
         reference = tokenizers.Tokenizer.from_str(json.dumps(content))
         reference.no_truncation()
         reference.no_padding()
@@ -443,9 +412,9 @@ def both(official):
             warnings.simplefilter("ignore")  # an uncased vocabulary under cased settings
             ours = BertTokenizer(
                 content["model"]["vocab"],
-                do_lower_case=lowercase,
-                strip_accents=strip_accents,
-                tokenize_chinese_chars=handle_chinese_chars,
+                do_lower_case=settings["lowercase"],
+                strip_accents=settings["strip_accents"],
+                tokenize_chinese_chars=settings["handle_chinese_chars"],
             )
         return ours, reference
 
@@ -467,22 +436,19 @@ def assert_same(ours, reference, texts):
             pytest.fail(f"{text!r}: {ours.ids(text)} {pieces}, but {theirs.ids} {tokens}")
 
 
-@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("lowercase", [True, False])
-def test_parity_on_every_code_point(both, lowercase):
+@pytest.mark.parametrize(
+    "codes", [SOME_CODE_POINTS, pytest.param(CODE_POINTS, marks=SLOW)], ids=len
+)
+def test_parity_on_every_code_point(both, lowercase, codes):
     ours, reference = both(lowercase=lowercase)
-    codes = [code for code in range(0x110000) if not 0xD800 <= code <= 0xDFFF]
-    for start in range(0, len(codes), 64):
-        text = "".join(f"{chr(code)} m{chr(code)}r " for code in codes[start : start + 64])
-        theirs = reference.encode(text, add_special_tokens=False)
-        pieces = ours.pieces(text)
-        if [piece[1:] for piece in pieces] != [
-            (number, *span) for number, span in zip(theirs.ids, theirs.offsets, strict=True)
-        ]:
-            assert_same(ours, reference, text.split(" "))  # which one?
-    print(f"\nlowercase={lowercase}: {len(codes)} code points, alone and in a word: mismatches 0")
+    blocks = (codes[start : start + 64] for start in range(0, len(codes), 64))
+    assert_same(
+        ours, reference, ["".join(f"{chr(c)} m{chr(c)}r " for c in block) for block in blocks]
+    )
+    print(f"\n{lowercase=}: {len(codes)} code points, alone and in a word: mismatches 0")
 
 
 def generated(count, seed):
@@ -521,9 +487,10 @@ def generated(count, seed):
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("setting", range(len(SETTINGS)))
-def test_parity_on_generated_texts(both, setting):
+@pytest.mark.parametrize("count", [500, pytest.param(16_700, marks=SLOW)])
+def test_parity_on_generated_texts(both, setting, count):
     ours, reference = both(**SETTINGS[setting])
-    texts = list(generated(150_000 if setting == 0 else 5_000, seed=setting))
+    texts = list(generated(count, seed=setting))
     assert_same(ours, reference, texts)
     print(f"\n{SETTINGS[setting]}: {len(texts)} generated texts: mismatches 0")
 
@@ -532,7 +499,8 @@ def test_parity_on_generated_texts(both, setting):
 @pytest.mark.data
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("lowercase", [True, False])
-def test_parity_on_the_data_sets(both, data, lowercase):
+@pytest.mark.parametrize("every", [20, pytest.param(1, marks=SLOW)])
+def test_parity_on_the_data_sets(both, data, lowercase, every):
     ours, reference = both(lowercase=lowercase)
     texts = []
     for name in ("train", "dev", "test"):
@@ -540,11 +508,11 @@ def test_parity_on_the_data_sets(both, data, lowercase):
             texts += [text for row in csv.reader(file) for text in row[:2]]
         with open(data / "sst5" / f"{name}.tsv", encoding="utf-8", newline="") as file:
             texts += [line.split("\t")[0] for line in file]
-    if lowercase:
-        assert_same(ours, reference, texts)
+    texts = texts[::every]
+    assert_same(ours, reference, texts)
     theirs = reference.encode_batch(texts)
     assert ours.encode_batch(texts).ids == [encoding.ids for encoding in theirs]
-    print(f"\nlowercase={lowercase}: {len(texts)} sentences of the data sets: mismatches 0")
+    print(f"\n{lowercase=}: {len(texts)} sentences of the data sets: mismatches 0")
 
 
 @pytest.mark.parity
@@ -552,8 +520,8 @@ def test_parity_on_the_data_sets(both, data, lowercase):
 def test_parity_of_pairs_cut_at_any_length(both):
     ours, reference = both()
     pick = random.Random(7)
-    texts = [" ".join(["want"] * pick.randint(0, 12)) for _ in range(600)]
-    pairs = [" " + " ".join(["more"] * pick.randint(0, 12)) for _ in range(600)]
+    texts = [" ".join(["want"] * pick.randint(0, 12)) for _ in range(200)]
+    pairs = [" " + " ".join(["more"] * pick.randint(0, 12)) for _ in range(200)]
     for max_length in range(3, 20):
         reference.enable_truncation(max_length)
         batch = ours.encode_batch(texts, pairs, max_length=max_length)
@@ -568,8 +536,8 @@ def test_parity_of_decode(both):
     ours, reference = both()
     pick = random.Random(11)
     rows = [[number] for number in range(len(ours))]
-    rows += [[pick.randrange(len(ours)) for _ in range(12)] for _ in range(10_000)]
-    rows += [[pick.randrange(999, 1064) for _ in range(12)] for _ in range(2_000)]  # punctuation
+    rows += [[pick.randrange(len(ours)) for _ in range(12)] for _ in range(2_000)]
+    rows += [[pick.randrange(999, 1064) for _ in range(12)] for _ in range(1_000)]  # punctuation
     for skip in (False, True):
         ours_said = [ours.decode(row, skip_special_tokens=skip) for row in rows]
         assert ours_said == reference.decode_batch(rows, skip_special_tokens=skip)
