@@ -449,7 +449,7 @@ def examine_dump(
 
 def traced_names(config: BertConfig, weights: Mapping[str, Tensor]) -> list[str]:
     """The names that `minibert trace` writes for a model without a head."""
-    hidden = ("_heads", ".products", ".scaled", ".mask", ".weights", ".mixed", ".places", ".first")
+    hidden = ("_heads", ".products", ".scaled", ".mask", ".weights", ".mixed", "_ids", ".first")
     names = Computation(Inputs(config, weights, {})).steps()
     parts = ("embeddings", "layers.", "pooler") if "pooler.dense.weight" in weights else (
         "embeddings", "layers.")

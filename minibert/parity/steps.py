@@ -7,7 +7,7 @@ bit for bit is a test. Nothing here is ever run to encode a text.
 
 Names are those of the trace; those of a layer come after ``layers.{i}.``. A few steps have no
 module of their own and so no trace: ``attention.heads``, ``products``, ``scaled``, ``mask``,
-``weights``, ``mixed``, ``embeddings.places``, ``pooler.first``, ``pooling.mask``.
+``weights``, ``mixed``, ``embeddings.position_ids``, ``pooler.first``, ``pooling.mask``.
 
 Source: Vaswani 2017, §3; Devlin 2019, §3; AdamW: Loshchilov & Hutter 2019, algorithm 2.
 """
@@ -204,10 +204,12 @@ def order(config: BertConfig, optimizer_steps: int = 5) -> list[str]:
 
 
 EMBEDDINGS: dict[str, Step] = {
-    "embeddings.places": lambda s: torch.arange(s.run.ids.shape[1]),  # (T,)
+    "embeddings.position_ids": lambda s: torch.arange(s.run.ids.shape[1]),  # (T,)
     "embeddings.word": lambda s: s.weight("embeddings.word.weight")[s.run.ids],  # (B, T, H)
     "embeddings.segment": lambda s: s.weight("embeddings.segment.weight")[s.run.types],
-    "embeddings.position": lambda s: s.weight("embeddings.position.weight")[s["embeddings.places"]],
+    "embeddings.position": lambda s: (
+        s.weight("embeddings.position.weight")[s["embeddings.position_ids"]]
+    ),
     "embeddings.sum": lambda s: (
         s["embeddings.word"] + s["embeddings.segment"] + s["embeddings.position"]
     ),
@@ -278,12 +280,12 @@ LOSS: dict[str, Step] = {
     "loss.logits": lambda s: s["predictions"],
     "loss.labels": lambda s: s.run.batch["labels"],
     "loss.log_probabilities": lambda s: s["loss.logits"].log_softmax(-1),
-    "loss.asked": lambda s: (s["loss.labels"] != -100).to(s.run.dtype),
+    "loss.labelled": lambda s: (s["loss.labels"] != -100).to(s.run.dtype),
     "loss.tokens": lambda s: (
         -s["loss.log_probabilities"].gather(-1, s["loss.labels"].clamp(min=0)[..., None])[..., 0]
-        * s["loss.asked"]
+        * s["loss.labelled"]
     ),
-    "loss": lambda s: s["loss.tokens"].sum() / s["loss.asked"].sum(),
+    "loss": lambda s: s["loss.tokens"].sum() / s["loss.labelled"].sum(),
 }
 
 # One step of AdamW after the other, over all parameters laid end to end, n numbers. The batch holds

@@ -19,12 +19,11 @@ NAMED = ("named", "tie")
 
 
 def test_the_catalogue_is_complete_in_itself():
-    assert len(CATALOGUE) >= 60
-    assert len(BY_KEY) == len(CATALOGUE), "two mistakes have one key"
+    assert len(BY_KEY) == len(CATALOGUE) >= 178, "two mistakes have one key"
     for mistake in CATALOGUE:
         assert mistake.title and mistake.effect and mistake.cure, mistake.key
         assert set(mistake.changes) <= {*STEPS, "weights"}, mistake.key
-        assert mistake.area
+        assert mistake.section, mistake.key
 
 
 def some(kind, number):
@@ -209,8 +208,8 @@ def test_the_proofs_of_equivalence():
     assert torch.allclose(wrong[names[1]], right[names[1]], rtol=0, atol=1e-12)
 
 
-def test_kinds_cover_every_area():
-    covered = {mistake.area for kind in KINDS for mistake in possible(kind)}
-    assert covered == {mistake.area for mistake in CATALOGUE}
+def test_kinds_cover_every_section():
+    covered = {mistake.section for kind in KINDS for mistake in possible(kind)}
+    assert covered == {mistake.section for mistake in CATALOGUE}
 
 
