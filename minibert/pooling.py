@@ -1,8 +1,8 @@
 """Pooling: the hidden states of a text's tokens become one vector for the text.
 
 Six pure functions ``(hidden, mask) -> vectors``. A sentence encoder is trained with one of them and
-must be used with the same one; all-MiniLM-L6-v2 uses ``mean``. Nothing here is learned: BERT's
-*pooler*, a trained layer over the [CLS] state, is another thing and lives in ``model.py``.
+must be used with the same one; all-MiniLM-L6-v2 uses `mean_pooling`. Nothing here is learned:
+BERT's *pooler*, a trained layer over the [CLS] state, is another thing and lives in ``model.py``.
 
 Shapes, for every function:
     hidden: (B, T, H) hidden states, of any floating dtype
@@ -16,8 +16,9 @@ Raises, for every function:
     ValueError: ``hidden`` or ``mask`` does not have the shape above.
 
 Source: the formulas are those of sentence-transformers 6.2 (``Pooling``), and so are the numbers,
-but for the all-padding row, where ``cls`` gives the state at position 0 there, and ``max`` -inf.
-Padding may stand left or right, except for ``weighted_mean``, which counts from the first column.
+except for a row of padding alone, where theirs give the state at position 0 (``cls``) and -inf
+(``max``). Padding may stand left or right, but only right for `weighted_mean_pooling`, which counts
+from the first column.
 """
 
 from __future__ import annotations
@@ -26,38 +27,38 @@ import torch
 from torch import Tensor
 
 
-def cls(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+def cls_pooling(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return the state of the first real token: [CLS]."""
     real = _real(hidden, mask)  # (B, T)
     return _state_at(hidden, real, real.int().argmax(dim=1))  # argmax: the first of equal values
 
 
-def last(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+def last_pooling(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return the state of the last real token: [SEP] in BERT."""
     real = _real(hidden, mask)  # (B, T)
     return _state_at(hidden, real, real.shape[1] - 1 - real.flip(1).int().argmax(dim=1))
 
 
-def max(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+def max_pooling(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return the largest value of each component over the real tokens."""
     real = _real(hidden, mask)[..., None]  # (B, T, 1)
     largest = hidden.masked_fill(~real, float("-inf")).max(dim=1).values  # (B, H)
     return largest.masked_fill(~real.any(dim=1), 0.0)
 
 
-def mean(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+def mean_pooling(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return the mean over the real tokens, [CLS] and [SEP] included."""
     total, count = _sums(hidden, _real(hidden, mask))
     return (total / count).to(hidden.dtype)
 
 
-def mean_sqrt_len(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+def mean_sqrt_len_pooling(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return the sum over the real tokens, divided by the square root of their number."""
     total, count = _sums(hidden, _real(hidden, mask))
     return (total / count.sqrt()).to(hidden.dtype)
 
 
-def weighted_mean(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+def weighted_mean_pooling(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return the mean over the real tokens, the token in column t (from 1) with weight t.
 
     The weight is the column's, not the rank among the real tokens: tokens behind a prompt that the
@@ -68,12 +69,12 @@ def weighted_mean(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 POOLING = {
-    "cls": cls,
-    "max": max,
-    "mean": mean,
-    "mean_sqrt_len_tokens": mean_sqrt_len,
-    "weightedmean": weighted_mean,
-    "lasttoken": last,
+    "cls": cls_pooling,
+    "max": max_pooling,
+    "mean": mean_pooling,
+    "mean_sqrt_len_tokens": mean_sqrt_len_pooling,
+    "weightedmean": weighted_mean_pooling,
+    "lasttoken": last_pooling,
 }
 """The names in sentence-transformers' configurations, in the order in which several are joined."""
 

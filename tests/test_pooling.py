@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from minibert import pooling
 from minibert.pooling import POOLING
 
 # Two texts, three columns, two components; the second text has two real tokens.
@@ -13,15 +12,15 @@ MASK = torch.tensor([[1, 1, 1], [1, 1, 0]])
     "name, expected",
     [
         ("cls", [[1, -2], [3, -1]]),
-        ("last", [[4, 6], [1, -3]]),
+        ("lasttoken", [[4, 6], [1, -3]]),
         ("max", [[4, 6], [3, -1]]),
         ("mean", [[3, 2], [2, -2]]),
-        ("mean_sqrt_len", [[9 / 3**0.5, 6 / 3**0.5], [4 / 2**0.5, -4 / 2**0.5]]),
-        ("weighted_mean", [[21 / 6, 20 / 6], [5 / 3, -7 / 3]]),
+        ("mean_sqrt_len_tokens", [[9 / 3**0.5, 6 / 3**0.5], [4 / 2**0.5, -4 / 2**0.5]]),
+        ("weightedmean", [[21 / 6, 20 / 6], [5 / 3, -7 / 3]]),
     ],
 )
 def test_the_values_one_gets_by_hand(name, expected):
-    result = getattr(pooling, name)(HIDDEN, MASK)
+    result = POOLING[name](HIDDEN, MASK)
     assert torch.allclose(result, torch.tensor(expected).float(), rtol=1e-6)
 
 

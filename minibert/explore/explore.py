@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from minibert.model import BertModel
-from minibert.pooling import mean
+from minibert.pooling import mean_pooling
 from minibert.sentence_encoder import SentenceEncoder
 from minibert.trace import trace
 
@@ -138,7 +138,7 @@ def without_tokens(model: BertModel, ids: Tensor) -> Tensor:
     T = ids.shape[1]
     mask = 1 - torch.eye(T, dtype=torch.long, device=ids.device)  # (T, T): row t has lost token t
     hidden = model(ids.expand(T, -1), mask).last_hidden_state  # (T, T, H)
-    return mean(hidden.double(), mask)  # (T, H)
+    return mean_pooling(hidden.double(), mask)  # (T, H)
 
 
 def read(encoder: SentenceEncoder, text: str, number: int) -> tuple[list[str], list[str], Tensor]:

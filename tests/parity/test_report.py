@@ -162,7 +162,7 @@ def test_one_bit_more_is_not_bit_for_bit(tiny):
 
 
 @pytest.mark.parametrize("replacements", [
-    {"attention": MultiHeadSelfAttention}, {"pooling": pooling.mean},
+    {"attention": MultiHeadSelfAttention}, {"pooling": pooling.mean_pooling},
 ], ids=lambda replacements: next(iter(replacements)))
 def test_our_own_parts_in_our_own_place_are_bit_for_bit(replacements):
     report = examine_code(replacements)
