@@ -16,70 +16,56 @@ from minibert.heads import (
     BertForTokenClassification,
 )
 from minibert.model import BertModel
-from minibert.trace import trace
+from minibert.trace import INPUTS, trace
 
-B, T, H, N, D, F_ = 4, 11, 32, 4, 8, 48
-EMBEDDINGS = {
-    "embeddings.word": (B, T, H),
-    "embeddings.segment": (B, T, H),
-    "embeddings.position": (T, H),
-    "embeddings.sum": (B, T, H),
-    "embeddings.norm": (B, T, H),
-    "embeddings": (B, T, H),
+B, T, H, N, D = 4, 11, 32, 4, 8
+BTH, BNTT, BTF, BTV, BTC = (B, T, H), (B, N, T, T), (B, T, 48), (B, T, 60), (B, T, 5)
+LAYER = {f"attention.{name}": BTH for name in ("query", "key", "value")} | {
+    "attention.scores": BNTT,
+    "attention.probabilities": BNTT,
+    "attention.context": BTH,
+    "attention.output": BTH,
+    "attention_sum": BTH,
+    "attention_norm": BTH,
+    "feed_forward.expand": BTF,
+    "feed_forward.activation": BTF,
+    "feed_forward.contract": BTH,
+    "feed_forward_sum": BTH,
+    "feed_forward_norm": BTH,
 }
-LAYER = {
-    "attention.query": (B, T, H),
-    "attention.key": (B, T, H),
-    "attention.value": (B, T, H),
-    "attention.scores": (B, N, T, T),
-    "attention.probabilities": (B, N, T, T),
-    "attention.context": (B, T, H),
-    "attention.output": (B, T, H),
-    "attention_sum": (B, T, H),
-    "attention_norm": (B, T, H),
-    "feed_forward.expand": (B, T, F_),
-    "feed_forward.activation": (B, T, F_),
-    "feed_forward.contract": (B, T, H),
-    "feed_forward_sum": (B, T, H),
-    "feed_forward_norm": (B, T, H),
-}
-ENCODER = dict(EMBEDDINGS)
+ENCODER = {f"embeddings.{name}": BTH for name in ("word", "segment", "position", "sum", "norm")}
+ENCODER |= {"embeddings.position": (T, H), "embeddings": BTH}
 for i in (0, 1):
     ENCODER |= {f"layers.{i}.{name}": shape for name, shape in LAYER.items()}
 POOLER = {"pooler.dense": (B, H), "pooler": (B, H)}
-PREDICTIONS = {
-    "predictions.dense": (B, T, H),
-    "predictions.activation": (B, T, H),
-    "predictions.norm": (B, T, H),
-    "predictions": (B, T, 60),
-}
-NAMES = {
-    BertModel: ENCODER | POOLER,
-    BertForMaskedLM: ENCODER | PREDICTIONS | {"logits": (B, T, 60)},
-    BertForNextSentencePrediction: ENCODER
-    | POOLER
-    | {"seq_relationship": (B, 2), "logits": (B, 2)},
-    BertForPreTraining: ENCODER
-    | POOLER
-    | PREDICTIONS
-    | {
-        "seq_relationship": (B, 2),
-        "prediction_logits": (B, T, 60),
-        "seq_relationship_logits": (B, 2),
+WORDS = {f"predictions.{name}": BTH for name in ("dense", "activation", "norm")}
+WORDS["predictions"] = BTV
+NEXT = {"seq_relationship": (B, 2)}
+OUTPUT = {
+    BertModel: POOLER,
+    BertForMaskedLM: WORDS | {"logits": BTV},
+    BertForNextSentencePrediction: POOLER | NEXT | {"logits": (B, 2)},
+    BertForPreTraining: POOLER
+    | WORDS
+    | NEXT
+    | {"prediction_logits": BTV, "seq_relationship_logits": (B, 2)},
+    BertForSequenceClassification: POOLER | {"classifier": (B, 5), "logits": (B, 5)},
+    BertForTokenClassification: {"classifier": BTC, "logits": BTC},
+    BertForQuestionAnswering: {
+        "qa_outputs": (B, T, 2),
+        "start_logits": (B, T),
+        "end_logits": (B, T),
     },
-    BertForSequenceClassification: ENCODER | POOLER | {"classifier": (B, 5), "logits": (B, 5)},
-    BertForTokenClassification: ENCODER | {"classifier": (B, T, 5), "logits": (B, T, 5)},
-    BertForQuestionAnswering: ENCODER
-    | {"qa_outputs": (B, T, 2), "start_logits": (B, T), "end_logits": (B, T)},
 }
+NAMES = {model_class: ENCODER | output for model_class, output in OUTPUT.items()}
 
 
-def traced(model_class=BertModel, seed=0, gradients=False):
+def traced(model_class=BertModel):
     """A model, its batch and what `trace` saw of it."""
     config = tiny_config(num_labels=5)
-    model = build(model_class, config, seed)
+    model = build(model_class, config)
     batch = ragged_batch(config)
-    with trace(model, gradients) as tensors:
+    with trace(model) as tensors:
         model(**batch)
     return model, batch, tensors
 
@@ -127,69 +113,52 @@ def test_training_takes_the_same_path_with_a_trace():
 def test_values_are_those_of_the_formulas():
     """Each tensor recomputed from the ones before it, in torch's functions."""
     model, batch, t = traced()
-    e = model.embeddings
-    ids, types = batch["input_ids"], batch["token_type_ids"]
+    e, ids, types = model.embeddings, batch["input_ids"], batch["token_type_ids"]
+
+    def linear(module, x):
+        return F.linear(x, module.weight, module.bias)
+
+    def norm(module, x):
+        return F.layer_norm(x, (H,), module.weight, module.bias, 1e-12)
+
+    def heads(x):
+        return x.view(B, T, N, D).transpose(1, 2)
+
     expected = {
         "embeddings.word": e.word.weight[ids],
         "embeddings.segment": e.segment.weight[types],
         "embeddings.position": e.position.weight[:T],
-        "embeddings.sum": t["embeddings.word"]
-        + t["embeddings.segment"]
-        + t["embeddings.position"],
-        "embeddings": F.layer_norm(t["embeddings.sum"], (H,), e.norm.weight, e.norm.bias, 1e-12),
-        "embeddings.norm": t["embeddings"],
+        "embeddings.sum": t["embeddings.word"] + t["embeddings.segment"] + t["embeddings.position"],
+        "embeddings.norm": norm(e.norm, t["embeddings.sum"]),
+        "embeddings": t["embeddings.norm"],
     }
     mask = additive_mask(batch["attention_mask"], torch.float32)
     hidden = t["embeddings"]
     for i, layer in enumerate(model.layers):
-        a, f = layer.attention, layer.feed_forward
-
-        def seen(name, i=i):
-            return t[f"layers.{i}.{name}"]
-
-        def heads(x):
-            return x.view(B, T, N, D).transpose(1, 2)
-
-        query, key = heads(seen("attention.query")), heads(seen("attention.key"))
-        context = seen("attention.probabilities") @ heads(seen("attention.value"))
+        s = {name: t[f"layers.{i}.{name}"] for name in LAYER}
+        query, key = heads(s["attention.query"]), heads(s["attention.key"])
+        context = s["attention.probabilities"] @ heads(s["attention.value"])
         values = {
-            "attention.query": F.linear(hidden, a.query.weight, a.query.bias),
-            "attention.key": F.linear(hidden, a.key.weight, a.key.bias),
-            "attention.value": F.linear(hidden, a.value.weight, a.value.bias),
+            "attention.query": linear(layer.attention.query, hidden),
+            "attention.key": linear(layer.attention.key, hidden),
+            "attention.value": linear(layer.attention.value, hidden),
             "attention.scores": query @ key.transpose(2, 3) * D**-0.5 + mask,
-            "attention.probabilities": seen("attention.scores").softmax(-1),
+            "attention.probabilities": s["attention.scores"].softmax(-1),
             "attention.context": context.transpose(1, 2).reshape(B, T, H),
-            "attention.output": F.linear(
-                seen("attention.context"), a.output.weight, a.output.bias
+            "attention.output": linear(layer.attention.output, s["attention.context"]),
+            "attention_sum": s["attention.output"] + hidden,
+            "attention_norm": norm(layer.attention_norm, s["attention_sum"]),
+            "feed_forward.expand": linear(layer.feed_forward.expand, s["attention_norm"]),
+            "feed_forward.activation": F.gelu(s["feed_forward.expand"]),
+            "feed_forward.contract": linear(
+                layer.feed_forward.contract, s["feed_forward.activation"]
             ),
-            "attention_sum": seen("attention.output") + hidden,
-            "attention_norm": F.layer_norm(
-                seen("attention_sum"),
-                (H,),
-                layer.attention_norm.weight,
-                layer.attention_norm.bias,
-                1e-12,
-            ),
-            "feed_forward.expand": F.linear(
-                seen("attention_norm"), f.expand.weight, f.expand.bias
-            ),
-            "feed_forward.activation": F.gelu(seen("feed_forward.expand")),
-            "feed_forward.contract": F.linear(
-                seen("feed_forward.activation"), f.contract.weight, f.contract.bias
-            ),
-            "feed_forward_sum": seen("feed_forward.contract") + seen("attention_norm"),
-            "feed_forward_norm": F.layer_norm(
-                seen("feed_forward_sum"),
-                (H,),
-                layer.feed_forward_norm.weight,
-                layer.feed_forward_norm.bias,
-                1e-12,
-            ),
+            "feed_forward_sum": s["feed_forward.contract"] + s["attention_norm"],
+            "feed_forward_norm": norm(layer.feed_forward_norm, s["feed_forward_sum"]),
         }
-        expected.update({f"layers.{i}.{name}": value for name, value in values.items()})
-        hidden = seen("feed_forward_norm")
-    pooler = model.pooler.dense
-    expected["pooler.dense"] = F.linear(hidden[:, 0], pooler.weight, pooler.bias)
+        expected |= {f"layers.{i}.{name}": value for name, value in values.items()}
+        hidden = s["feed_forward_norm"]
+    expected["pooler.dense"] = linear(model.pooler.dense, hidden[:, 0])
     expected["pooler"] = t["pooler.dense"].tanh()
     assert expected.keys() == t.keys()
     for name, value in expected.items():
@@ -211,18 +180,18 @@ def test_the_last_ones_are_the_output(model_class):
 @pytest.mark.parametrize("model_class", NAMES)
 def test_gradients_are_autograds(model_class):
     """Against ``torch.autograd.grad`` for tensors that other hooks caught in the same pass."""
-    config = tiny_config(num_labels=5)
-    model = build(model_class, config)
-    batch = ragged_batch(config)
-    caught = {}
-    hooks = []
+    model, batch, _ = traced(model_class)
+    caught, hooks = {}, []
     for name, part in model.named_modules():
+        name = name.removeprefix("bert.")
         if isinstance(part, (nn.Linear, nn.LayerNorm, nn.Embedding, nn.Softmax, nn.GELU)):
-            hooks.append(
-                part.register_forward_hook(
-                    lambda module, inputs, output, name=name: caught.update({name: output})
-                )
-            )
+            hook = part.register_forward_hook
+            hooks.append(hook(lambda m, inputs, output, name=name: caught.update({name: output})))
+        for end, before in INPUTS.items():  # what goes in: scores, context, sums
+            if name.endswith(end):
+                before = name.removesuffix(end) + before
+                hook = part.register_forward_pre_hook
+                hooks.append(hook(lambda m, inputs, name=before: caught.update({name: inputs[0]})))
     with trace(model, gradients=True) as tensors:
         out = model(**batch)
         random = torch.Generator().manual_seed(0)
@@ -231,39 +200,12 @@ def test_gradients_are_autograds(model_class):
     for hook in hooks:
         hook.remove()
     expected = torch.autograd.grad(loss, list(caught.values()))
-    assert len(caught) > 20
+    assert len(caught) > 25 and "layers.1.attention.scores" in caught
     for name, gradient in zip(caught, expected, strict=True):
-        assert torch.equal(tensors[f"{name.removeprefix('bert.')}.grad"], gradient), name
+        assert torch.equal(tensors[f"{name}.grad"], gradient), name
     plain = [name for name in tensors if not name.endswith(".grad")]
     assert plain == list(NAMES[model_class])
     assert {f"{name}.grad" for name in plain} == tensors.keys() - set(plain)
-
-
-def test_gradients_of_what_goes_into_modules():
-    """d loss / d context is the gradient of the output map's input; likewise scores and sums."""
-    model, batch, _ = traced()
-    caught = {}
-    attention = model.layers[1].attention
-    hooks = [
-        attention.output.register_forward_pre_hook(
-            lambda module, inputs: caught.update({"attention.context": inputs[0]})
-        ),
-        attention.probabilities.register_forward_pre_hook(
-            lambda module, inputs: caught.update({"attention.scores": inputs[0]})
-        ),
-        model.layers[1].feed_forward_norm.register_forward_pre_hook(
-            lambda module, inputs: caught.update({"feed_forward_sum": inputs[0]})
-        ),
-    ]
-    with trace(model, gradients=True) as tensors:
-        loss = (model(**batch).last_hidden_state ** 3).sum()
-        loss.backward(retain_graph=True)
-    for hook in hooks:
-        hook.remove()
-    for name, gradient in zip(
-        caught, torch.autograd.grad(loss, list(caught.values())), strict=True
-    ):
-        assert torch.equal(tensors[f"layers.1.{name}.grad"], gradient)
 
 
 def test_gradients_come_from_the_output_back():
@@ -271,17 +213,8 @@ def test_gradients_come_from_the_output_back():
     with trace(model, gradients=True) as tensors:
         sum(field.sum() for field in model(**batch)).backward()
     order = [name for name in tensors if name.endswith(".grad")]
-    places = [
-        order.index(f"{name}.grad")
-        for name in (
-            "pooler",
-            "layers.1.feed_forward_norm",
-            "layers.1.attention.scores",
-            "layers.0.attention_norm",
-            "embeddings",
-            "embeddings.sum",
-        )
-    ]
+    names = "pooler layers.1.feed_forward_norm layers.1.attention.scores layers.0.attention_norm"
+    places = [order.index(f"{name}.grad") for name in f"{names} embeddings embeddings.sum".split()]
     assert places == sorted(places)
 
 
