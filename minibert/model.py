@@ -120,8 +120,8 @@ def check_inputs(
     T, P = input_ids.shape[1], config.max_position_embeddings
     if T > P:
         raise ValueError(
-            f"{T} tokens, but this model has {P} positions; pass max_length={P} to the tokenizer, "
-            'or on_long="window" to SentenceEncoder.encode'
+            f"{T} tokens, but this model has {P} positions; shorten the text, pass max_length={P} "
+            'to the tokenizer, or on_long="window" to SentenceEncoder.encode'
         )
     for name, ids, rows in (
         ("input_ids", input_ids, config.vocab_size),

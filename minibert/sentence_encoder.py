@@ -324,9 +324,9 @@ class SentenceEncoder:
             f"longest {max(batch.lengths)} (text {batch.lengths.index(max(batch.lengths))})"
         )
         if on_long == "error":
-            raise ValueError(f'{message}; shorten them, or pass on_long="window"')
+            raise ValueError(f'{message}; shorten them, or use on_long="window" (--on-long window)')
         warnings.warn(
-            f'{message}; what came after was cut off. on_long="window" reads all of it',
+            f'{message}; the rest was cut off. on_long="window" (--on-long window) reads all of it',
             stacklevel=3,
         )
         return rows, owners

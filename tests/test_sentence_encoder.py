@@ -170,8 +170,8 @@ def test_a_text_cut_off_is_counted_once(tiny):
     with pytest.warns(UserWarning) as record:
         vectors = tiny.encode(texts)
     assert [str(w.message) for w in record] == [
-        "2 of 3 texts have more than 16 tokens, the longest 32 (text 2); what came after was cut "
-        'off. on_long="window" reads all of it'
+        "2 of 3 texts have more than 16 tokens, the longest 32 (text 2); the rest was cut off. "
+        'on_long="window" (--on-long window) reads all of it'
     ]
     assert np.allclose(vectors[0], tiny.encode("a " * 14), atol=2e-6)
 

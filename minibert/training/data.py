@@ -44,6 +44,7 @@ class Example(NamedTuple):
 
     values: dict[str, Any]
     where: str
+    line: int = 0  # of the file, from 1
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -122,7 +123,7 @@ def read(
         if len(cells) != len(names):
             raise ValueError(f"{where}: {len(cells)} columns, but {len(names)} in the first line")
         values = {role: value(role, cells[at], where, blank) for role, at in positions.items()}
-        examples.append(Example(values, where))
+        examples.append(Example(values, where, line))
     return examples
 
 

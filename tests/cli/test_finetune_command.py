@@ -1,4 +1,4 @@
-"""The verbs of fine-tuning, as a newcomer types them."""
+"""The commands of fine-tuning, as a newcomer types them."""
 
 import json
 
@@ -10,7 +10,7 @@ from minibert.cli.main import main
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    home = tmp_path_factory.mktemp("verbs")
+    home = tmp_path_factory.mktemp("commands")
     small.base(home / "base")
     small.classes(home / "train.tsv", 32, seed=0)
     small.classes(home / "dev.tsv", 8, seed=1)
@@ -88,7 +88,7 @@ def test_blend_writes_and_sweeps(world, tmp_path, capsys):
     assert len(out.splitlines()) == 16
     before = (tmp_path / "half" / "model.safetensors").read_bytes()
     words = ("blend", world / "base", tmp_path / "tuned", "--alpha", 0.9, "--out")
-    told = f"{tmp_path / 'half'} is there already; name another directory, or remove it first"
+    told = f"{tmp_path / 'half'} exists already; name another directory, or remove it first"
     assert told in fails(capsys, *words, tmp_path / "half")
     assert (tmp_path / "half" / "model.safetensors").read_bytes() == before
     (tmp_path / "empty").mkdir()
@@ -113,7 +113,7 @@ def test_seeds_and_the_small_recipe(world, tmp_path, capsys):
         (["finetune", "--resume", "--out", "x"], "no run that could be resumed"),
         (["finetune", "classify", "none.csv", "--lr", "0", "--out", "x"], "lr is 0.0"),
         (["blend", "a", "b"], "--out DIR writes"),
-        (["blend", "a", "b", "--data", "x"], "needs both"),
+        (["blend", "a", "b", "--data", "x"], "both are needed"),
     ],
 )
 def test_wrong_use_is_told(words, message, capsys, tmp_path, monkeypatch):
@@ -145,5 +145,5 @@ def test_a_run_that_learnt_nothing_ends_with_saying_so(world, tmp_path, capsys):
     assert "the run has failed" in err
     assert out.splitlines()[-1] == (
         f"{tmp_path / 'model'}: the run has failed, this model is of no use; "
-        f"{tmp_path / 'model'}/run: how it came about"
+        f"{tmp_path / 'model'}/run: settings, log, measures, curves"
     )

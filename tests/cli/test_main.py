@@ -1,60 +1,94 @@
 """The command line: results on stdout, the rest on stderr, no traceback, no torch for --help."""
 
+import argparse
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import CHECKOUT
 from support.command import run
-from support.tiny import WORDS
+from support.tiny import WORDS, build, tiny_config
 
 import minibert
-from minibert.cli import commands as verbs
 from minibert.cli import main as cli
-from minibert.config import BertConfig
+from minibert.cli.common import Result
+from minibert.cli.models import SHOW
+from minibert.course.exercises import EXERCISES
 from minibert.heads import BertForMaskedLM
 from minibert.tokenization.tokenizer import BertTokenizer
 from minibert.training.settings import GROUPS
 
 
+def commands() -> list[str]:
+    """The name of each command, of those below ``evaluate`` too."""
+
+    def names(parser: argparse.ArgumentParser) -> list[str]:
+        groups = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+        below = [(name, names(sub)) for group in groups for name, sub in group.choices.items()]
+        return [f"{name} {more}".strip() for name, found in below for more in found] or [""]
+
+    return names(cli.build_parser())
+
+
 def test_help_imports_no_torch():
-    """Nor anything else that takes time; and it names every verb."""
+    """Nor anything else that takes time; neither that of `minibert` nor that of its commands."""
     code = (
         "import sys\nfrom minibert.cli.main import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        f"for words in {['', *commands()]}:\n"
+        "    try:\n        main([*words.split(), '--help'])\n"
+        "    except SystemExit as stop:\n        assert not stop.code\n"
         "slow = {'torch', 'numpy', 'huggingface_hub', 'safetensors'} & set(sys.modules)\n"
         "sys.exit(f'imported {slow}' if slow else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for verb in ("similarity", "embed", "search", "keysentences", "evaluate", "download"):
-        assert verb in done.stdout
 
 
-def every_verb() -> list[list[str]]:
-    """The words of each verb, those of verbs below a verb too."""
-    import argparse
-
-    def verbs(parser, words):
-        groups = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
-        if not groups:
-            return [words]
-        return [v for name, sub in groups[0].choices.items() for v in verbs(sub, [*words, name])]
-
-    return verbs(cli.build_parser(), [])
-
-
-@pytest.mark.parametrize("verb", every_verb(), ids=" ".join)
-def test_every_verb_has_help_that_teaches(capsys, verb):
-    status, out, _ = run(capsys, *verb, "--help")
+@pytest.mark.parametrize("command", commands())
+def test_every_command_has_help_that_teaches(capsys, command):
+    status, out, _ = run(capsys, *command.split(), "--help")
     assert status == 0
-    assert f"Example: minibert {' '.join(verb)}" in out
-    assert "--json" in out
+    assert f"Example: minibert {command} " in out and "--json" in out
+    example = re.search("Example: (minibert .*)", out).group(1)
+    cli.build_parser().parse_args(shlex.split(example)[1:])  # exits where there is no such option
+    first = command.split()[0]
+    assert re.search(rf"^    {first}\b", run(capsys, "--help")[1], re.MULTILINE)
 
 
-def test_similarity(capsys, model, tiny):  # noqa: F811
+def test_what_is_checked_decides_the_exit_status(capsys):
+    """One place prints the value of a command, as text or as JSON, and returns the status."""
+    for passed, expected in ((True, 0), (False, 1)):
+        result = Result({"cosine": 0.5}, lambda value: f"cosine {value['cosine']}", passed)
+        assert cli.show(result, as_json=False) == expected
+        assert capsys.readouterr().out == "cosine 0.5\n"
+        assert cli.show(result, as_json=True) == expected
+        assert json.loads(capsys.readouterr().out) == {"cosine": 0.5}
+    assert cli.show(None, as_json=True) == 0 and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "words, keys",
+    [
+        ("show pooler", {"topic", "file", "name", "source"}),
+        ("check", set(EXERCISES)),
+        ("check attention --hint 1", {"exercise", "hint"}),
+        ("check attention --start NEW", {"exercise", "written"}),
+        ("parity --replace pooling=minibert/pooling.py:mean", {"passed", "reports"}),
+    ],
+)
+def test_json_says_what_the_text_says(capsys, monkeypatch, tmp_path, words, keys):
+    monkeypatch.chdir(CHECKOUT)
+    words = words.replace("NEW", str(tmp_path / "a.py")).split()
+    status, out, _ = run(capsys, *words, "--json")
+    assert status == 0 and set(json.loads(out)) == keys
+
+
+def test_similarity(capsys, model, tiny):
     status, out, _ = run(capsys, "similarity", "a b", "c", "--model", model)
     expected = tiny.encode(["a b", "c"]) @ tiny.encode("c")
     assert status == 0
@@ -64,7 +98,7 @@ def test_similarity(capsys, model, tiny):  # noqa: F811
     assert np.allclose(table, [[1, expected[0]], [expected[0], 1]], atol=1e-6)
 
 
-def test_measures(capsys, model, tiny):  # noqa: F811
+def test_measures(capsys, model, tiny):
     one, other = tiny.encode(["a b", "c"])
     for measure, expected in (
         ("dot", one @ other),
@@ -99,7 +133,7 @@ def test_embed_then_search(capsys, model, tmp_path):
     lines.write_text("a b c\n")
     status, _, err = run(capsys, *arguments, "--vectors", vectors)
     assert status == 2
-    assert "is (3, 32)" in err and "need (1, 32); make it anew with minibert embed" in err
+    assert "has the shape (3, 32)" in err and "need (1, 32); write it again with" in err
 
 
 def test_keysentences(capsys, model, tmp_path):
@@ -115,7 +149,7 @@ def test_keysentences(capsys, model, tmp_path):
     assert out.splitlines() == ["a b. c d e! f g?", "h i j k."]
 
 
-def test_evaluate_similarity(capsys, model, tiny, tmp_path):  # noqa: F811
+def test_evaluate_similarity(capsys, model, tiny, tmp_path):
     from minibert.training.metrics import spearman
 
     pairs = [("a b", "a c", 4.0), ("d e", "f g", 1.0), ("h", "h i", 3.5), ("j", "a", 0.5)]
@@ -130,7 +164,7 @@ def test_evaluate_similarity(capsys, model, tiny, tmp_path):  # noqa: F811
     assert np.isclose(json.loads(run(capsys, *arguments, "--json")[1])["spearman"], expected)
 
 
-def test_inspect_accounts_for_every_tensor(capsys, model, tiny):  # noqa: F811
+def test_inspect_accounts_for_every_tensor(capsys, model, tiny):
     status, out, _ = run(capsys, "inspect", model, "--json")
     result = json.loads(out)
     assert status == 0
@@ -144,15 +178,7 @@ def test_inspect_accounts_for_every_tensor(capsys, model, tiny):  # noqa: F811
 def test_fill_mask(capsys, tmp_path):
     import torch
 
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=16,
-    )
-    language = BertForMaskedLM(config)
+    language = build(BertForMaskedLM, tiny_config(vocab_size=len(WORDS)))
     language.predictions.bias.data[WORDS.index("q")] = 9.0  # so "q" is by far the likeliest
     language.save_pretrained(tmp_path)
     BertTokenizer(WORDS).save_pretrained(tmp_path)
@@ -163,7 +189,7 @@ def test_fill_mask(capsys, tmp_path):
     assert [row[0]["token"] for row in guesses] == ["q", "q"]
     with torch.no_grad():
         batch = BertTokenizer(WORDS)("a [MASK] b [MASK]")
-        logits = language.eval()(**batch).logits[0, 2]
+        logits = language(**batch).logits[0, 2]
     assert np.isclose(guesses[0][0]["probability"], logits.softmax(-1).max().item())
     status, _, err = run(capsys, "fill-mask", "a b", "--model", tmp_path)
     assert status == 2
@@ -177,7 +203,7 @@ def test_fill_mask_without_a_head_is_refused(capsys, model):
     assert err.endswith("; try --model google-bert/bert-base-uncased\n") and err.count("\n") == 1
 
 
-def test_trace(capsys, model, tiny, tmp_path):  # noqa: F811
+def test_trace(capsys, model, tiny, tmp_path):
     import torch
     from safetensors import safe_open
 
@@ -204,13 +230,13 @@ def test_explain(capsys, model):
 
 
 def test_show_prints_the_source(capsys):
-    for topic, (_, name) in verbs.SHOW.items():
+    for topic, (_, name) in SHOW.items():
         status, out, _ = run(capsys, "show", topic)
         assert status == 0, topic
         assert (name or "from __future__") in out, topic
     assert "softmax" in run(capsys, "show", "attention")[1].lower()
     status, out, _ = run(capsys, "show")
-    assert [line.split()[0] for line in out.splitlines()] == list(verbs.SHOW)
+    assert [line.split()[0] for line in out.splitlines()] == list(SHOW)
     assert run(capsys, "show", "nonsense")[0] == 2
 
 
@@ -243,15 +269,15 @@ def test_warnings_are_one_line(model):
     assert done.stderr.count("\n") == 1
 
 
-def test_an_unknown_option_shows_the_usage_of_its_verb(capsys):
+def test_an_unknown_option_shows_the_usage_of_its_command(capsys):
     status, _, err = run(capsys, "similarity", "a", "b", "--mesure", "dot")
     assert status == 2
     assert "usage: minibert similarity" in err and "--measure" in err
-    assert "unknown: --mesure dot" in err
+    assert "unrecognized arguments: --mesure dot" in err
 
 
-@pytest.mark.parametrize("verb", ["similarity", "embed", "search", "keysentences"])
-def test_advice_on_long_texts_is_an_option_of_the_verb(capsys, model, tmp_path, verb):
+@pytest.mark.parametrize("name", ["similarity", "embed", "search", "keysentences"])
+def test_advice_on_long_texts_fits_the_command_line(capsys, model, tmp_path, name):
     long = "a " * 20
     (tmp_path / "lines.txt").write_text(f"{long}\n{long}\n")
     file, out = tmp_path / "lines.txt", tmp_path / "out.npy"
@@ -261,11 +287,11 @@ def test_advice_on_long_texts_is_an_option_of_the_verb(capsys, model, tmp_path, 
         "search": ["a", file],
         "keysentences": [file, "-n", 1],
     }
-    command = [verb, *words[verb], "--model", model]
+    command = [name, *words[name], "--model", model]
     status, _, errors = run(capsys, *command)
-    assert status == 0 and "cut off. --on-long window reads all of it" in errors
+    assert status == 0 and "cut off. on_long=\"window\" (--on-long window) reads" in errors
     status, _, errors = run(capsys, *command, "--on-long", "error")
-    assert status == 2 and "shorten them, or pass --on-long window" in errors
+    assert status == 2 and "shorten them, or use on_long=\"window\" (--on-long window)" in errors
     status, _, errors = run(capsys, *command, "--on-long", "window")
     assert status == 0 and "--on-long" not in errors
 
@@ -327,26 +353,25 @@ def test_search_takes_the_text_column_of_a_table(capsys, model, tmp_path):
     assert out.splitlines()[0].split() == ["1.0000", "line", "2", "d", "e", "f"]
 
 
-def test_embed_takes_the_lines_of_a_table_as_they_are_and_says_so(capsys, model, tmp_path):
+def test_embed_takes_whole_lines_of_a_table_and_says_so(capsys, model, tmp_path):
     file, vectors = tmp_path / "t.tsv", tmp_path / "v.npy"
     file.write_text("text\tlabel\na b\tx\nc d\ty\n")
     _, out, err = run(capsys, "embed", file, "--out", vectors, "--model", model)
     assert out == f"{vectors}: 3 x 32 float32\n"
-    assert err.count("lines are taken as they are, header and labels too") == 1
+    assert err.count("whole lines are encoded, with the header and all columns") == 1
     words = ["search", "c d\ty", file, "--vectors", vectors, "--model", model]
     _, out, _ = run(capsys, *words)
     assert out.splitlines()[0].split() == ["1.0000", "line", "3", "c", "d", "y"]
     (tmp_path / "t.txt").write_text("a b\n")
     _, _, err = run(capsys, "embed", tmp_path / "t.txt", "--out", vectors, "--model", model)
-    assert "as they are" not in err
+    assert "whole lines" not in err
 
 
-def test_advice_is_given_in_the_words_of_the_command_line(capsys, model):
+def test_advice_fits_the_command_line_too(capsys, model):
     _, _, err = run(capsys, "similarity", "??? !!! ???", "a", "--model", model)
     assert "(said once; minibert explain TEXT tells why)" in err
     status, _, err = run(capsys, "trace", "a " * 99, "--out", "x.safetensors", "--model", model)
-    assert status == 2 and "tokens, but this model has" in err
-    assert err.endswith("positions; shorten the text\n")
+    assert status == 2 and "tokens, but this model has 64 positions; shorten the text, " in err
 
 
 @pytest.mark.parametrize(
@@ -388,4 +413,4 @@ def test_predict_with_a_sentence_encoder_says_what_it_needs(capsys, model, tmp_p
     assert status == 2 and "required: --model" in err
     status, _, err = run(capsys, "evaluate", "classify", "--data", tmp_path / "q.txt")
     assert status == 2 and "--model" in err
-    assert "what `minibert finetune` has written" in run(capsys, "predict", "--help")[1]
+    assert "what `minibert finetune` has" in run(capsys, "predict", "--help")[1]

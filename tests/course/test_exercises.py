@@ -330,7 +330,7 @@ def test_check_without_a_file(capsys, tmp_path):
     [
         (["nothing", "x.py"], "no exercise 'nothing'"),
         (["attention", "no_such_file.py"], "no_such_file.py: no such file (looked from "),
-        (["attention"], "what is to be judged?"),
+        (["attention"], "what is to be graded?"),
         (["all", "."], "has no exercises in it"),
     ],
 )

@@ -1,0 +1,162 @@
+"""Commands that check: the numbers, the exercises, the speed."""
+
+from __future__ import annotations
+
+import argparse
+
+from minibert.cli.common import Result, command, model_option, option, tell
+
+
+@command("minibert parity --replace attention=my_attention.py:MyAttention")
+@option("dump", nargs="?", metavar="DUMP", help="your tensors, .safetensors or .npz")
+@option("--replace", action="append", default=[], metavar="KIND=FILE.py:NAME",
+        help="put your class or function in place of ours (may be repeated)")
+@option("--model", help="directory or hub name: the weights to check, or to check with")
+@option("--trace", metavar="FILE", help="take the inputs from this file of minibert trace")
+@option("--names", metavar="FILE.json", help='{"your name": "our name"}')
+@option("--goldens", metavar="DIR", help="other golden files")
+@option("--singles", action="store_true", help="do not look for pairs of mistakes")
+@option("--html", metavar="FILE", help="write the report to an HTML page, too")
+def parity(args: argparse.Namespace) -> Result:
+    """Check this installation, a dump, or your own code against the reference, stage by stage.
+
+    more examples:
+      minibert parity                 this installation, against the golden files
+      minibert parity --model DIR     any weights, against transformers
+      minibert parity mine.npz --trace trace.safetensors --names names.json
+
+    what can be replaced, and how it is called:
+      embeddings    Class(config)(input_ids, token_type_ids) -> (B, T, H)
+      attention     Class(config)(hidden, mask) -> (B, T, H); add mask (B, 1, 1, T) to the scores
+      feed_forward  Class(config)(hidden) -> (B, T, H)
+      layer         Class(config)(hidden, mask) -> (B, T, H)
+      pooler        Class(config)(hidden) -> (B, H)
+      pooling       function(hidden, attention_mask) -> (B, H)
+      loss          function(logits, labels) -> one number; labels of -100 do not count
+      optimizer     Class(parameters, lr, betas, eps, weight_decay) with step()
+
+    the weights that are copied in, and so the names that a class needs (each has .weight and,
+    unless it is an embedding table, .bias):
+      embeddings    word, segment, position, norm
+      attention     query, key, value, output
+      feed_forward  expand, contract
+      layer         attention.query, attention.key, attention.value, attention.output,
+                    attention_norm, feed_forward.expand, feed_forward.contract,
+                    feed_forward_norm
+      pooler        dense
+    If your names differ, set a class attribute, names = {"q_proj": "query"}, with names of modules
+    or of single weights ({"q": "query.weight"}), or put the same into a file for --names. A method
+    take_weights(weights) may do the copying itself.
+    """
+    import torch
+
+    from minibert.io.files import write_text
+    from minibert.parity import goldens
+    from minibert.parity.html import to_html
+
+    torch.set_num_threads(1)  # many small products: a second thread only costs
+    reports = goldens.parity(
+        args.dump, args.replace, args.model, args.names, args.trace, args.goldens, not args.singles
+    )
+    if args.html:
+        write_text(args.html, to_html(reports))
+        tell(f"{args.html} written")
+    passed = all(report.passed for report in reports)
+    return Result({"passed": passed, "reports": reports}, parity_text, passed)
+
+
+def parity_text(value: dict) -> str:
+    """The reports, one after the other."""
+    return "\n\n".join(map(str, value["reports"]))
+
+
+@command("minibert check attention --start attention.py")
+@option("exercise", nargs="?", metavar="EXERCISE", help="a name, or all; without one: a list")
+@option("path", nargs="?", metavar="FILE", help="your file; for all a directory")
+@option("--start", metavar="FILE", help="write the file to start from")
+@option("--hint", type=int, choices=(1, 2, 3), help="give a hint, each more concrete")
+@option("--csv", action="store_true", help="for all: print the table as csv")
+@option("--seed", type=int, default=0, help="random seed of the inputs (default 0)")
+@option("--seconds", type=float, default=10, help="time limit for a file (default 10)")
+@option("--memory", type=int, default=2000, help="its memory limit in MB (default 2000)")
+def check(args: argparse.Namespace) -> Result:
+    """Grade an exercise: one file, a submission (all DIR), or a class (all DIR, with a directory
+    for each student).
+
+    Then fill in the file, and: minibert check attention attention.py
+    """
+    from minibert.course import exercises
+
+    if args.exercise is None:
+        titles = {name: exercise.title for name, exercise in exercises.EXERCISES.items()}
+        return Result(titles, titles_text)
+    if args.start:
+        exercises.start(args.exercise, args.start)
+        said = f"{args.start} written; to grade it: minibert check {args.exercise} {args.start}"
+        return Result({"exercise": args.exercise, "written": args.start}, lambda value: said)
+    if args.hint:
+        hint = exercises.hint_text(args.exercise, args.hint)
+        return Result({"exercise": args.exercise, "hint": hint}, lambda value: value["hint"])
+    if args.path is None:
+        raise ValueError("what is to be graded? Give a FILE, or all and a DIR; or --start, --hint")
+    limits = {"seed": args.seed, "seconds": args.seconds, "megabytes": args.memory}
+    if args.exercise != "all":
+        judgement = exercises.judge(args.exercise, args.path, **limits)
+        return Result(judgement, str, judgement.passed)
+    results = exercises.submissions(args.path, **limits)
+    passed = all(one.passed for found in results.values() for one in found.values())
+
+    def table(results: dict) -> str:
+        rows = exercises.class_table(results)
+        if args.csv:
+            return exercises.as_csv(rows).rstrip("\n")
+        one = len(results) == 1
+        return exercises.one_table(*results.values()) if one else exercises.as_text(rows)
+
+    return Result(results, table, passed)
+
+
+def titles_text(titles: dict) -> str:
+    """A line for each exercise."""
+    return "\n".join(f"{name:<22} {title}" for name, title in titles.items())
+
+
+@command("minibert bench --svg speed.svg")
+@option("--data", metavar="FILE", help="texts to encode, one per line (default: random words)")
+@option("--number", type=int, default=500, help="number of random short texts (default 500)")
+@option("--rounds", type=int, default=5, help="more rounds, steadier figures (default 5)")
+@option("--threads", type=int, help="threads for each contestant (default: as torch has it)")
+@option("--alone", action="store_true", help="minibert only")
+@option("--no-start", action="store_true", help="do not measure cold starts")
+@option("--train", action="store_true", help="measure training steps instead of encoding")
+@option("--profile", action="store_true", help="the same, and which operations take the time")
+@option("--svg", metavar="FILE.svg", help="draw a bar chart")
+@model_option
+def bench(args: argparse.Namespace) -> Result:
+    """Measure how fast encoding, training and a cold start are on this machine.
+
+    more examples:
+      minibert bench --data my-texts.txt --no-start     your own texts, one per line
+      minibert bench --train --profile                  where a training step spends its time
+
+    All contestants run in every round, one after the other, and a ratio is the median over the
+    rounds, so it holds on a machine that is busy with other things, too. "float32 : it" says how
+    many times as fast minibert is. Beside minibert runs whatever is installed of
+    sentence-transformers, transformers, onnxruntime (with onnx), openvino and ctranslate2.
+    """
+    from minibert.io.files import write_text
+    from minibert.speed import bench as measure
+
+    options = {"rounds": args.rounds, "peers": not args.alone}
+    if args.train or args.profile:
+        if args.svg or args.data:
+            raise ValueError("--svg and --data belong to encoding, not to --train")
+        value = measure.bench_training(args.model, profile=args.profile, **options)
+    else:
+        value = measure.bench(
+            args.model, data=args.data, number=args.number, threads=args.threads,
+            start=not args.no_start, say=tell, **options,
+        )  # fmt: skip
+    if args.svg:
+        write_text(args.svg, measure.picture(value))
+    return Result(value, measure.table)

@@ -1,0 +1,112 @@
+"""What the commands share: how a command is declared, what it returns, options of several commands.
+
+A command is a function with its options above it, and its docstring is its help: the first
+paragraph describes it, the rest follows the example at the end of ``minibert COMMAND --help``. It
+returns a `Result`, which ``main`` prints as text or JSON. What is ours is imported inside
+functions, so that ``--help`` needs no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command has found, and how it is shown to people.
+
+    ``value`` is ready for JSON, except that parts of it may have a ``to_dict()``; ``text`` turns it
+    into what is printed without ``--json``. With ``passed=False`` the exit status is 1.
+    """
+
+    value: Any
+    text: Callable[[Any], str]
+    passed: bool = True
+
+
+def command(example: str) -> Callable:
+    """Declare the function below a command, with an example of its use."""
+
+    def declare(run: Callable[[argparse.Namespace], Result | None]) -> Callable:
+        run.example = example
+        return run
+
+    return declare
+
+
+def options(add: Callable[[argparse.ArgumentParser], object]) -> Callable:
+    """Give the command below the arguments that ``add`` puts into a parser."""
+
+    def declare(run: Callable) -> Callable:
+        run.options = [add, *getattr(run, "options", [])]
+        return run
+
+    return declare
+
+
+def option(*names: str, **settings: Any) -> Callable:
+    """Give the command below one argument, as ``add_argument`` takes it."""
+    return options(lambda parser: parser.add_argument(*names, **settings))
+
+
+def add_parser(group: Any, name: str, run: Callable) -> None:
+    """Add the parser of a command to a group of commands."""
+    summary, _, more = (inspect.getdoc(run) or "").partition("\n\n")
+    summary = " ".join(summary.split())
+    parser = group.add_parser(
+        name,
+        help=summary[:1].lower() + summary[1:].rstrip("."),
+        description=summary,
+        epilog=f"Example: {run.example}\n\n{more}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for add in run.options:
+        add(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(run=run, error=parser.error)
+
+
+# ----------------------------------------------------------------- options of several commands
+
+
+@options
+def model_option(parser: argparse.ArgumentParser) -> None:
+    """The model, of all commands that work with any."""
+    from minibert.io.hub import DEFAULT_MODEL
+
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="directory or hub name")
+
+
+def encoding_options(run: Callable) -> Callable:
+    """Give the command below the options of all commands that encode texts."""
+    long = option(
+        "--on-long", choices=("warn", "error", "window"), default="warn",
+        help="texts too long for the model: cut them off and warn (the default), stop, or average "
+        "over windows",
+    )  # fmt: skip
+    precision = option(
+        "--precision", choices=("float32", "int8"),
+        help="of the weights (default: as saved); int8 is two to three times as fast on a CPU with "
+        "VNNI, and the vectors, still float32, differ a little",
+    )  # fmt: skip
+    return model_option(precision(long(run)))
+
+
+class Columns(argparse.Action):
+    """``--columns text=review label=stars`` as a dictionary."""
+
+    def __call__(self, parser, args, values, option=None) -> None:
+        """Cut each at its equals sign."""
+        if any("=" not in value for value in values):
+            parser.error("--columns takes role=column, such as text=review label=stars")
+        setattr(args, self.dest, dict(value.split("=", 1) for value in values))
+
+
+def tell(text: object) -> None:
+    """Say something that is not the result."""
+    print(text, file=sys.stderr, flush=True)

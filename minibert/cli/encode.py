@@ -1,0 +1,203 @@
+"""Commands that turn texts into vectors, and compare them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from minibert.cli.common import Columns, Result, command, encoding_options, option, tell
+
+TABLES = (".csv", ".tsv", ".jsonl")  # files in which a line is more than a text
+measure_option = option(
+    "--measure", choices=("cosine", "dot", "euclidean", "manhattan"),
+    help="similarity measure (default: the one that the model was trained for)",
+)  # fmt: skip
+
+
+@command('minibert similarity "A man is playing a guitar." "Someone plays an instrument."')
+@option("texts", nargs="+", metavar="TEXT", help="two or more texts")
+@measure_option
+@encoding_options
+def similarity(args: argparse.Namespace) -> Result:
+    """Compare texts with each other."""
+    if len(args.texts) < 2:
+        raise ValueError("one text; at least two are needed to compare")
+    from minibert.similarity import SIMILARITY
+
+    encoder = load_encoder(args)
+    encoder.model.eval()  # itself: a packed copy takes longer to make than a few texts
+    vectors = encoder.encode(args.texts, on_long=args.on_long)
+    measure = args.measure or encoder.similarity_fn_name
+    value = {
+        "model": args.model, "measure": measure, "dimension": vectors.shape[1],
+        "texts": args.texts, "similarity": SIMILARITY[measure](vectors, vectors).tolist(),
+    }  # fmt: skip
+    return Result(value, similarity_text)
+
+
+def similarity_text(value: dict) -> str:
+    """A table: a row and a column for each text."""
+    texts = [" ".join(text.split()) for text in value["texts"]]
+    texts = [text if len(text) <= 48 else text[:47] + "…" for text in texts]
+    width = max(map(len, texts))
+    lines = [
+        f"{value['measure']} similarity, {value['model']}, {value['dimension']} dimensions\n",
+        " " * (width + 4) + "".join(f"{i:8}" for i in range(1, len(texts) + 1)),
+    ]
+    for i, (text, row) in enumerate(zip(texts, value["similarity"], strict=True), 1):
+        lines.append(f"{i:2}  {text:<{width}}" + "".join(f"{cell:8.4f}" for cell in row))
+    return "\n".join(lines)
+
+
+@command("minibert embed lines.txt --out vectors.npy")
+@option("file", metavar="FILE", help="a UTF-8 text file, one text per line")
+@option("--out", required=True, metavar="FILE.npy", help="array to write, a row for each line")
+@encoding_options
+def embed(args: argparse.Namespace) -> Result | None:
+    """Write a vector for every line of a text file, of any size.
+
+    If it is interrupted, the same command continues where it stopped. Under torchrun the
+    processes share the work.
+    """
+    from minibert.io.distributed import rank
+    from minibert.speed.embed_file import embed_file
+
+    if Path(args.file).suffix.lower() in TABLES:
+        tell(f"warning: {args.file}: whole lines are encoded, with the header and all columns")
+
+    def on_start(done: int, total: int) -> None:
+        tell(f"{total:,} lines" + (f", {done:,} of them encoded before" if done else ""))
+
+    rows, width = embed_file(
+        load_encoder(args), args.file, args.out, on_long=args.on_long, on_start=on_start
+    )
+    if rank():
+        return None
+    value = {"file": args.file, "out": args.out, "shape": [rows, width]}
+    return Result(value, lambda value: f"{args.out}: {rows:,} x {width} float32")
+
+
+@command('minibert search "how to reset a password" questions.txt -k 5')
+@option("query", metavar="QUERY", help="what to look for")
+@option("file", metavar="FILE", help="a text per line, or csv, tsv, jsonl with a text column")
+@option("-k", type=int, default=5, help="number of results (default 5)")
+@option("--vectors", metavar="FILE.npy", help="the vectors of FILE, made by minibert embed")
+@option("--columns", nargs=1, action=Columns, metavar="text=COLUMN",
+        help="name or number of the text column, if it cannot be guessed")
+@encoding_options
+def search(args: argparse.Namespace) -> Result:
+    """Find the lines of a file that are most similar to a query."""
+    import numpy as np
+
+    from minibert.similarity import search as nearest
+    from minibert.training.data import locate
+
+    texts, lines = searched(args)
+    encoder = load_encoder(args)
+    if args.vectors:
+        vectors = np.load(locate(args.vectors), mmap_mode="r")
+        if vectors.shape != (len(texts), encoder.dimension):
+            raise ValueError(
+                f"{args.vectors} has the shape {vectors.shape}, but {args.file} and {args.model} "
+                f"need {(len(texts), encoder.dimension)}; write it again with minibert embed"
+            )
+    else:
+        vectors = encoder.encode(texts, on_long=args.on_long)
+    query = encoder.encode([args.query], on_long=args.on_long)
+    hits = [
+        {"corpus_id": lines[i] - 1, "score": hit["score"], "text": texts[i]}
+        for hit in nearest(query, vectors, args.k)[0]
+        for i in [hit["corpus_id"]]
+    ]  # corpus_id: which line of the file, from 0
+    return Result({"query": args.query, "hits": hits}, search_text)
+
+
+def search_text(value: dict) -> str:
+    """A line for each hit, the best first."""
+    form = "{score:7.4f}  line {line:<6} {text}".format
+    return "\n".join(form(line=hit["corpus_id"] + 1, **hit) for hit in value["hits"])
+
+
+def searched(args: argparse.Namespace) -> tuple[list[str], list[int]]:
+    """The texts of a file, and the number of the line, from 1, on which each stands."""
+    from minibert.speed.embed_file import read_lines
+    from minibert.training.data import read
+
+    if Path(args.file).suffix.lower() in TABLES and not args.vectors:
+        rows = read(args.file, ("text",), args.columns, say=tell, blank=True)
+        texts, lines = [row.values["text"] for row in rows], [row.line for row in rows]
+    elif args.columns:
+        raise ValueError("--columns is for csv, tsv and jsonl, without --vectors")
+    else:
+        texts = list(read_lines(args.file))
+        lines = list(range(1, len(texts) + 1))
+    if not any(text.strip() for text in texts):
+        raise ValueError(f"{args.file} has no text in it")
+    return texts, lines
+
+
+@command("minibert keysentences article.txt -n 3")
+@option("file", metavar="FILE", help="a UTF-8 text file")
+@option("-n", type=int, default=3, help="number of sentences (default 3)")
+@option("--method", choices=("centrality", "mmr"), default="centrality",
+        help="those most similar to all others (the default), or the same without repetition")
+@option("--diversity", type=float, default=0.3, help="weight of novelty in mmr (default 0.3)")
+@option("--lines", action="store_true", help="each line is one sentence")
+@encoding_options
+def keysentences(args: argparse.Namespace) -> Result:
+    """Pick the sentences that represent a text best, in its order."""
+    from minibert.similarity import key_sentences
+    from minibert.speed.embed_file import read_lines, split_sentences
+
+    lines = read_lines(args.file)
+    sentences = [s for line in lines for s in ([line] if args.lines else split_sentences(line))]
+    sentences = [sentence for sentence in sentences if sentence.strip()]
+    if not sentences:
+        raise ValueError(f"{args.file} has no sentences")
+    vectors = load_encoder(args).encode(sentences, on_long=args.on_long)
+    chosen = key_sentences(vectors, args.n, method=args.method, diversity=args.diversity)
+    key = [{"sentence": i, "text": sentences[i]} for i in chosen]
+    return Result(
+        {"sentences": len(sentences), "key": key},
+        lambda value: "\n".join(row["text"] for row in value["key"]),
+    )
+
+
+@command("minibert evaluate similarity --data stsb/test.csv")
+@option("--data", required=True, metavar="FILE",
+        help="csv, tsv or jsonl with two texts and a score, or hub:OWNER/NAME/FILE")
+@measure_option
+@encoding_options
+def evaluate_similarity(args: argparse.Namespace) -> Result:
+    """Correlate the similarities of pairs of texts with human scores."""
+    from minibert import similarity as measures
+    from minibert.training.data import read
+    from minibert.training.metrics import pearson, spearman
+
+    pairs = read(args.data, ("text", "pair", "score"))
+    first, second, scores = ([p.values[role] for p in pairs] for role in ("text", "pair", "score"))
+    encoder = load_encoder(args)
+    measure = args.measure or encoder.similarity_fn_name
+    vectors = encoder.encode(first + second, on_long=args.on_long)
+    pairwise = getattr(measures, f"pairwise_{measure}_similarity")
+    predicted = pairwise(vectors[: len(pairs)], vectors[len(pairs) :])
+    value = {
+        "model": args.model, "data": args.data, "pairs": len(pairs), "measure": measure,
+        "spearman": spearman(predicted, scores), "pearson": pearson(predicted, scores),
+    }  # fmt: skip
+    return Result(value, correlation_text)
+
+
+def correlation_text(value: dict) -> str:
+    """Both coefficients."""
+    return (
+        f"{value['pairs']:,} pairs, {value['measure']} similarity, {value['model']}\n"
+        f"Spearman {value['spearman']:.5f}\nPearson  {value['pearson']:.5f}"
+    )
+
+
+def load_encoder(args: argparse.Namespace):
+    """The sentence encoder that the arguments name."""
+    from minibert.sentence_encoder import SentenceEncoder
+
+    return SentenceEncoder.from_pretrained(args.model, precision=args.precision)

@@ -1,0 +1,259 @@
+"""Commands that fetch a model and look inside it, and inside the code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from pathlib import Path
+
+from minibert.cli.common import Result, command, model_option, option
+
+SHOW = {  # what `minibert show` prints: topic → (file, name in it, or None for the whole file)
+    "config": ("config.py", "BertConfig"),
+    "tokenizer": ("tokenization/tokenizer.py", None),
+    "wordpiece": ("tokenization/tokenizer.py", "wordpiece"),
+    "embeddings": ("embeddings.py", None),
+    "attention": ("attention.py", None),
+    "layer": ("encoder.py", "EncoderLayer"),
+    "encoder": ("encoder.py", None),
+    "model": ("model.py", "BertModel"),
+    "pooler": ("model.py", "Pooler"),
+    "heads": ("heads.py", None),
+    "names": ("io/checkpoint.py", "ENCODER_NAMES"),
+    "pooling": ("pooling.py", None),
+    "encode": ("sentence_encoder.py", "SentenceEncoder"),
+    "similarity": ("similarity.py", None),
+    "loop": ("training/loop.py", "loop"),
+    "tasks": ("training/tasks.py", None),
+}
+
+
+@command("minibert download all-MiniLM-L6-v2")
+@option("name", nargs="?", metavar="NAME", help="name on the hub")
+@option("--revision", help="a commit, tag or branch (default: pinned for known models)")
+def download(args: argparse.Namespace) -> Result:
+    """Fetch a model and verify it."""
+    from minibert.io.hub import DEFAULT_MODEL
+    from minibert.io.hub import download as fetch
+
+    name = args.name or DEFAULT_MODEL
+    path = fetch(name, revision=args.revision)
+    return Result({"name": name, "path": str(path)}, lambda value: value["path"])
+
+
+@command("minibert inspect all-MiniLM-L6-v2")
+@option("model", nargs="?", metavar="MODEL", help="directory or hub name")
+def inspect(args: argparse.Namespace) -> Result:
+    """List the tensors of a model: their official names and ours, their shapes."""
+    from minibert.io import checkpoint
+    from minibert.io.hub import DEFAULT_MODEL, locate
+
+    name = args.model or DEFAULT_MODEL
+    directory = locate(name)
+    tensors, _ = checkpoint.read(directory)
+    model = load_model(directory)
+    report = model.load_report
+    value = {
+        "model": name, "directory": str(directory), "class": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "config": model.config.to_dict(),
+        "tensors": [
+            {
+                "official": name,
+                "ours": report.loaded.get(checkpoint.canonical_name(name)),
+                "shape": list(tensor.shape),
+                "dtype": str(tensor.dtype).removeprefix("torch."),
+                "dropped": report.dropped.get(name),
+            }
+            for name, tensor in tensors.items()
+        ],
+        "new": report.new,
+    }  # fmt: skip
+    return Result(value, inspect_text)
+
+
+def inspect_text(value: dict) -> str:
+    """The sizes of the model, then a line for each tensor."""
+    config, tensors = value["config"], value["tensors"]
+    lines = [
+        f"{value['class']} in {value['directory']}",
+        f"{config['num_hidden_layers']} layers, hidden {config['hidden_size']}, "
+        f"{config['num_attention_heads']} heads, feed-forward {config['intermediate_size']}, "
+        f"vocabulary {config['vocab_size']:,}, {config['max_position_embeddings']} positions",
+        f"{len(tensors)} tensors in the file, {value['parameters']:,} parameters in the model\n",
+    ]
+    width = max(len(row["official"]) for row in tensors)
+    for row in tensors:
+        ours = row["ours"] or f"dropped: {row['dropped']}"
+        lines.append(f"{row['official']:<{width}}  {str(row['shape']):<14} {ours}")
+    return "\n".join(lines + [f"new: {name}: {rule}" for name, rule in value["new"].items()])
+
+
+@command('minibert fill-mask "The sky is [MASK]." --model google-bert/bert-base-uncased')
+@option("text", metavar="TEXT", help="a text with [MASK] in it")
+@option("-k", type=int, default=5, help="number of guesses for each mask (default 5)")
+@model_option
+def fill_mask(args: argparse.Namespace) -> Result:
+    """Guess the words behind [MASK]."""
+    import torch
+
+    from minibert.heads import BertForMaskedLM
+    from minibert.io.hub import locate
+    from minibert.tokenization.tokenizer import BertTokenizer
+
+    directory = locate(args.model)
+    tokenizer = BertTokenizer.from_pretrained(directory)
+    batch = tokenizer(args.text)
+    masked = (batch["input_ids"][0] == tokenizer.mask_token_id).nonzero().flatten().tolist()
+    if not masked:
+        raise ValueError(f"no {tokenizer.mask_token} in the text; write it where a word is missing")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "new, untrained tensors")  # the error below says more
+        model = BertForMaskedLM.from_pretrained(directory)
+    if model.load_report.new:
+        raise ValueError(
+            f"{args.model} has no masked-LM head, so it cannot fill in words; try --model "
+            "google-bert/bert-base-uncased"
+        )
+    with torch.inference_mode():
+        probabilities = model(**batch).logits[0, masked].softmax(-1)  # (masks, V)
+    best, ids = probabilities.topk(min(args.k, len(tokenizer)))
+    guesses = [
+        [
+            {"token": token, "probability": probability}
+            for token, probability in zip(tokenizer.convert_ids_to_tokens(row), values, strict=True)
+        ]
+        for row, values in zip(ids.tolist(), best.tolist(), strict=True)
+    ]
+    return Result({"text": args.text, "masks": guesses}, fill_mask_text)
+
+
+def fill_mask_text(value: dict) -> str:
+    """The guesses for each mask, the most probable first."""
+    lines = []
+    for number, guesses in enumerate(value["masks"], 1):
+        lines += [f"[MASK] {number}"] if len(value["masks"]) > 1 else []
+        lines += [f"{guess['probability']:7.4f}  {guess['token']}" for guess in guesses]
+    return "\n".join(lines)
+
+
+@command('minibert trace "Hello world." --out trace.safetensors')
+@option("texts", nargs="+", metavar="TEXT", help="the texts of one batch")
+@option("--out", required=True, metavar="FILE.safetensors", help="file to write")
+@model_option
+def trace(args: argparse.Namespace) -> Result:
+    """Write every intermediate tensor of a forward pass to a file."""
+    import torch
+
+    from minibert.io.checkpoint import write_safetensors
+    from minibert.io.files import need_ending
+    from minibert.io.hub import locate
+    from minibert.tokenization.tokenizer import BertTokenizer
+    from minibert.trace import trace as recorded
+
+    need_ending(args.out, ".safetensors")
+    directory = locate(args.model)
+    tokenizer = BertTokenizer.from_pretrained(directory)
+    batch = tokenizer(args.texts)
+    tokens = [tokenizer.convert_ids_to_tokens(row) for row in batch["input_ids"].tolist()]
+    model = load_model(directory)
+    with torch.no_grad(), recorded(model) as tensors:
+        model(**batch)
+    found = {**batch, **tensors}
+    metadata = {"format": "pt", "texts": json.dumps(args.texts), "tokens": json.dumps(tokens)}
+    write_safetensors(Path(args.out), found, metadata)
+    shapes = {name: list(tensor.shape) for name, tensor in found.items()}
+    return Result({"out": args.out, "tokens": tokens, "tensors": shapes}, trace_text)
+
+
+def trace_text(value: dict) -> str:
+    """The name and the shape of each tensor."""
+    shapes = [f"  {name:<42} {shape}" for name, shape in value["tensors"].items()]
+    return "\n".join([f"{value['out']}: {len(shapes)} tensors, in order of computation", *shapes])
+
+
+@command('minibert explore "The bank raised its rates." "She sat on the bank." --out page.html')
+@option("texts", nargs="+", metavar="TEXT", help="one text, or two to compare")
+@option("--out", required=True, metavar="PAGE.html", help="page to write")
+@model_option
+def explore(args: argparse.Namespace) -> Result:
+    """Write a page to look inside the model: what every head attends to and, for two texts, what
+    their similarity is made of.
+
+    Open the page in a browser; it needs no network. It shows
+      all layers and heads at a glance, one of them large, with its probabilities
+      how the cosine changes when one head or one token is masked
+      what each pair of tokens contributes to the cosine (the contributions add up to it)
+    --json prints the same numbers; minibert trace writes every tensor; minibert show attention
+    prints the code.
+    """
+    from minibert.explore.explore import figures, page
+    from minibert.io.files import need_ending, write_text
+    from minibert.sentence_encoder import SentenceEncoder
+
+    need_ending(args.out, ".html")
+    found = figures(SentenceEncoder.from_pretrained(args.model), args.texts, args.model)
+    write_text(args.out, page(found))
+    tokens = [text["tokens"] for text in found["texts"]]
+    return Result({"out": args.out, **found, "texts": args.texts, "tokens": tokens}, explore_text)
+
+
+def explore_text(value: dict) -> str:
+    """What the page is about."""
+    tokens = " and ".join(str(len(row)) for row in value["tokens"])
+    said = f"{value['out']}: {value['layers']} layers, {value['heads']} heads, {tokens} tokens"
+    return said + (f"\ncosine {value['cosine']:.5f}" if len(value["texts"]) == 2 else "")
+
+
+@command('minibert explain "Café déjà-vu"')
+@option("text", metavar="TEXT", help="a text to tokenize")
+@model_option
+def explain(args: argparse.Namespace) -> Result:
+    """Show what the tokenizer does to a text, rule by rule."""
+    from minibert.tokenization.explain import explain as explained
+    from minibert.tokenization.tokenizer import BertTokenizer
+
+    explanation = explained(BertTokenizer.from_pretrained(args.model), args.text)
+    value = {
+        "text": args.text,
+        "steps": [step._asdict() for step in explanation.steps],
+        "tokens": [piece._asdict() for piece in explanation.pieces],
+    }
+    return Result(value, lambda value: str(explanation))
+
+
+@command("minibert show attention")
+@option("topic", nargs="?", choices=SHOW, metavar="TOPIC",
+        help=f"{', '.join(SHOW)}; without one: where each of them is found")
+def show(args: argparse.Namespace) -> Result:
+    """Print the source code to read on a topic."""
+    import ast
+
+    if args.topic is None:
+        return Result(
+            [{"topic": t, "file": f"minibert/{file}", "name": n} for t, (file, n) in SHOW.items()],
+            lambda rows: "\n".join(
+                f"{row['topic']:<12} {row['file']}" + (f", {row['name']}" if row["name"] else "")
+                for row in rows
+            ),
+        )
+    file, name = SHOW[args.topic]
+    source = (Path(__file__).parents[1] / file).read_text(encoding="utf-8")
+    for node in ast.parse(source).body if name else ():
+        targets = [getattr(target, "id", None) for target in getattr(node, "targets", [])]
+        if name in (getattr(node, "name", None), *targets):
+            source = ast.get_source_segment(source, node)
+            break
+    value = {"topic": args.topic, "file": f"minibert/{file}", "name": name, "source": source}
+    return Result(value, lambda value: value["source"].rstrip("\n"))
+
+
+def load_model(directory: Path):
+    """The model of a directory, in the class that its config names."""
+    from minibert import heads
+    from minibert.config import BertConfig
+    from minibert.model import BertModel
+
+    names = BertConfig.from_pretrained(directory).extra.get("architectures") or ["BertModel"]
+    return getattr(heads, str(names[0]), BertModel).from_pretrained(directory)

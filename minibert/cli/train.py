@@ -1,0 +1,214 @@
+"""Commands that fine-tune a model, and use what comes out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from minibert.cli.common import Columns, Result, command, option, options, tell
+
+finetuned_option = option(
+    "--model", required=True, metavar="DIR", help="what `minibert finetune` has written (required)"
+)
+columns_option = option(
+    "--columns", nargs="+", action=Columns, metavar="ROLE=COLUMN",
+    help="names or numbers of the columns, if they cannot be guessed: text=review label=stars",
+)  # fmt: skip
+
+
+@options
+def settings_options(parser: argparse.ArgumentParser) -> None:
+    """The task, and an option for every setting of a fine-tuning, with its help and default."""
+    import dataclasses
+
+    from minibert.training.settings import CHOICES, FILES, GROUPS, TASKS, Settings
+
+    parser.add_argument("task", nargs="?", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
+    parser.add_argument("train", nargs="?", metavar="TRAIN", help="csv, tsv, jsonl or txt")
+    kinds = {"int": int, "float": float}
+    for field in dataclasses.fields(Settings):
+        if "help" not in field.metadata:
+            continue
+        if field.name in GROUPS:
+            group = parser.add_argument_group(GROUPS[field.name])
+        option = "--" + field.name.replace("_", "-")
+        text = field.metadata["help"]
+        if field.type == "bool":
+            group.add_argument(option, action="store_true", help=text)
+            continue
+        kind = number_or_word if field.name == "freeze" else kinds.get(field.type.split()[0], str)
+        text += "" if field.default is None else f" (default {field.default})"
+        choices = [name for name in CHOICES.get(field.name, ()) if name] or None
+        shown = "FILE" if field.name in FILES else field.type.split()[0].upper()
+        group.add_argument(
+            option, type=kind, default=field.default, choices=choices, help=text,
+            metavar=None if choices else shown,
+        )  # fmt: skip
+
+
+def number_or_word(text: str) -> int | str:
+    """A number if it is one."""
+    return int(text) if text.isdigit() else text
+
+
+@command("minibert finetune classify train.tsv --dev dev.tsv --recipe small --out my-model")
+@option("--out", required=True, metavar="DIR", help="directory to write")
+@option("--resume", action="store_true", help="continue the run in --out")
+@option("--recipe", choices=("plain", "small"), default="plain",
+        help="small, for a few hundred examples: at least 200 steps, a higher learning rate and, "
+        "below a new head, a freshly initialised pooler")
+@option("--seeds", type=int, default=1, help="train with this many seeds and summarise")
+@columns_option
+@option("--scale", nargs=2, type=float, metavar=("LOW", "HIGH"), help="range of the scores")
+@settings_options
+def finetune(args: argparse.Namespace) -> Result | None:
+    """Train a model on a file; the result opens in transformers and sentence-transformers."""
+    from minibert.io.distributed import rank
+    from minibert.training.finetune import finetune as run
+    from minibert.training.finetune import several
+
+    settings = None if args.resume else settings_of(args)
+    try:
+        if args.seeds > 1 and settings:
+            value = several(settings, args.out, args.seeds, say=tell)
+        else:
+            value = run(settings, args.out, resume=args.resume, say=tell)
+    except KeyboardInterrupt:
+        tell(f"to continue a run that had begun: minibert finetune --resume --out {args.out}")
+        raise
+    if rank():
+        return None
+    return Result({"out": args.out, **value}, seeds_text if "mean" in value else finetune_text)
+
+
+def settings_of(args: argparse.Namespace):
+    """The settings that the arguments ask for."""
+    import dataclasses
+
+    from minibert.training.settings import Settings, small
+
+    if args.task is None or args.train is None:
+        raise ValueError("what is to be learnt from which file? minibert finetune TASK TRAIN ...")
+    names = [field.name for field in dataclasses.fields(Settings)]
+    settings = Settings(**{name: getattr(args, name) for name in names})
+    if args.recipe == "small":
+        from minibert.training.data import read
+        from minibert.training.finetune import TASKS, width
+
+        examples = read(settings.train, TASKS[settings.task].roles, settings.columns)
+        settings = small(settings, len(examples), width(settings.base))
+    return settings
+
+
+def finetune_text(value: dict) -> str:
+    """Every measure before and after, then where the model is."""
+    from minibert.training.plots import FAILED
+
+    lines = []
+    for name, after in value["after"].items():
+        form = ".4f" if isinstance(after, float) else "d"
+        before = value["before"].get(name)
+        change = "" if before is None else f"  (before: {before:{form}}, {after - before:+{form}})"
+        lines.append(f"{name:<22} {after:{form}}{change}")
+    failed = any(FAILED in remark for remark in value.get("remarks", ()))
+    model = f"{FAILED}, this model is of no use" if failed else "the model"
+    out = value["out"]
+    return "\n".join([*lines, f"{out}: {model}; {out}/run: settings, log, measures, curves"])
+
+
+def seeds_text(value: dict) -> str:
+    """The summary over the seeds, and the baselines."""
+    spread = "" if value["sd"] is None else f" (sd {value['sd']:.4f})"
+    lines = [f"{value['measure']}: {value['mean']:.4f}{spread}, worst {value['worst']:.4f}"]
+    lines += [f"{name}: {score:.4f}" for name, score in value.get("baselines", {}).items()]
+    if value.get("failed"):
+        runs = len(value["runs"])
+        lines.append(f"{value['failed']} of {runs} runs failed: no better than one class")
+    return "\n".join(lines)
+
+
+@command("minibert predict questions.txt --model my-model")
+@finetuned_option
+@option("file", metavar="FILE", help="txt (one text per line), csv, tsv or jsonl")
+@columns_option
+def predict(args: argparse.Namespace) -> Result:
+    """Predict an answer for every row of a file with a fine-tuned model."""
+    from minibert.training.inference import predict_file
+
+    return Result(predict_file(args.model, args.file, args.columns, say=tell), predict_text)
+
+
+def predict_text(answers: list[dict]) -> str:
+    """A line for each row: the answer, its probability if it has one, the text."""
+    lines = []
+    for answer in answers:
+        first, *rest = (f"{v:.4f}" if isinstance(v, float) else str(v) for v in answer.values())
+        lines.append("\t".join([*rest[-(2 if "probability" in answer else 1) :], first]))
+    return "\n".join(lines)
+
+
+@command("minibert evaluate classify --model my-model --data test.tsv")
+@finetuned_option
+@option("--data", required=True, metavar="FILE", help="csv, tsv or jsonl")
+@columns_option
+def evaluate_classify(args: argparse.Namespace) -> Result:
+    """Measure a fine-tuned model, of any task, on labelled data: accuracy and the like."""
+    from minibert.training.inference import evaluate_file
+
+    measures = evaluate_file(args.model, args.data, args.columns)
+    return Result({"model": args.model, "data": args.data, **measures}, measures_text)
+
+
+def measures_text(value: dict) -> str:
+    """A line for each measure."""
+    measures = {name: number for name, number in value.items() if name not in ("model", "data")}
+    return "\n".join(
+        f"{name:<20} {number:.4f}" if isinstance(number, float) else f"{name:<20} {number}"
+        for name, number in measures.items()
+    )
+
+
+@command("minibert blend all-MiniLM-L6-v2 my-model --alpha 0.5 --out half-way")
+@option("base", metavar="BASE", help="the model that the fine-tuning started from")
+@option("tuned", metavar="TUNED", help="the fine-tuned model")
+@option("--alpha", type=float, default=0.5, help="share of TUNED, 0 to 1 (default 0.5)")
+@option("--out", metavar="DIR", help="directory to write the average to")
+@option("--data", metavar="FILE", help="try alpha from 0 to 1: measure on this domain data ...")
+@option("--keep", metavar="FILE", help="... and on these scored pairs of general texts")
+@option("--svg", metavar="FILE.svg", help="draw both curves over alpha")
+def blend(args: argparse.Namespace) -> Result:
+    """Average the weights of a model and of what was fine-tuned from it."""
+    if not args.out and not args.data:
+        raise ValueError("--out DIR writes the average; --data F --keep G tries alpha from 0 to 1")
+    if bool(args.data) != bool(args.keep):
+        raise ValueError("to try alpha from 0 to 1, both are needed: --data (of the domain) and "
+                         "--keep (general pairs)")  # fmt: skip
+    out = Path(args.out) if args.out else None
+    if out and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ValueError(f"{out} exists already; name another directory, or remove it first")
+    from minibert.training.inference import Blend, draw_sweep
+
+    mix = Blend(args.base, args.tuned)
+    rows = mix.sweep(args.data, args.keep) if args.data else []
+    if args.svg and rows:
+        draw_sweep(rows, args.svg)
+    if args.out:
+        mix.save(args.alpha, args.out)
+    value = {
+        "base": args.base, "tuned": args.tuned, "alpha": args.alpha, "out": args.out,
+        "heads": mix.heads, "sweep": rows,
+    }  # fmt: skip
+    return Result(value, blend_text)
+
+
+def blend_text(value: dict) -> str:
+    """The measures for every alpha, then what was written."""
+    lines = ["alpha  domain  general"] if value["sweep"] else []
+    for row in value["sweep"]:
+        lines.append(f"{row['alpha']:5.2f}  {row['domain']:.4f}  {row['general']:.4f}")
+    if value["out"]:
+        heads = ", ".join(value["heads"])
+        alone = f"; the head ({heads}) is that of {value['tuned']} alone" if heads else ""
+        share = f"{value['alpha']:g} of {value['tuned']}, the rest {value['base']}"
+        lines.append(f"{value['out']}: {share}{alone}")
+    return "\n".join(lines)
