@@ -13,8 +13,8 @@ import math
 import os
 from dataclasses import dataclass, field
 
-from minibert.io.files import read_json, write_json
-from minibert.io.hub import locate
+from minibert.io.directory import open_directory
+from minibert.io.files import write_json
 
 ACTIVATIONS = ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh")
 LARGEST = 10_000_000  # of any size: far above every BERT, far below what fills a machine
@@ -149,17 +149,15 @@ class BertConfig:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike, **hub: object) -> BertConfig:
-        """Read ``config.json`` of a directory or of a model on the hub (``hub.locate``)."""
-        path = locate(name_or_path, **hub) / "config.json"
-        if not path.exists():
-            raise FileNotFoundError(f"{path.parent} has no config.json; is it a model directory?")
-        values = read_json(path)
-        if not isinstance(values, dict):
-            raise ValueError(f"{path}: an object is needed, this is a {type(values).__name__}")
+        """Read ``config.json`` of a directory or of a hub name; ``hub``: see ``hub.locate``."""
+        directory = open_directory(name_or_path, **hub)
+        if not directory.has("config.json"):
+            raise FileNotFoundError(f"{directory} has no config.json; is it a model directory?")
+        values = directory.json("config.json")
         try:
             return cls.from_dict(values)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise ValueError(f"{directory.path / 'config.json'}: {error}") from None
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
         """Write ``config.json`` into a directory."""

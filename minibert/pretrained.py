@@ -16,8 +16,9 @@ from torch.overrides import TorchFunctionMode
 from minibert.config import BertConfig
 from minibert.embeddings import sinusoidal_positions
 from minibert.io import checkpoint
+from minibert.io.directory import open_directory
 from minibert.io.files import atomic_directory
-from minibert.io.hub import locate
+from minibert.io.hub import OPTIONS
 
 
 class Pretrained:
@@ -38,19 +39,15 @@ class Pretrained:
         name_or_path: str | os.PathLike,
         *,
         dtype: torch.dtype = torch.float32,
-        revision: str | None = None,
-        token: str | None = None,
-        local_files_only: bool = False,
-        cache_dir: str | None = None,
         **overrides: object,
     ) -> Pretrained:
         """Build the model of a directory or a hub name, load its weights, and set it to ``eval()``.
 
         Args:
-            name_or_path: a directory, or a name for ``hub.locate``; the four arguments after
-                ``dtype`` go there too.
+            name_or_path: a directory, or a name for ``hub.locate``.
             dtype: what the weights are turned into; half-precision files come up as float32.
-            overrides: config values that differ from the file's, such as ``num_labels=3``.
+            overrides: config values that differ from the file's, such as ``num_labels=3``; and the
+                options of ``hub.locate``, such as ``revision``.
 
         Returns:
             The model. ``model.load_report`` accounts for every tensor; tensors that are new, and
@@ -60,13 +57,8 @@ class Pretrained:
             FileNotFoundError: no such model, or no weights in it.
             ValueError: a file is damaged, or config, weights and class do not fit each other.
         """
-        directory = locate(
-            name_or_path,
-            revision=revision,
-            token=token,
-            local_files_only=local_files_only,
-            cache_dir=cache_dir,
-        )
+        hub = {name: overrides.pop(name) for name in OPTIONS if name in overrides}
+        directory = open_directory(name_or_path, **hub)
         in_file = BertConfig.from_pretrained(directory)
         config = in_file.replace(**overrides) if overrides else in_file
         tensors, metadata = checkpoint.read(directory)

@@ -17,9 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minibert.io import sentence_transformers
 from minibert.io.checkpoint import content_digest
-from minibert.io.files import atomic_directory, read_json, write_json, write_text
-from minibert.io.hub import DEFAULT_MODEL, locate
+from minibert.io.directory import ModelDirectory, open_directory
+from minibert.io.files import atomic_directory, write_text
+from minibert.io.hub import DEFAULT_MODEL
 from minibert.model import BertModel
 from minibert.pooling import POOLING
 from minibert.progress import progress
@@ -32,15 +34,6 @@ BATCH_TOKENS = 1024  # a batch has at most so many tokens, padding included
 # Workers end together if each has several batches; below so many tokens these would cost more.
 EVEN, ENOUGH = 8, 256
 SMALL_BATCH = 128  # tokens; so few are not shared out among workers
-# In pooling configs of the older generation: a flag for each mode of POOLING.
-FLAGS = {
-    "cls": "pooling_mode_cls_token",
-    "max": "pooling_mode_max_tokens",
-    "mean": "pooling_mode_mean_tokens",
-    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
-    "weightedmean": "pooling_mode_weightedmean_tokens",
-    "lasttoken": "pooling_mode_lasttoken",
-}
 
 
 class SentenceEncoder:
@@ -355,53 +348,36 @@ class SentenceEncoder:
         device: str | torch.device = "auto",
         dtype: torch.dtype = torch.float32,
         precision: str | None = None,
-        revision: str | None = None,
-        token: str | None = None,
-        local_files_only: bool = False,
-        cache_dir: str | None = None,
+        **hub: object,
     ) -> SentenceEncoder:
         """Load a sentence-transformers directory, or a plain BERT (mean pooling, one warning).
 
         Args:
-            name_or_path: a directory or a name for ``hub.locate``, as are the last four.
+            name_or_path: a directory, or a name for ``hub.locate``.
             device: ``"auto"`` = cuda, then mps, then cpu.
             dtype: of the weights and of the computation; vectors are float32 always.
             precision: ``"float32"`` (as ``dtype`` says), or ``"int8"``: on the CPU, over twice as
                 fast, and its vectors have a cosine of about 0.999 with the others (`quantize`).
                 None = int8 if the directory was saved so, else float32. Where int8 is not to be
                 had a warning says why, and the model is float32.
+            hub: options of ``hub.locate``, such as ``revision`` and ``cache_dir``.
 
         Raises:
             FileNotFoundError: no such model.
             ValueError: a file is damaged, or asks for a module that minibert does not implement.
         """
-        directory = locate(
-            name_or_path,
-            revision=revision,
-            token=token,
-            local_files_only=local_files_only,
-            cache_dir=cache_dir,
-        )
-        parts = read_modules(directory)
-        home = directory / parts["Transformer"]
-        options: dict = {"pooling": ("mean",), "normalize": "Normalize" in parts}
-        if "Pooling" in parts:
-            options["pooling"] = read_pooling(directory / parts["Pooling"] / "config.json")
-        else:
+        directory = open_directory(name_or_path, **hub)
+        home, settings = sentence_transformers.read_settings(directory)
+        if settings["pooling"] is None:
+            settings["pooling"] = ("mean",)
             warnings.warn(
                 f"{directory} does not say how to pool (no modules.json): taking the mean, not "
                 "normalised. This is a plain BERT, not trained to compare sentences",
                 stacklevel=2,
             )
         tokenizer = BertTokenizer.from_pretrained(home)
-        settings = read_if_there(home / "sentence_bert_config.json")
-        options["max_length"] = settings.get("max_seq_length") or tokenizer.model_max_length
-        options["lower_case"] = bool(settings.get("do_lower_case"))
-        general = read_if_there(directory / "config_sentence_transformers.json")
-        options["prompts"] = general.get("prompts")
-        options["default_prompt_name"] = general.get("default_prompt_name")
-        options["similarity_fn_name"] = general.get("similarity_fn_name") or "cosine"
-        encoder = cls(load_model(home, precision, dtype, device), tokenizer, **options)
+        settings["max_length"] = settings["max_length"] or tokenizer.model_max_length
+        encoder = cls(load_model(home, precision, dtype, device), tokenizer, **settings)
         encoder._keeper.lent = cls is not SentenceEncoder  # a subclass may have kept the model
         return encoder
 
@@ -419,9 +395,7 @@ class SentenceEncoder:
             raise ValueError(
                 f"{directory} has a model.safetensors; save the int8 encoder into another directory"
             )
-        H = self._model.config.hidden_size
-        modules = ["Transformer", "Pooling"] + ["Normalize"] * self.normalize
-        paths = ["", "1_Pooling", "2_Normalize"]
+        settings = {name: getattr(self, name) for name in sentence_transformers.SETTINGS}
         with atomic_directory(directory) as staging:
             if isinstance(self._model, BertModel):
                 self._model.save_pretrained(staging)
@@ -429,39 +403,7 @@ class SentenceEncoder:
                 quantize.save(self._model, staging)
             self.tokenizer.model_max_length = self.max_length
             self.tokenizer.save_pretrained(staging)
-            write_json(
-                staging / "modules.json",
-                [
-                    {
-                        "idx": i,
-                        "name": str(i),
-                        "path": paths[i],
-                        "type": f"sentence_transformers.models.{name}",
-                    }
-                    for i, name in enumerate(modules)
-                ],
-            )
-            write_json(
-                staging / "1_Pooling" / "config.json",
-                {
-                    "word_embedding_dimension": H,
-                    **{flag: name in self.pooling for name, flag in FLAGS.items()},
-                    "include_prompt": True,
-                },
-            )
-            write_json(
-                staging / "sentence_bert_config.json",
-                {"max_seq_length": self.max_length, "do_lower_case": self.lower_case},
-            )
-            write_json(
-                staging / "config_sentence_transformers.json",
-                {
-                    "prompts": self.prompts,
-                    "default_prompt_name": self.default_prompt_name,
-                    "similarity_fn_name": self.similarity_fn_name,
-                    "model_type": "SentenceTransformer",
-                },
-            )
+            sentence_transformers.write_settings(staging, self._model.config.hidden_size, settings)
             if not (Path(directory) / "README.md").exists():  # a card somebody wrote stays
                 write_text(staging / "README.md", self.model_card())
 
@@ -549,7 +491,7 @@ def merge_windows(vectors: Tensor, rows: list[list[int]], owners: list[int], tex
 
 
 def load_model(
-    home: Path, precision: str | None, dtype: torch.dtype, device: str | torch.device
+    home: ModelDirectory, precision: str | None, dtype: torch.dtype, device: str | torch.device
 ) -> BertModel | quantize.Int8Bert:
     """The model of a directory, in a precision; see `SentenceEncoder.from_pretrained`."""
     if precision not in (None, "float32", "int8"):
@@ -583,49 +525,3 @@ def best_device(device: str | torch.device) -> torch.device:
     if not there.get(device.type, True):
         raise ValueError(f"device {str(device)!r}: torch finds {' and '.join(found)} here")
     return device
-
-
-def read_if_there(path: Path) -> dict:
-    """The object in a JSON file, or an empty one where there is no file."""
-    value = read_json(path) if path.exists() else {}
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: an object is needed, this is a {type(value).__name__}")
-    return value
-
-
-def read_modules(directory: Path) -> dict[str, str]:
-    """Module → folder, from ``modules.json``; a plain BERT has a Transformer only."""
-    path = directory / "modules.json"
-    if not path.exists():
-        return {"Transformer": ""}
-    try:
-        modules = [(entry["type"].rsplit(".", 1)[-1], entry["path"]) for entry in read_json(path)]
-    except (TypeError, KeyError, AttributeError):
-        raise ValueError(f"{path}: a list of objects with type and path is needed") from None
-    names = [name for name, _ in modules]
-    if names not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        raise ValueError(
-            f"{path} lists {names}; minibert implements Transformer, Pooling and, if need be, "
-            "Normalize, in this order"
-        )
-    return dict(modules)
-
-
-def read_pooling(path: Path) -> tuple[str, ...]:
-    """The pooling modes of a ``1_Pooling/config.json``, of either generation of the format."""
-    values = read_if_there(path)
-    modes = values.get("pooling_mode")
-    if modes is None:
-        modes = [name for name, flag in FLAGS.items() if values.get(flag)]
-        others = [key for key in values if key.startswith("pooling_mode") and values[key]]
-        others = [key for key in others if key not in FLAGS.values()]
-    else:
-        modes = [modes] if isinstance(modes, str) else modes
-        others = [name for name in modes if name not in POOLING]
-    if others or not modes:
-        raise ValueError(f"{path}: pooling {others or 'unsaid'}; these are: {list(POOLING)}")
-    if values.get("include_prompt", True) is not True:
-        raise ValueError(
-            f"{path}: include_prompt false (pooling without the prompt's tokens) is not implemented"
-        )
-    return tuple(modes)

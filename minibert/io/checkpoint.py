@@ -23,7 +23,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from minibert.io.files import atomic_path, read_json, stand_in
+from minibert.io.directory import ModelDirectory, open_directory
+from minibert.io.files import atomic_path, stand_in
 
 # Ours | official. Each row is a module, with a .weight and a .bias; {} is the number of the layer.
 ENCODER_NAMES = (
@@ -131,16 +132,16 @@ def read(directory: str | os.PathLike) -> Tensors:
         OSError: a file cannot be read.
         ValueError: a file is damaged.
     """
-    directory = Path(directory)
+    directory = open_directory(directory)
     for name, read_file in (
         ("model.safetensors", read_safetensors),
         ("pytorch_model.bin", read_pickle),
     ):
-        if os.path.lexists(directory / name):  # also a link to nowhere: reading it will say so
-            return read_file(directory / name)
-        if os.path.lexists(directory / f"{name}.index.json"):
-            return read_shards(directory / f"{name}.index.json", read_file)
-    there = sorted(os.listdir(directory)) if directory.is_dir() else []
+        if directory.has(name):
+            return read_file(directory.file(name))
+        if directory.has(f"{name}.index.json"):
+            return read_shards(directory, f"{name}.index.json", read_file)
+    there = sorted(os.listdir(directory))
     raise FileNotFoundError(
         f"{directory} has no weights: model.safetensors or pytorch_model.bin, or the "
         f".index.json of either, is needed; there is {', '.join(there[:12]) or 'nothing'}"
@@ -189,25 +190,26 @@ def read_pickle(path: Path) -> Tensors:
     return dict(tensors), {}
 
 
-def read_shards(index: Path, read_file: Callable[[Path], Tensors]) -> Tensors:
+def read_shards(
+    directory: ModelDirectory, index: str, read_file: Callable[[Path], Tensors]
+) -> Tensors:
     """Read the files that an index names, and hold the index to what they contain."""
-    content = read_json(index)
-    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    path, weight_map = directory.path / index, directory.json(index).get("weight_map")
     if not isinstance(weight_map, dict):
-        raise ValueError(f"{index} has no object 'weight_map', of names of tensors and files")
+        raise ValueError(f"{path} has no object 'weight_map', of names of tensors and files")
     shards = list(dict.fromkeys(map(str, weight_map.values())))
     for shard in shards:
         if Path(shard).name != shard:
-            raise ValueError(f"{index} names {shard!r}, which is not a file beside it")
-        if not (index.parent / shard).is_file():
-            raise FileNotFoundError(f"{index.parent / shard}, named in {index.name}, is missing")
+            raise ValueError(f"{path} names {shard!r}, which is not a file beside it")
+        if not (path.parent / shard).is_file():
+            raise FileNotFoundError(f"{path.parent / shard}, named in {index}, is missing")
     tensors: dict[str, Tensor] = {}
     for shard in shards:
-        part, _ = read_file(index.parent / shard)
+        part, _ = read_file(directory.file(shard))
         promised = {name for name, file in weight_map.items() if file == shard}
         if differ := promised ^ part.keys():
             raise ValueError(
-                f"{index.parent / shard} and {index.name} do not agree on {len(differ)} tensors: "
+                f"{path.parent / shard} and {index} do not agree on {len(differ)} tensors: "
                 + ", ".join(sorted(differ)[:3])
             )
         tensors.update(part)

@@ -87,6 +87,7 @@ PICKLE = ("pytorch_model.bin",)  # only where a repository has none of these
 
 STAMP = ".verified.json"
 HUB_SECONDS = 10  # how long the hub may take to answer the first question
+OPTIONS = ("revision", "token", "local_files_only", "cache_dir")  # of `locate`, beside the name
 
 
 def locate(

@@ -12,7 +12,8 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from minibert.io.files import atomic_directory, read_json, read_text, write_json, write_text
+from minibert.io.directory import ModelDirectory
+from minibert.io.files import atomic_directory, write_json, write_text
 
 LONGEST_WORD = 100  # characters; a longer word is [UNK]
 
@@ -94,7 +95,7 @@ def collect_added_tokens(
 # ---------------------------------------------------------------------------------------- reading
 
 
-def read_settings(directory: Path) -> dict:
+def read_settings(directory: ModelDirectory) -> dict:
     """Return the arguments of a `BertTokenizer` from the files of a directory.
 
     ``tokenizer.json`` decides where there is one, and a ``tokenizer_config.json`` that disagrees is
@@ -106,15 +107,14 @@ def read_settings(directory: Path) -> dict:
     """
     config = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (directory / name).exists():
-            config |= _object(read_json(directory / name), directory / name)
+        config |= directory.settings(name)
     settings = {name: config[name] for name in (*SETTINGS, *SPECIAL_TOKENS) if name in config}
     settings = {name: _content(value) for name, value in settings.items()}
     limit = config.get("model_max_length")  # "no limit" is written as 1e30
     settings["model_max_length"] = limit if isinstance(limit, int) and limit < 10**9 else None
 
-    if (directory / "tokenizer.json").exists():
-        decided = _read_tokenizer_json(directory / "tokenizer.json")
+    if directory.has("tokenizer.json"):
+        decided = _read_tokenizer_json(directory)
         if _in_effect(decided | settings) != _in_effect(decided):
             warnings.warn(
                 f"{directory}: tokenizer.json and tokenizer_config.json disagree on "
@@ -122,7 +122,7 @@ def read_settings(directory: Path) -> dict:
                 stacklevel=3,
             )
         settings |= decided
-    elif (directory / "vocab.txt").exists():
+    elif directory.has("vocab.txt"):
         settings |= _read_vocab_txt(directory, config)
     else:
         raise FileNotFoundError(
@@ -144,11 +144,11 @@ def _in_effect(settings: Mapping) -> tuple:
     return lower, lower if strip is None else strip, cjk
 
 
-def _read_vocab_txt(directory: Path, config: dict) -> dict:
+def _read_vocab_txt(directory: ModelDirectory, config: dict) -> dict:
     kind = config.get("tokenizer_class") or "BertTokenizer"
     if kind not in ("BertTokenizer", "BertTokenizerFast"):
         raise ValueError(f"{directory}: tokenizer_class is {kind!r}; only BertTokenizer is known")
-    if (directory / "added_tokens.json").exists():
+    if directory.has("added_tokens.json"):
         raise ValueError(
             f"{directory}: added_tokens.json does not say how its tokens are found; open and save "
             "the directory with transformers, which makes a tokenizer.json of it"
@@ -159,12 +159,12 @@ def _read_vocab_txt(directory: Path, config: dict) -> dict:
     ]
     for name in ("additional_special_tokens", "extra_special_tokens"):
         added += [{"content": _content(token), "special": True} for token in config.get(name) or []]
-    lines = read_text(directory / "vocab.txt").replace("\r\n", "\n").removesuffix("\n").split("\n")
+    lines = directory.text("vocab.txt").replace("\r\n", "\n").removesuffix("\n").split("\n")
     return {"vocab": lines if lines != [""] else [], "added_tokens": added}
 
 
-def _read_tokenizer_json(path: Path) -> dict:
-    file = _object(read_json(path), path)
+def _read_tokenizer_json(directory: ModelDirectory) -> dict:
+    path, file = directory.path / "tokenizer.json", directory.json("tokenizer.json")
     model, normalizer, pre_tokenizer, post_processor = (
         _object(file.get(name) or {}, f"{path}: {name}")
         for name in ("model", "normalizer", "pre_tokenizer", "post_processor")

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
-from minibert.io.hub import locate
+from minibert.io.directory import open_directory
 from minibert.tokenization.files import (
     LONGEST_WORD,
     collect_added_tokens,
@@ -500,16 +500,8 @@ class BertTokenizer:
     # ------------------------------------------------------------------- files
 
     @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | os.PathLike,
-        *,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        local_files_only: bool = False,
-        cache_dir: str | os.PathLike | None = None,
-    ) -> BertTokenizer:
-        """Read the tokenizer of a directory or of a model on the hub.
+    def from_pretrained(cls, name_or_path: str | os.PathLike, **hub: object) -> BertTokenizer:
+        """Read the tokenizer of a directory or of a hub name; ``hub``: see ``hub.locate``.
 
         ``tokenizer.json`` decides where there is one; a ``tokenizer_config.json`` that disagrees is
         warned about. Without it ``vocab.txt`` has the words and ``tokenizer_config.json`` the
@@ -519,13 +511,7 @@ class BertTokenizer:
             FileNotFoundError: no such model, or it has neither file.
             ValueError: a file is damaged, or asks for something that is not implemented.
         """
-        directory = locate(
-            name_or_path,
-            revision=revision,
-            token=token,
-            local_files_only=local_files_only,
-            cache_dir=cache_dir,
-        )
+        directory = open_directory(name_or_path, **hub)
         settings = read_settings(directory)
         try:
             return cls(**settings)

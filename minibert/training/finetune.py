@@ -27,9 +27,10 @@ import minibert
 from minibert.config import BertConfig
 from minibert.io import distributed as parallel
 from minibert.io.checkpoint import content_digest
+from minibert.io.directory import open_directory
 from minibert.io.files import atomic_directory, read_json, write_json, write_text
-from minibert.io.hub import locate
-from minibert.sentence_encoder import SentenceEncoder, best_device, read_modules
+from minibert.io.sentence_transformers import read_modules
+from minibert.sentence_encoder import SentenceEncoder, best_device
 from minibert.tokenization.tokenizer import BertTokenizer
 from minibert.training import data, metrics
 from minibert.training import plots as report
@@ -255,7 +256,7 @@ def read_data(settings: Settings, say: Callable[[str], None]) -> dict[str, list[
 
 def build(settings: Settings, train: Sequence[data.Example]) -> tuple[Any, nn.Module, Callable]:
     """The task, the model it trains, and how both are saved: (directory) → None."""
-    base = locate(settings.base)
+    base = open_directory(settings.base)
     kind = TASKS[settings.task]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "new, untrained tensors")  # they are about to be trained
@@ -292,8 +293,8 @@ def build(settings: Settings, train: Sequence[data.Example]) -> tuple[Any, nn.Mo
 
 def width(base: str) -> int:
     """The hidden size of a model: H."""
-    directory = locate(base)
-    home = directory / read_modules(directory)["Transformer"]
+    directory = open_directory(base)
+    home = directory.folder(read_modules(directory)["Transformer"])
     return BertConfig.from_pretrained(home).hidden_size
 
 

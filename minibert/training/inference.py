@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from minibert.config import BertConfig
+from minibert.io.directory import open_directory
 from minibert.io.files import atomic_directory, write_text
-from minibert.io.hub import locate
 from minibert.model import BertModel
 from minibert.sentence_encoder import SentenceEncoder
 from minibert.tokenization.tokenizer import BertTokenizer
@@ -43,8 +43,8 @@ def load(name_or_path: str | os.PathLike) -> tuple[Any, nn.Module, Callable[[Pat
             f"the fine-tuning in {name_or_path} is not finished; go on with it: "
             f"minibert finetune --resume --out {name_or_path}"
         )
-    directory = locate(name_or_path)
-    if (directory / "modules.json").exists():
+    directory = open_directory(name_or_path)
+    if directory.has("modules.json"):
         encoder = SentenceEncoder.from_pretrained(directory)
         task = Similarity(
             encoder.tokenizer, pooling=encoder.pooling, max_length=encoder.max_length

@@ -479,7 +479,7 @@ def test_two_who_finish_the_same_save_do_not_disturb_each_other(tmp_path, monkey
 
 
 def test_importing_files_imports_no_torch():
-    code = "import sys, minibert.files; sys.exit('torch' in sys.modules)"
+    code = "import sys, minibert.io.directory; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
