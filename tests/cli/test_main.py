@@ -78,7 +78,7 @@ def test_what_is_checked_decides_the_exit_status(capsys):
         ("check", set(EXERCISES)),
         ("check attention --hint 1", {"exercise", "hint"}),
         ("check attention --start NEW", {"exercise", "written"}),
-        ("parity --replace pooling=minibert/pooling.py:mean", {"passed", "reports"}),
+        ("parity --replace pooling=minibert/pooling.py:mean_pooling", {"passed", "reports"}),
     ],
 )
 def test_json_says_what_the_text_says(capsys, monkeypatch, tmp_path, words, keys):
