@@ -117,8 +117,7 @@ def search(
     Shapes: queries (Q, H), corpus (C, H) -> Q lists of min(k, C) entries.
     """
     _require_positive(k=k, query_chunk=query_chunk, corpus_chunk=corpus_chunk)
-    queries, corpus = _rows(queries), _rows(corpus)
-    queries = _cast(queries, _at_least_single(queries.dtype))  # scores of half precision would tie
+    queries, corpus = _at_least_single(_rows(queries)), _rows(corpus)
     found = [(np.empty(0), np.empty(0, np.int64)) for _ in range(len(queries))]  # scores, ids
     for start in range(0, len(corpus), corpus_chunk):
         rows = corpus[start : start + corpus_chunk]
@@ -152,10 +151,9 @@ def paraphrases(
     """
     _require_positive(k=k, chunk=chunk)
     vectors = _rows(vectors)
-    single = _at_least_single(vectors.dtype)  # scores of half precision would tie
     best, left, right = np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64)
     for first in range(0, len(vectors), chunk):
-        rows = _cast(vectors[first : first + chunk], single)
+        rows = _at_least_single(vectors[first : first + chunk])
         for second in range(first, len(vectors), chunk):
             scores = _scores(score(rows, vectors[second : second + chunk]))
             floor = best[-1] if len(best) == k else threshold
@@ -164,7 +162,7 @@ def paraphrases(
             best = np.append(best, scores[i, j])
             left, right = np.append(left, first + i), np.append(right, second + j)
             order = np.lexsort((right, left, -best))[:k]
-            best, left, right = best[order], left[order], right[order]
+            best, left, right = (column[order] for column in (best, left, right))
     return list(zip(best.tolist(), left.tolist(), right.tolist(), strict=True))
 
 
@@ -232,17 +230,15 @@ def _prepare(a: Array, b: Array | None, pairwise: bool = False) -> tuple[Array, 
             f"a has shape {tuple(a.shape)} and b {tuple(b.shape)}; "
             + ("row against row needs equal shapes" if pairwise else "the widths must be equal")
         )
-    device = next((x.device for x in (b, a) if _is_tensor(x)), None)
-    if device is None:
-        dtype = np.result_type(a.dtype, b.dtype)
-        floating = dtype.kind == "f"
-    else:
-        torch = sys.modules["torch"]
-        a, b = (x.to(device) if _is_tensor(x) else torch.tensor(x, device=device) for x in (a, b))
-        dtype = torch.promote_types(a.dtype, b.dtype)
-        floating = dtype.is_floating_point
-    work = _at_least_single(dtype)
-    return _cast(a, work), _cast(b, work), dtype if floating else work
+    tensor = next((x for x in (b, a) if _is_tensor(x)), None)
+    if tensor is not None:
+        to = sys.modules["torch"].tensor
+        device = tensor.device
+        a, b = (x.to(device) if _is_tensor(x) else to(x, device=device) for x in (a, b))
+    library = _library(b)
+    dtype = library.promote_types(a.dtype, b.dtype)
+    work = library.promote_types(dtype, library.float32)
+    return _cast(a, work), _cast(b, work), dtype if "float" in str(dtype) else work
 
 
 def _is_tensor(x: Array) -> bool:
@@ -251,16 +247,14 @@ def _is_tensor(x: Array) -> bool:
 
 
 def _library(x: Array) -> Any:
-    """Return the module whose functions take x: their names are the same in both."""
+    """Return numpy or torch, whichever x belongs to: the functions used have one name in both."""
     return sys.modules["torch"] if _is_tensor(x) else np
 
 
-def _at_least_single(dtype: Any) -> Any:
-    """Return the dtype to compute in: float16 is slow and short, and int8 products overflow."""
-    if isinstance(dtype, np.dtype):
-        return np.result_type(dtype, np.float32)
-    torch = sys.modules["torch"]
-    return torch.promote_types(dtype, torch.float32)
+def _at_least_single(x: Array) -> Array:
+    """Return x in float32 or wider: float16 is slow and short, and scores in it would tie."""
+    library = _library(x)
+    return _cast(x, library.promote_types(x.dtype, library.float32))
 
 
 def _cast(x: Array, dtype: Any) -> Array:
@@ -281,10 +275,8 @@ def _distances(a: Array, b: Array, p: int) -> Array:
     if _is_tensor(a):
         torch = sys.modules["torch"]
         return torch.cdist(a, b, p=p, compute_mode="donot_use_mm_for_euclid_dist")
-    distances = np.empty((len(a), len(b)), a.dtype)
-    for i, row in enumerate(a):
-        distances[i] = np.linalg.norm(b - row, ord=p, axis=-1)
-    return distances
+    rows = [np.linalg.norm(b - row, ord=p, axis=-1) for row in a]
+    return np.array(rows, a.dtype).reshape(len(a), len(b))  # also where there are none
 
 
 def _scores(scores: Array) -> np.ndarray:

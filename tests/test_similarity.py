@@ -1,3 +1,4 @@
+import itertools
 import subprocess
 import sys
 import tracemalloc
@@ -18,20 +19,12 @@ from minibert.similarity import (
     key_sentences,
     manhattan_distance,
     manhattan_similarity,
-    pairwise_cosine_similarity,
-    pairwise_dot_similarity,
-    pairwise_euclidean_similarity,
-    pairwise_manhattan_similarity,
     paraphrases,
     search,
 )
 
-PAIRWISE = {
-    "cosine": pairwise_cosine_similarity,
-    "dot": pairwise_dot_similarity,
-    "euclidean": pairwise_euclidean_similarity,
-    "manhattan": pairwise_manhattan_similarity,
-}
+PAIRWISE = {name: getattr(similarity, f"pairwise_{name}_similarity") for name in SIMILARITY}
+BOTH = [*SIMILARITY.values(), *PAIRWISE.values()]
 
 
 def random_rows(rows, width=48, seed=0, dtype=np.float32):
@@ -64,10 +57,10 @@ def test_distances_in_the_3_4_5_triangle():
 
 def test_row_by_row_by_hand():
     a, b = [[3.0, 0.0], [0.0, 0.0], [1.0, 1.0]], [[3.0, 4.0], [1.0, 0.0], [-2.0, -2.0]]
-    assert np.allclose(pairwise_cosine_similarity(a, b), [0.6, 0, -1], atol=1e-15)
-    assert pairwise_dot_similarity(a, b).tolist() == [9, 0, -4]
-    assert np.allclose(pairwise_euclidean_similarity(a, b), [-4, -1, -(18**0.5)])
-    assert pairwise_manhattan_similarity(a, b).tolist() == [-4, -1, -6]
+    assert np.allclose(PAIRWISE["cosine"](a, b), [0.6, 0, -1], atol=1e-15)
+    assert PAIRWISE["dot"](a, b).tolist() == [9, 0, -4]
+    assert np.allclose(PAIRWISE["euclidean"](a, b), [-4, -1, -(18**0.5)])
+    assert PAIRWISE["manhattan"](a, b).tolist() == [-4, -1, -6]
 
 
 # --- the same as sentence-transformers, and as each other ---
@@ -144,10 +137,10 @@ def test_a_cosine_is_finite_and_in_range_whatever_the_length_of_the_vectors(kind
         if scale > 1e-40:  # below, float32 itself has but a few digits left
             assert np.allclose(result, expected, atol=1e-6)
     many = kind(random_rows(500))
-    assert (pairwise_cosine_similarity(many, many) <= 1).all()  # rounding would exceed it
+    assert (PAIRWISE["cosine"](many, many) <= 1).all()  # rounding would exceed it
     half = kind(np.full((1, 4096), 200, np.float16))  # its squares are infinite in half precision
     assert cosine_similarity(half).tolist() == [[1.0]]
-    assert pairwise_cosine_similarity(half, half).tolist() == [1.0]
+    assert PAIRWISE["cosine"](half, half).tolist() == [1.0]
 
 
 @pytest.mark.parametrize("kind", [np.array, torch.tensor])
@@ -171,10 +164,10 @@ def test_the_distance_of_near_neighbours_is_not_lost(kind):
 def test_gradients_flow_and_stay_finite():
     a = torch.tensor(random_rows(4, 8, 1, np.float64), requires_grad=True)
     b = torch.tensor(random_rows(4, 8, 2, np.float64), requires_grad=True)
-    for function in (*SIMILARITY.values(), *PAIRWISE.values()):
+    for function in BOTH:
         assert torch.autograd.gradcheck(function, (a, b))
     zeros = torch.zeros(2, 8, requires_grad=True)
-    for function in (*SIMILARITY.values(), *PAIRWISE.values()):
+    for function in BOTH:
         function(zeros, torch.ones(2, 8)).sum().backward()
         assert zeros.grad.isfinite().all()
 
@@ -191,7 +184,7 @@ def test_gradients_flow_and_stay_finite():
     ],
 )
 def test_what_does_not_fit_is_named(a, b, words):
-    for function in (*SIMILARITY.values(), *PAIRWISE.values(), search):
+    for function in (*BOTH, search):
         with pytest.raises(ValueError, match=words):
             function(a, b)
 
@@ -241,14 +234,8 @@ small = st.integers(-2, 2)  # few values, so ties abound; sums of products are e
     kind=st.sampled_from([np.array, torch.tensor]),
 )
 def test_search_is_a_stable_sort_whatever_the_chunks(corpus, queries, k, chunks, kind):
-    result = search(
-        kind(queries),
-        kind(corpus),
-        k,
-        score=dot_similarity,
-        corpus_chunk=chunks[0],
-        query_chunk=chunks[1],
-    )
+    sizes = dict(zip(("corpus_chunk", "query_chunk"), chunks, strict=True))
+    result = search(kind(queries), kind(corpus), k, score=dot_similarity, **sizes)
     for query, hits in zip(queries, result, strict=True):
         scores = [query[0] * row[0] + query[1] * row[1] for row in corpus]
         order = sorted(range(len(corpus)), key=lambda i: (-scores[i], i))[:k]
@@ -263,9 +250,8 @@ def test_search_finds_what_sentence_transformers_finds():
     result = search(queries, corpus, 20, corpus_chunk=128, query_chunk=7)
     for ours, theirs in zip(result, expected, strict=True):
         assert [hit["corpus_id"] for hit in ours] == [hit["corpus_id"] for hit in theirs]
-        assert all(
-            abs(a["score"] - b["score"]) <= 1e-6 for a, b in zip(ours, theirs, strict=True)
-        )
+        scores = [[hit["score"] for hit in hits] for hits in (ours, theirs)]
+        assert np.allclose(*scores, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
@@ -306,18 +292,32 @@ def test_tensors_in_training_are_searched_too():
     assert key_sentences(trained) == key_sentences(rows)
 
 
-def test_search_says_what_is_wrong():
+@pytest.mark.parametrize(
+    ("call", "wrong", "words"),
+    [
+        (search, {"k": 0}, "k is 0"),
+        (search, {"query_chunk": 0}, "query_chunk is 0"),
+        (search, {"corpus_chunk": -1}, "corpus_chunk is -1"),
+        (paraphrases, {"k": 0}, "k is 0"),
+        (paraphrases, {"chunk": 0}, "chunk is 0"),
+        (key_sentences, {"n": 0}, "n is 0"),
+        (key_sentences, {"method": "pagerank"}, "'pagerank'.*'centrality' or 'mmr'"),
+        (key_sentences, {"method": "mmr", "diversity": 1.5}, "diversity is 1.5"),
+    ],
+)
+def test_a_wrong_option_is_named(call, wrong, words):
+    vectors = [random_rows(5)] * (2 if call is search else 1)
+    with pytest.raises(ValueError, match=words):
+        call(*vectors, **wrong)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("call", [search, paraphrases, key_sentences])
+def test_what_is_not_a_number_is_named(call, bad):
     rows = random_rows(5)
-    for values in ({"k": 0}, {"query_chunk": 0}, {"corpus_chunk": -1}):
-        name = next(iter(values))
-        with pytest.raises(ValueError, match=f"{name} is {values[name]}"):
-            search(rows, rows, **values)
-    for bad in (np.nan, np.inf):
-        broken = rows.copy()
-        broken[3, 2] = bad
-        for call in (search, paraphrases, key_sentences):
-            with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="NaN or infinity"):
-                call(rows, broken) if call is search else call(broken)
+    rows[3, 2] = bad
+    with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="NaN or infinity"):
+        call(random_rows(5), rows) if call is search else call(rows)
 
 
 # --- paraphrases ---
@@ -343,15 +343,9 @@ def test_paraphrases_by_hand():
     kind=st.sampled_from([np.array, torch.tensor]),
 )
 def test_paraphrases_are_the_best_of_all_pairs(vectors, k, chunk, threshold, kind):
-    result = paraphrases(
-        kind(vectors), k, threshold=threshold, score=dot_similarity, chunk=chunk
-    )
-    pairs = [
-        (float(a[0] * b[0] + a[1] * b[1]), i, j)
-        for i, a in enumerate(vectors)
-        for j, b in enumerate(vectors)
-        if i < j
-    ]
+    result = paraphrases(kind(vectors), k, threshold=threshold, score=dot_similarity, chunk=chunk)
+    both = itertools.combinations(enumerate(vectors), 2)
+    pairs = [(float(a[0] * b[0] + a[1] * b[1]), i, j) for (i, a), (j, b) in both]
     pairs = [pair for pair in pairs if pair[0] >= threshold]
     assert result == sorted(pairs, key=lambda pair: (-pair[0], pair[1:]))[:k]
 
@@ -364,12 +358,6 @@ def test_paraphrases_are_those_of_sentence_transformers():
     result = paraphrases(vectors, 50, chunk=37)
     assert [pair[1:] for pair in result] == [tuple(pair[1:]) for pair in expected]
     assert np.allclose([p[0] for p in result], [p[0] for p in expected], rtol=0, atol=1e-6)
-
-
-def test_paraphrases_says_what_is_wrong():
-    for values in ({"k": 0}, {"chunk": 0}):
-        with pytest.raises(ValueError, match=f"{next(iter(values))} is 0"):
-            paraphrases(random_rows(3), **values)
 
 
 # --- key sentences ---
@@ -402,15 +390,8 @@ def test_key_sentences_follow_their_formulas(seed, n, diversity):
     relevance = cosine_similarity(units, units.mean(axis=0))[:, 0]
     taken = [int(relevance.argmax())]
     while len(taken) < min(n, 10):
-        rest = [i for i in range(10) if i not in taken]
-        taken.append(
-            max(
-                rest,
-                key=lambda i: (
-                    (1 - diversity) * relevance[i] - diversity * max(cosines[i, j] for j in taken)
-                ),
-            )
-        )
+        values = (1 - diversity) * relevance - diversity * cosines[:, taken].max(axis=1)
+        taken.append(max(set(range(10)) - set(taken), key=lambda i: values[i]))
     assert key_sentences(vectors, n, method="mmr", diversity=diversity) == sorted(taken)
 
 
@@ -420,13 +401,7 @@ def test_mmr_does_not_say_the_same_twice():
     assert key_sentences(twice, 2, method="mmr", diversity=0.5) == [0, 2]
 
 
-def test_key_sentences_say_what_is_wrong():
-    with pytest.raises(ValueError, match="'pagerank'.*'centrality' or 'mmr'"):
-        key_sentences(SENTENCES, method="pagerank")
-    with pytest.raises(ValueError, match="diversity is 1.5"):
-        key_sentences(SENTENCES, method="mmr", diversity=1.5)
-    with pytest.raises(ValueError, match="n is 0"):
-        key_sentences(SENTENCES, 0)
+def test_key_sentences_of_nothing_and_of_zeros():
     assert key_sentences(np.ones((0, 4))) == []
     assert key_sentences(np.ones((0, 4)), method="mmr") == []
     assert key_sentences(np.zeros((3, 4)), 2) == [0, 1]
