@@ -62,12 +62,8 @@ def parity(args: argparse.Namespace) -> Result:
         write_text(args.html, to_html(reports))
         tell(f"{args.html} written")
     passed = all(report.passed for report in reports)
-    return Result({"passed": passed, "reports": reports}, parity_text, passed)
-
-
-def parity_text(value: dict) -> str:
-    """The reports, one after the other."""
-    return "\n\n".join(map(str, value["reports"]))
+    value = {"passed": passed, "reports": reports}
+    return Result(value, lambda value: "\n\n".join(map(str, value["reports"])), passed)
 
 
 @command("minibert check attention --start attention.py")

@@ -119,12 +119,10 @@ def fill_mask(args: argparse.Namespace) -> Result:
     with torch.inference_mode():
         probabilities = model(**batch).logits[0, masked].softmax(-1)  # (masks, V)
     best, ids = probabilities.topk(min(args.k, len(tokenizer)))
+    tokens = map(tokenizer.convert_ids_to_tokens, ids.tolist())
     guesses = [
-        [
-            {"token": token, "probability": probability}
-            for token, probability in zip(tokenizer.convert_ids_to_tokens(row), values, strict=True)
-        ]
-        for row, values in zip(ids.tolist(), best.tolist(), strict=True)
+        [{"token": token, "probability": p} for token, p in zip(*row, strict=True)]
+        for row in zip(tokens, best.tolist(), strict=True)
     ]
     return Result({"text": args.text, "masks": guesses}, fill_mask_text)
 
@@ -231,13 +229,7 @@ def show(args: argparse.Namespace) -> Result:
     import ast
 
     if args.topic is None:
-        return Result(
-            [{"topic": t, "file": f"minibert/{file}", "name": n} for t, (file, n) in SHOW.items()],
-            lambda rows: "\n".join(
-                f"{row['topic']:<12} {row['file']}" + (f", {row['name']}" if row["name"] else "")
-                for row in rows
-            ),
-        )
+        return Result(SHOW, topics_text)
     file, name = SHOW[args.topic]
     source = (Path(__file__).parents[1] / file).read_text(encoding="utf-8")
     for node in ast.parse(source).body if name else ():
@@ -247,6 +239,14 @@ def show(args: argparse.Namespace) -> Result:
             break
     value = {"topic": args.topic, "file": f"minibert/{file}", "name": name, "source": source}
     return Result(value, lambda value: value["source"].rstrip("\n"))
+
+
+def topics_text(topics: dict) -> str:
+    """Where each topic is found."""
+    return "\n".join(
+        f"{topic:<12} minibert/{file}" + (f", {name}" if name else "")
+        for topic, (file, name) in topics.items()
+    )
 
 
 def load_model(directory: Path):

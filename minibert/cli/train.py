@@ -161,10 +161,9 @@ def evaluate_classify(args: argparse.Namespace) -> Result:
 
 def measures_text(value: dict) -> str:
     """A line for each measure."""
-    measures = {name: number for name, number in value.items() if name not in ("model", "data")}
+    rows = [(name, number) for name, number in value.items() if name not in ("model", "data")]
     return "\n".join(
-        f"{name:<20} {number:.4f}" if isinstance(number, float) else f"{name:<20} {number}"
-        for name, number in measures.items()
+        f"{name:<20} {number:{'.4f' if isinstance(number, float) else ''}}" for name, number in rows
     )
 
 
@@ -173,18 +172,17 @@ def measures_text(value: dict) -> str:
 @option("tuned", metavar="TUNED", help="the fine-tuned model")
 @option("--alpha", type=float, default=0.5, help="share of TUNED, 0 to 1 (default 0.5)")
 @option("--out", metavar="DIR", help="directory to write the average to")
-@option("--data", metavar="FILE", help="try alpha from 0 to 1: measure on this domain data ...")
+@option("--data", metavar="FILE", help="sweep alpha from 0 to 1 and measure on this domain data ...")
 @option("--keep", metavar="FILE", help="... and on these scored pairs of general texts")
 @option("--svg", metavar="FILE.svg", help="draw both curves over alpha")
 def blend(args: argparse.Namespace) -> Result:
     """Average the weights of a model and of what was fine-tuned from it."""
     if not args.out and not args.data:
-        raise ValueError("--out DIR writes the average; --data F --keep G tries alpha from 0 to 1")
+        raise ValueError("--out DIR writes the average; --data F --keep G sweeps over alpha")
     if bool(args.data) != bool(args.keep):
-        raise ValueError("to try alpha from 0 to 1, both are needed: --data (of the domain) and "
-                         "--keep (general pairs)")  # fmt: skip
-    out = Path(args.out) if args.out else None
-    if out and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ValueError("a sweep over alpha needs both: --data (domain), --keep (general pairs)")
+    out = Path(args.out or ".")
+    if args.out and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists already; name another directory, or remove it first")
     from minibert.training.inference import Blend, draw_sweep
 

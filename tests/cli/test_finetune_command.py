@@ -113,7 +113,7 @@ def test_seeds_and_the_small_recipe(world, tmp_path, capsys):
         (["finetune", "--resume", "--out", "x"], "no run that could be resumed"),
         (["finetune", "classify", "none.csv", "--lr", "0", "--out", "x"], "lr is 0.0"),
         (["blend", "a", "b"], "--out DIR writes"),
-        (["blend", "a", "b", "--data", "x"], "both are needed"),
+        (["blend", "a", "b", "--data", "x"], "needs both"),
     ],
 )
 def test_wrong_use_is_told(words, message, capsys, tmp_path, monkeypatch):
