@@ -172,7 +172,7 @@ def measures_text(value: dict) -> str:
 @option("tuned", metavar="TUNED", help="the fine-tuned model")
 @option("--alpha", type=float, default=0.5, help="share of TUNED, 0 to 1 (default 0.5)")
 @option("--out", metavar="DIR", help="directory to write the average to")
-@option("--data", metavar="FILE", help="sweep alpha from 0 to 1 and measure on this domain data ...")
+@option("--data", metavar="FILE", help="sweep alpha from 0 to 1; measure on this domain data ...")
 @option("--keep", metavar="FILE", help="... and on these scored pairs of general texts")
 @option("--svg", metavar="FILE.svg", help="draw both curves over alpha")
 def blend(args: argparse.Namespace) -> Result:
