@@ -97,9 +97,9 @@ def check(args: argparse.Namespace) -> Result:
         raise ValueError("what is to be graded? Give a FILE, or all and a DIR; or --start, --hint")
     limits = {"seed": args.seed, "seconds": args.seconds, "megabytes": args.memory}
     if args.exercise != "all":
-        judgement = exercises.judge(args.exercise, args.path, **limits)
-        return Result(judgement, str, judgement.passed)
-    results = exercises.submissions(args.path, **limits)
+        grade = exercises.grade(args.exercise, args.path, **limits)
+        return Result(grade, str, grade.passed)
+    results = exercises.grade_class(args.path, **limits)
     passed = all(one.passed for found in results.values() for one in found.values())
 
     def table(results: dict) -> str:

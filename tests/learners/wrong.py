@@ -273,15 +273,8 @@ def _adamw(p, g, m, v, step, lr, beta1, beta2, eps, decay, correct=True):
     return p - lr * decay * p - lr * (m / one) / ((v / two).sqrt() + eps), m, v
 
 
-def adamw_step__no_bias_correction(*arguments, **settings):
-    return _adamw(
-        *arguments,
-        settings["beta1"],
-        settings["beta2"],
-        settings["eps"],
-        settings["weight_decay"],
-        correct=False,
-    )
+def adamw_step__no_bias_correction(*arguments):
+    return _adamw(*arguments, correct=False)
 
 
 def adamw_step__l2_instead_of_decay(

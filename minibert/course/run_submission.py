@@ -1,0 +1,257 @@
+"""What runs in the process of a submission: it calls the learner's function and sends back results.
+
+The inputs come in, and what the function returned goes out, as lines of JSON. No answer is known
+here: of minibert, this file imports only what loads somebody's file, and a submission can import
+nothing else of it.
+"""
+
+from __future__ import annotations
+
+import copy
+import faulthandler
+import io
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from minibert.parity.user_code import blame, load_object
+
+PRINTED = 2000  # characters of the learner's own output that are kept
+LARGEST = 1_000_000  # numbers that a returned tensor may have
+LARGEST_FILE = 64 << 20  # bytes that the process may write to a file
+# What no exercise needs, and what could do harm by accident.
+REFUSED = (
+    "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.exec", "os.system", "os.startfile",
+    "os.kill", "os.killpg", "subprocess.Popen", "pty.spawn", "socket.connect", "os.remove",
+    "os.rename", "os.rmdir", "shutil.rmtree",
+)
+DTYPES = {str(d): d for d in (torch.float32, torch.float64, torch.int64, torch.bool)}
+
+
+class Refused(BaseException):
+    """The learner's code did something that no exercise needs. ``except Exception`` passes it."""
+
+
+class InvalidReturn(ValueError):
+    """What a function returned is not of the type that is asked for."""
+
+
+# -------------------------------------------------------------------------- values as JSON
+
+
+def encode(value: Any) -> str:
+    """A value as JSON; tensors and numpy arrays alike become type, shape and numbers.
+
+    Raises:
+        ValueError: a tensor is far too large.
+    """
+    return json.dumps(value, default=as_plain)
+
+
+def as_plain(value: Any) -> dict:
+    """What stands in JSON for a value that it does not know."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = torch.from_numpy(np.array(value))
+    if not isinstance(value, Tensor):
+        return {"object": type(value).__name__}
+    if value.numel() > LARGEST:
+        raise ValueError(f"returned a tensor of shape {tuple(value.shape)}: far too large")
+    if str(value.dtype) not in DTYPES:
+        value = value.double() if value.is_floating_point() else value.long()
+    return {"tensor": [str(value.dtype), value.shape, value.detach().flatten().tolist()]}
+
+
+def decode(text: str) -> Any:
+    """The value that `encode` was given; tuples come back as lists.
+
+    Raises:
+        InvalidReturn: it was nothing that JSON can carry.
+    """
+    try:
+        return json.loads(text, object_hook=from_plain)
+    except (TypeError, ValueError, RuntimeError, KeyError) as error:  # nonsense was sent
+        if isinstance(error, InvalidReturn):
+            raise
+        raise InvalidReturn("returned something that is not numbers") from None
+
+
+def from_plain(value: dict) -> Any:
+    """The value that `as_plain` was given."""
+    if "object" in value:
+        raise InvalidReturn(f"returned an object of type {value['object']}")
+    if "tensor" not in value:
+        return value
+    dtype, shape, numbers = value["tensor"]
+    return torch.tensor(numbers, dtype=DTYPES[dtype]).reshape(shape)
+
+
+# -------------------------------------------------------------------------- calling the function
+
+
+def call(
+    function: Callable, args: Sequence, *, seed: int = 0, repeat: bool = True, path: str = ""
+) -> dict:
+    """Call a function once, or twice with the same arguments; returns what can be seen of it.
+
+    Returns: "got", encoded, or "error", in words; "changed", the positions of the arguments that
+    were written to; "random", whether the second call gave something else.
+    """
+    for set_seed in (torch.manual_seed, random.seed, np.random.seed):
+        set_seed(seed)
+    given = copy.deepcopy(args)
+    try:
+        got = encode(function(*given))
+        again = encode(function(*copy.deepcopy(args))) if repeat else got
+        seen = {"got": got, "random": again != got}
+    except NotImplementedError:
+        seen = {"error": "not written yet"}
+    except (Exception, SystemExit, Refused) as error:  # an interrupt goes through
+        seen = {"error": blame(error, path or None)}
+    pairs = enumerate(zip(args, given, strict=True))
+    changed = [place for place, (before, after) in pairs if encode(before) != encode(after)]
+    return {**seen, "changed": changed}
+
+
+class Classifier(nn.Module):
+    """A small text classifier: mean of the word and segment vectors, a hidden layer, logits."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        for name, weight in weights.items():
+            self.register_parameter(name, nn.Parameter(weight.clone()))
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor
+    ) -> SimpleNamespace:
+        """Shapes: all (B, T) → ``logits`` (B, C)."""
+        real = attention_mask[..., None].to(self.word.dtype)  # (B, T, 1)
+        vectors = (self.word[input_ids] + self.segment[token_type_ids]) * real  # (B, T, H)
+        hidden = (vectors.sum(1) / real.sum(1) @ self.hidden).tanh()  # (B, H)
+        return SimpleNamespace(logits=hidden @ self.classifier + self.bias)
+
+
+def training_steps(
+    function: Callable, weights: Mapping[str, Tensor], batches: list, limits: Sequence[float]
+) -> dict:
+    """What training steps do: the gradients (steps, n), what they returned, the modes, the steps.
+
+    The optimizer descends with learning rate 1, so a step is the gradient itself. Every step begins
+    with the same parameters; what an earlier one left in .grad stays there.
+    """
+    model = Classifier(weights)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    gradients, returned, modes, taken = [], [], [], []
+    model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    optimizer.register_step_post_hook(lambda *_: taken.append(taken.pop() + 1))
+    for batch, max_norm in zip(batches, limits, strict=True):
+        model.eval()
+        taken.append(0)
+        got = function(model, [tuple(pair) for pair in batch], optimizer, max_norm)
+        number = got is None or isinstance(got, (int, float, np.generic, Tensor))
+        returned.append(got if number else type(got).__name__)
+        moved = [weights[name] - now for name, now in model.state_dict().items()]
+        gradients.append(torch.cat([part.flatten() for part in moved]))
+        model.load_state_dict(weights)
+    return {"near": torch.stack(gradients), "mean_loss": returned, "training_mode": [modes, taken]}
+
+
+WRAPPERS = {"training_step": training_steps}  # exercises whose function is not called directly
+
+
+def wrapped(name: str, function: Callable) -> Callable:
+    """The function of an exercise as it is called with the inputs of a part."""
+    return partial(WRAPPERS[name], function) if name in WRAPPERS else function
+
+
+# -------------------------------------------------------------------------------- the process
+
+
+class Printed(io.TextIOBase):
+    """Stands in for stdout and stderr: keeps the beginning, drops the rest."""
+
+    text = ""
+
+    def write(self, text: str) -> int:
+        """Keep as much as there is room for."""
+        self.text += text[: PRINTED - len(self.text)]
+        return len(text)
+
+
+def limit(megabytes: int) -> None:
+    """Limit the memory to so much more than is in use now, and the size of files."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    pages = Path("/proc/self/statm")
+    now = int(pages.read_text().split()[0]) * resource.getpagesize() if pages.exists() else 4 << 30
+    wanted = {"RLIMIT_AS": now + (megabytes << 20), "RLIMIT_FSIZE": LARGEST_FILE, "RLIMIT_CORE": 0}
+    for name, value in wanted.items():
+        with suppress(ValueError, OSError):  # a system without such a limit, or a stricter one
+            resource.setrlimit(getattr(resource, name), (value, value))
+
+
+def refuse(event: str, arguments: tuple) -> None:
+    """Stop what no exercise needs."""
+    if event in REFUSED:
+        raise Refused(f"{event} is not allowed here: no exercise needs it")
+    if event == "import" and arguments[0].partition(".")[0] == "minibert":
+        raise Refused(f"import {arguments[0]} is not allowed here: write the function yourself")
+
+
+def main(path: str, name: str, seconds: str, megabytes: str, trace: str) -> None:
+    """Load the file, then answer each request: a line in, a line out."""
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nowhere, stream)
+    printed = sys.stdout = sys.stderr = Printed()
+    last_words = open(trace, "w")
+    torch.set_num_threads(1)
+    sys.dont_write_bytecode = True
+    faulthandler.enable(last_words)
+    limit(int(megabytes))
+    sys.addaudithook(refuse)
+    left = float(seconds)
+
+    def timed(work: Callable) -> Any:
+        nonlocal left
+        faulthandler.dump_traceback_later(max(left, 0.01), exit=True, file=last_words)
+        began = time.monotonic()
+        try:
+            return work()
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            left -= time.monotonic() - began
+
+    def reply(line: dict) -> None:
+        replies.write(json.dumps({**line, "printed": printed.text}).encode() + b"\n")
+        replies.flush()
+        printed.text = ""
+
+    try:
+        function = wrapped(name, timed(lambda: load_object(path, name)))
+    except BaseException as error:  # SystemExit and whatever else the file may raise
+        return reply({"stopped": f"the file does not run: {blame(error, path)}"})
+    reply({})
+    for line in requests:
+        request = json.loads(line)
+        args = decode(request.pop("args"))
+        reply(timed(partial(call, function, args, path=path, **request)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
+    os._exit(0)  # nothing that the file left behind may still run
