@@ -1,5 +1,6 @@
 """The tokenizer: by hand on a vocabulary of a dozen words, and against `tokenizers` on much."""
 
+import contextlib
 import csv
 import itertools
 import json
@@ -13,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.code_points import each_character
 
 from minibert.tokenization import tokenizer as module
 from minibert.tokenization.explain import explain
@@ -27,8 +29,6 @@ from minibert.tokenization.tokenizer import (
     wordpiece,
 )
 
-CODE_POINTS = [code for code in range(0x110000) if not 0xD800 <= code <= 0xDFFF]
-SOME_CODE_POINTS = CODE_POINTS[:0x3400] + CODE_POINTS[0x3400::101]  # the small scripts and a sample
 # google-research/bert's own fixture, and the two special tokens it does without.
 WORDS = "[UNK] [CLS] [SEP] want ##want ##ed wa un runn ##ing , [PAD] [MASK]".split()
 
@@ -36,6 +36,13 @@ WORDS = "[UNK] [CLS] [SEP] want ##want ##ed wa un runn ##ing , [PAD] [MASK]".spl
 @pytest.fixture
 def tokenizer():
     return BertTokenizer(WORDS)
+
+
+@contextlib.contextmanager
+def nothing_said():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
 
 
 def characters(text):
@@ -99,9 +106,8 @@ def test_the_fixture_of_google_research(tokenizer):
 def test_offsets_point_into_the_original_text(tokenizer):
     text = " UN\u200bwante\u0301d,xyz"
     pieces = tokenizer.pieces(text)
-    assert [text[piece.start : piece.end] for piece in pieces] == [
-        "UN", "want", "e\u0301d", ",", "xyz",
-    ]  # fmt: skip
+    spans = [text[piece.start : piece.end] for piece in pieces]
+    assert spans == ["UN", "want", "e\u0301d", ",", "xyz"]
     assert [piece.token for piece in pieces] == ["un", "##want", "##ed", ",", "[UNK]"]
     assert tokenizer.offsets(text) == [(1, 3), (4, 8), (8, 11), (11, 12), (12, 15)]
 
@@ -161,22 +167,18 @@ def test_a_pair_is_two_segments(tokenizer):
     assert tokenizer.encode("want", " ") == [1, 3, 2, 2]  # blank, but there
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "room", "kept"),
-    [
-        (5, 0, 3, (3, 0)),
-        (5, 2, 6, (4, 2)),
-        (2, 5, 6, (2, 4)),
-        (9, 9, 6, (3, 3)),
-        (9, 9, 7, (3, 4)),
-        (8, 9, 7, (3, 4)),
-        (9, 8, 7, (4, 3)),
-        (9, 8, 0, (0, 0)),
-    ],
-)
-def test_the_longer_segment_is_cut_first(first, second, room, kept):
-    segments = [list(range(first)), list(range(second))]
-    assert cut(segments, room) == [list(range(length)) for length in kept]
+def test_the_longer_segment_is_cut_first():
+    for first, second, room, kept in (
+        (5, 0, 3, ["abc", ""]),
+        (5, 2, 6, ["abcd", "12"]),
+        (2, 5, 6, ["ab", "1234"]),
+        (9, 9, 6, ["abc", "123"]),
+        (9, 9, 7, ["abc", "1234"]),
+        (8, 9, 7, ["abc", "1234"]),
+        (9, 8, 7, ["abcd", "123"]),
+        (9, 8, 0, ["", ""]),
+    ):
+        assert cut(["abcdefghi"[:first], "123456789"[:second]], room) == kept
 
 
 def test_cutting_is_counted(tokenizer):
@@ -276,24 +278,21 @@ def test_what_is_not_a_text_is_named(tokenizer, wrong):
 def test_a_text_of_unknown_tokens_is_said_once(tokenizer):
     with pytest.warns(UserWarning, match="knows nothing of 'xyz ☃'"):
         tokenizer.encode("xyz ☃")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with nothing_said():
         tokenizer.encode("xyz")
 
 
 def test_a_text_of_mostly_unknown_tokens_is_said_once_half_is_not(tokenizer):
     with pytest.warns(UserWarning, match="little of 'want xyz ☃': 2 of 3 tokens are"):
         BertTokenizer(tokenizer.vocab).encode_batch(["want", "want xyz ☃", "xyz"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with nothing_said():
         tokenizer.encode("xyz want")
 
 
 def test_an_uncased_vocabulary_under_cased_settings_is_said():
     with pytest.warns(UserWarning, match="no word of this vocabulary has a capital letter"):
         BertTokenizer(WORDS, do_lower_case=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with nothing_said():
         BertTokenizer([*WORDS, "Want"], do_lower_case=False)
 
 
@@ -439,9 +438,7 @@ def assert_same(ours, reference, texts):
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("lowercase", [True, False])
-@pytest.mark.parametrize(
-    "codes", [SOME_CODE_POINTS, pytest.param(CODE_POINTS, marks=SLOW)], ids=len
-)
+@each_character
 def test_parity_on_every_code_point(both, lowercase, codes):
     ours, reference = both(lowercase=lowercase)
     blocks = (codes[start : start + 64] for start in range(0, len(codes), 64))

@@ -3,6 +3,7 @@
 import unicodedata
 
 import pytest
+from support.code_points import each_character
 
 from minibert.tokenization.tokenizer import clean, lower_case, space_cjk, split, strip_accents
 from minibert.tokenization.unicode_tables import (
@@ -16,11 +17,6 @@ from minibert.tokenization.unicode_tables import (
 )
 
 BLOCK = 4096
-EVERY = [code for code in range(0x110000) if not 0xD800 <= code <= 0xDFFF]
-SOME = EVERY[:0x3400] + EVERY[0x3400::101]  # the small scripts and a sample of the rest
-how_many = pytest.mark.parametrize(
-    "codes", [SOME, pytest.param(EVERY, marks=pytest.mark.slow)], ids=["sample", "every"]
-)
 
 
 def blocks(codes):
@@ -61,7 +57,7 @@ def test_the_sets_are_disjoint():
 
 
 @pytest.mark.parity
-@how_many
+@each_character
 @pytest.mark.parametrize(
     ("rule", "setting"),
     [
@@ -93,7 +89,7 @@ def first_difference(rule, block, reference):
 
 
 @pytest.mark.parity
-@how_many
+@each_character
 def test_split_on_every_code_point(codes):
     pre_tokenizers = pytest.importorskip("tokenizers").pre_tokenizers
     reference = pre_tokenizers.BertPreTokenizer()
