@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from minibert.io.directory import ModelDirectory
+from minibert.io.directory import ModelDirectory, open_directory
 from minibert.io.files import atomic_directory, write_json, write_text
 
 LONGEST_WORD = 100  # characters; a longer word is [UNK]
@@ -228,56 +228,88 @@ def _object(value: object, what: object) -> dict:
     return value
 
 
-# ---------------------------------------------------------------------------------------- writing
+# ---------------------------------------------------------------------------------------- both
 
 
-def write_settings(
-    directory: str | os.PathLike,
-    words: Mapping[str, int],
-    added: Sequence[Mapping],
-    settings: Mapping,
-    special: Mapping[str, str | None],
-    model_max_length: int | None,
-) -> None:
-    """Write ``vocab.txt``, ``tokenizer.json`` and their two companions, all or none."""
-    config = {"tokenizer_class": "BertTokenizer", **settings, **special}
-    if model_max_length is not None:
-        config["model_max_length"] = model_max_length
-    if any(token["content"] not in words for token in added):  # which vocab.txt cannot say
-        config["added_tokens_decoder"] = {
-            str(token["id"]): {key: value for key, value in token.items() if key != "id"}
-            for token in added
+class PretrainedTokenizer:
+    """What makes a tokenizer of a directory and a directory of a tokenizer.
+
+    A class that mixes this in takes the arguments that `read_settings` returns, and keeps the
+    attributes below.
+    """
+
+    do_lower_case: bool
+    strip_accents: bool | None
+    tokenize_chinese_chars: bool
+    model_max_length: int | None
+    words: dict[str, int]
+    added_tokens: list[dict]
+    vocab: dict[str, int]  # both
+    special_tokens_map: dict[str, str | None]
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike, **hub: object) -> PretrainedTokenizer:
+        """Read the tokenizer of a directory or of a hub name; ``hub``: see ``hub.locate``.
+
+        ``tokenizer.json`` decides where there is one; a ``tokenizer_config.json`` that disagrees is
+        warned about. Without it ``vocab.txt`` has the words and ``tokenizer_config.json`` the
+        settings. Truncation and padding stored in ``tokenizer.json`` are never applied.
+
+        Raises:
+            FileNotFoundError: no such model, or it has neither file.
+            ValueError: a file is damaged, or asks for something that is not implemented.
+        """
+        directory = open_directory(name_or_path, **hub)
+        settings = read_settings(directory)
+        try:
+            return cls(**settings)
+        except ValueError as error:
+            raise ValueError(f"{directory}: {error}") from None
+
+    def save_pretrained(self, directory: str | os.PathLike) -> None:
+        """Write ``vocab.txt``, ``tokenizer.json`` and their two companions, all or none.
+
+        transformers and sentence-transformers open the directory and give the same ids.
+        """
+        special, added = self.special_tokens_map, self.added_tokens
+        settings = {name: getattr(self, name) for name in SETTINGS}
+        config = {"tokenizer_class": "BertTokenizer", **settings, **special}
+        if self.model_max_length is not None:
+            config["model_max_length"] = self.model_max_length
+        if any(token["content"] not in self.words for token in added):  # vocab.txt cannot say it
+            config["added_tokens_decoder"] = {
+                str(token["id"]): {key: value for key, value in token.items() if key != "id"}
+                for token in added
+            }
+        cls, sep = special["cls_token"], special["sep_token"]
+        file = {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": added,
+            "normalizer": {
+                "type": "BertNormalizer",
+                "clean_text": True,
+                "handle_chinese_chars": self.tokenize_chinese_chars,
+                "strip_accents": self.strip_accents,
+                "lowercase": self.do_lower_case,
+            },
+            "pre_tokenizer": {"type": "BertPreTokenizer"},
+            "post_processor": _template(cls, self.vocab[cls], sep, self.vocab[sep]),
+            "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+            "model": {
+                "type": "WordPiece",
+                "unk_token": special["unk_token"],
+                "continuing_subword_prefix": "##",
+                "max_input_chars_per_word": LONGEST_WORD,
+                "vocab": self.words,
+            },
         }
-    ids = {**words, **{token["content"]: token["id"] for token in added}}
-    cls, sep = special["cls_token"], special["sep_token"]
-    file = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added,
-        "normalizer": {
-            "type": "BertNormalizer",
-            "clean_text": True,
-            "handle_chinese_chars": settings["tokenize_chinese_chars"],
-            "strip_accents": settings["strip_accents"],
-            "lowercase": settings["do_lower_case"],
-        },
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": _template(cls, ids[cls], sep, ids[sep]),
-        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
-        "model": {
-            "type": "WordPiece",
-            "unk_token": special["unk_token"],
-            "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": LONGEST_WORD,
-            "vocab": words,
-        },
-    }
-    with atomic_directory(directory) as staging:
-        write_text(staging / "vocab.txt", "".join(f"{word}\n" for word in words))
-        write_json(staging / "tokenizer.json", file)
-        write_json(staging / "tokenizer_config.json", config)
-        write_json(staging / "special_tokens_map.json", special)
+        with atomic_directory(directory) as staging:
+            write_text(staging / "vocab.txt", "".join(f"{word}\n" for word in self.words))
+            write_json(staging / "tokenizer.json", file)
+            write_json(staging / "tokenizer_config.json", config)
+            write_json(staging / "special_tokens_map.json", special)
 
 
 def _template(cls: str, cls_id: int, sep: str, sep_id: int) -> dict:

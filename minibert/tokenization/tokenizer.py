@@ -14,20 +14,17 @@ pre_tokenizer and post_processor named in the official ``tokenizer.json``.
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
-from minibert.io.directory import open_directory
 from minibert.tokenization.files import (
     LONGEST_WORD,
+    PretrainedTokenizer,
     collect_added_tokens,
     numbered_words,
-    read_settings,
-    write_settings,
 )
 from minibert.tokenization.unicode_tables import (
     CJK,
@@ -184,8 +181,8 @@ class Batch(NamedTuple):
         return sum(len(row) < length for row, length in zip(self.ids, self.lengths, strict=True))
 
 
-class BertTokenizer:
-    """Text to ids and back.
+class BertTokenizer(PretrainedTokenizer):
+    """Text to ids and back; `from_pretrained` and `save_pretrained` are in ``files.py``.
 
     Args:
         vocab: the tokens in the order of their ids, or a dict token → id.
@@ -496,46 +493,6 @@ class BertTokenizer:
     def __repr__(self) -> str:
         """The size and the rules in force."""
         return f"BertTokenizer({len(self)} tokens; {', '.join(r.__name__ for r in self.rules)})"
-
-    # ------------------------------------------------------------------- files
-
-    @classmethod
-    def from_pretrained(cls, name_or_path: str | os.PathLike, **hub: object) -> BertTokenizer:
-        """Read the tokenizer of a directory or of a hub name; ``hub``: see ``hub.locate``.
-
-        ``tokenizer.json`` decides where there is one; a ``tokenizer_config.json`` that disagrees is
-        warned about. Without it ``vocab.txt`` has the words and ``tokenizer_config.json`` the
-        settings. Truncation and padding stored in ``tokenizer.json`` are never applied.
-
-        Raises:
-            FileNotFoundError: no such model, or it has neither file.
-            ValueError: a file is damaged, or asks for something that is not implemented.
-        """
-        directory = open_directory(name_or_path, **hub)
-        settings = read_settings(directory)
-        try:
-            return cls(**settings)
-        except ValueError as error:
-            raise ValueError(f"{directory}: {error}") from None
-
-    def save_pretrained(self, directory: str | os.PathLike) -> None:
-        """Write ``vocab.txt``, ``tokenizer.json`` and their two companions, all or none.
-
-        transformers and sentence-transformers open the directory and give the same ids.
-        """
-        settings = {
-            "do_lower_case": self.do_lower_case,
-            "strip_accents": self.strip_accents,
-            "tokenize_chinese_chars": self.tokenize_chinese_chars,
-        }
-        write_settings(
-            directory,
-            words=self.words,
-            added=self.added_tokens,
-            settings=settings,
-            special=self.special_tokens_map,
-            model_max_length=self.model_max_length,
-        )
 
 
 def _rules(do_lower_case: bool, strip: bool | None, tokenize_chinese_chars: bool) -> list[Rule]:
