@@ -12,17 +12,19 @@ returned), and a few for what goes *into* a module:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
 from minibert.attention import MultiHeadSelfAttention
 from minibert.encoder import EncoderLayer, FeedForward
 from minibert.model import BertModel
-from minibert.pretrained import Pretrained
 
-# Their output is that of their last part, under whose name it is recorded.
-SAME_AS_LAST_PART = (BertModel, EncoderLayer, MultiHeadSelfAttention, FeedForward, nn.Tanh)
+# Their output is that of their last part, or their input. (A class of your own that inherits from
+# one of these may do something else, and is recorded.)
+SAME_AS_LAST_PART = (
+    BertModel, EncoderLayer, MultiHeadSelfAttention, FeedForward, nn.Tanh, nn.Dropout, nn.ModuleList
+)
 # The end of a module's name -> the end of the name of what goes into it.
 INPUTS = {
     "attention.probabilities": "attention.scores",
@@ -45,40 +47,60 @@ def trace(model: nn.Module, gradients: bool = False) -> Iterator[dict[str, Tenso
     >>> tensors["layers.3.attention.probabilities"].shape  # (B, N, T, T)
     torch.Size([1, 12, 4, 4])
     """
+    inputs, outputs = {}, {}
+    for name, module in model.named_modules():
+        short = name.removeprefix("bert.")
+        for end, before in INPUTS.items():
+            if short.endswith(end):
+                inputs[name] = short.removesuffix(end) + before
+        if type(module) not in SAME_AS_LAST_PART:
+            outputs[name] = short  # of a head, which is called "": its fields
+    with record(model, inputs, outputs, gradients) as tensors:
+        yield tensors
+
+
+@contextlib.contextmanager
+def record(
+    model: nn.Module,
+    inputs: Mapping[str, str],
+    outputs: Mapping[str, str],
+    gradients: bool = False,
+) -> Iterator[dict[str, Tensor]]:
+    """Record what goes into some modules of any model, and what comes out of others.
+
+    Args:
+        inputs, outputs: name of a module → the name to record it under. Of an output with fields
+            each field is recorded, as NAME.field; what is no tensor is left out.
+        gradients: whether a backward pass inside the block adds NAME.grad.
+    """
     tensors: dict[str, Tensor] = {}
 
-    def record(name: str, value: Tensor) -> None:
-        tensors[name] = value.detach()
-        if gradients and value.requires_grad:
-            value.register_hook(lambda gradient: keep(f"{name}.grad", gradient))
-
-    def keep(name: str, gradient: Tensor | None) -> None:
-        if gradient is not None:  # None: the loss did not use this tensor
-            tensors[name] = gradient
-
     def input_hook(name: str):
-        return lambda module, inputs: record(name, inputs[0])
+        return lambda module, given: keep(tensors, name, given[0] if given else None, gradients)
 
     def output_hook(name: str):
-        return lambda module, inputs, output: record(name, output)
-
-    def fields_hook(module, inputs, output) -> None:
-        for name, value in output._asdict().items():
-            record(name, value)
+        return lambda module, given, output: keep(tensors, name, output, gradients)
 
     hooks = []
-    for name, module in model.named_modules():
-        name = name.removeprefix("bert.")
-        for end, before in INPUTS.items():
-            if name.endswith(end):
-                into = name.removesuffix(end) + before
-                hooks.append(module.register_forward_pre_hook(input_hook(into)))
-        if module is model and isinstance(model, Pretrained) and not isinstance(model, BertModel):
-            hooks.append(module.register_forward_hook(fields_hook))  # the logits of a head
-        elif not isinstance(module, (*SAME_AS_LAST_PART, nn.Dropout, nn.ModuleList)):
-            hooks.append(module.register_forward_hook(output_hook(name)))
+    for at, module in model.named_modules():
+        if at in inputs:
+            hooks.append(module.register_forward_pre_hook(input_hook(inputs[at])))
+        if at in outputs:
+            hooks.append(module.register_forward_hook(output_hook(outputs[at])))
     try:
         yield tensors
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def keep(tensors: dict[str, Tensor], name: str, value: object, gradients: bool = False) -> None:
+    """Put a value among the tensors, and its gradient when it comes."""
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach()
+        if gradients and value.requires_grad:
+            value.register_hook(lambda gradient: keep(tensors, f"{name}.grad", gradient))
+        return
+    fields = value._asdict() if hasattr(value, "_asdict") else value
+    for field, part in fields.items() if isinstance(fields, Mapping) else ():
+        keep(tensors, f"{name}.{field}".removeprefix("."), part, gradients)

@@ -108,6 +108,25 @@ def example(
     return Inputs(config, weights, batch)
 
 
+def ragged_batch(
+    config: BertConfig, lengths: Sequence[int] = (7, 3, 11, 1), seed: int = 0
+) -> dict[str, Tensor]:
+    """Texts of these lengths in tokens, padded to the longest; each uses all segment types.
+
+    Returns input_ids, attention_mask, token_type_ids, all (B, T). Ids are drawn from the whole
+    vocabulary: [PAD] is among the attended tokens too, as a literal "[PAD]" in a text would be.
+    """
+    random = torch.Generator().manual_seed(seed)
+    B, T, S = len(lengths), max(lengths), config.type_vocab_size
+    ids = torch.full((B, T), config.pad_token_id or 0)
+    mask, types = torch.zeros(B, T, dtype=torch.long), torch.zeros(B, T, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        ids[row, :length] = torch.randint(config.vocab_size, (length,), generator=random)
+        mask[row, :length] = 1
+        types[row, :length] = torch.arange(length) * S // max(length, 1)  # 0 ... 0 1 ... 1
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+
 def probes(kinds: Collection[str]) -> dict[str, Inputs]:
     """What code of these kinds is tried on beside the example, by what is special about it.
 

@@ -8,7 +8,7 @@ What can be brought, and its signature (weights are copied in by our names):
     layer          Class(config); forward(hidden, mask) -> (B, T, H)
     pooler         Class(config); forward(hidden) -> (B, H)
     pooling        function(hidden, attention_mask) -> (B, H)
-    loss           function(logits, labels) -> one number; labels of -100 are not asked for
+    loss           function(logits, labels) -> one number; labels of -100 do not count
     optimizer      Class(parameters, lr, betas, eps, weight_decay) with step(), as torch's AdamW
 
 A class may name its parameters as it likes: ``names = {"its": "ours"}`` on the class (or a JSON
@@ -18,25 +18,39 @@ file) maps them, and a method ``take_weights(weights)`` may do the copying itsel
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from minibert.config import BertConfig
+from minibert.io.checkpoint import read_safetensors
 from minibert.io.files import no_such_file, read_json
 from minibert.model import BertModel
 from minibert.parity.catalogue import BY_KEY
 from minibert.parity.diagnosis import Diagnosis, Judge, diagnose
 from minibert.parity.probes import example, probes
-from minibert.parity.report import Report, Row, can_be_named, examine, look, our_name, own_run
-from minibert.parity.steps import Computation, Inputs
+from minibert.parity.report import (
+    Report,
+    Row,
+    can_be_named,
+    examine,
+    examine_stages,
+    our_name,
+    own_run,
+)
+from minibert.parity.steps import Computation, Inputs, model_inputs
 from minibert.parity.user_code import NoSuchName, blame, load_object
-from minibert.trace import INPUTS
+from minibert.trace import trace
 
-MODULES = ("embeddings", "attention", "feed_forward", "layer", "pooler")
-KINDS = (*MODULES, "pooling", "loss", "optimizer")
+MODULES = {  # kind → where it is in a BertModel, and the name of its output there
+    "embeddings": ("embeddings", ""),
+    "attention": ("layers.{}.attention", ".output"),
+    "feed_forward": ("layers.{}.feed_forward", ".contract"),
+    "layer": ("layers.{}", ".feed_forward_norm"),
+    "pooler": ("pooler", ""),
+}
 ERRORS = (
     NotImplementedError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError,
     AssertionError,
@@ -73,41 +87,47 @@ def copy_weights(
         ValueError: parameters that have no weight, weights that have no parameter, other shapes;
             all of them named.
     """
-    with torch.no_grad():
-        if hasattr(module, "take_weights"):
+    if hasattr(module, "take_weights"):
+        with torch.no_grad():
             return module.take_weights(dict(weights))
-        names = names or getattr(module, "names", None) or {}
-        parameters, shapes, used = dict(module.named_parameters()), [], {}
-        for name, parameter in parameters.items():
-            ours = names.get(name, name)
-            for theirs, own in names.items():  # a whole submodule: "W_q" -> "query"
-                if name.startswith(theirs + "."):
-                    ours = own + name[len(theirs):]
-            used[ours] = name
-            if ours in weights and parameter.shape != weights[ours].shape:
-                shapes.append(
-                    f"{name} is {tuple(parameter.shape)}, ours is {tuple(weights[ours].shape)}"
-                )
-            elif ours in weights:
-                parameter.copy_(weights[ours])
+    names = names or getattr(module, "names", None) or {}
+
+    def ours(name: str) -> str:
+        if name in names:
+            return names[name]
+        for theirs, own in names.items():  # a whole submodule: "W_q" -> "query"
+            if name.startswith(theirs + "."):
+                return own + name[len(theirs):]
+        return name
+
+    parameters = dict(module.named_parameters())
+    used = {ours(name): name for name in parameters}
+    shapes = [
+        f"{name} is {tuple(parameters[name].shape)}, ours is {tuple(weights[own].shape)}"
+        for own, name in used.items()
+        if own in weights and parameters[name].shape != weights[own].shape
+    ]
     lacking = in_short([name for name in weights if name not in used], weights)
-    unknown = in_short([name for ours, name in used.items() if ours not in weights], parameters)
+    unknown = in_short([name for own, name in used.items() if own not in weights], parameters)
     wrong = [f"it has nothing called {lacking}"] if lacking else []
-    wrong += [f"it has {unknown}" + ("" if lacking else ", which we have not")] if unknown else []
+    wrong += [f"it has {unknown}" + ("" if lacking else ", which ours does not")] if unknown else []
     wrong += shapes[:3]
-    wrong += [f"{len(shapes) - 3} more of another shape"] if len(shapes) > 3 else []
+    wrong += [f"{len(shapes) - 3} more have another shape"] if len(shapes) > 3 else []
     if wrong:
         example = unknown.split(", ")[0] or "yours"
         raise ValueError(
             f"the weights do not fit {type(module).__name__}: " + "; ".join(wrong)
-            + "\nName them as ours, or say which is which: a class attribute names = "
+            + "\nUse our names, or say which is which: a class attribute names = "
             f'{{"{example}": "one of ours", ...}}, of modules or of single weights; or a method '
             "take_weights(weights)"
         )
+    with torch.no_grad():
+        for own, name in used.items():
+            parameters[name].copy_(weights[own])
 
 
 def in_short(some: Collection[str], everything: Collection[str]) -> str:
-    """Names of weights in a line; a module of which all are meant by its own name alone."""
+    """Names of weights in a line; a module all of whose weights are meant by its own name alone."""
     short = []
     for name in some:
         module = name.rpartition(".")[0]
@@ -118,31 +138,113 @@ def in_short(some: Collection[str], everything: Collection[str]) -> str:
 
 def places_of(kind: str, config: BertConfig) -> list[str]:
     """The names of the modules of a kind in a BertModel."""
-    inner = {"attention": ".attention", "feed_forward": ".feed_forward", "layer": ""}
-    if kind in inner:
-        return [f"layers.{i}{inner[kind]}" for i in range(config.num_hidden_layers)]
-    return [kind]
+    place = MODULES[kind][0]
+    return [place.format(i) for i in range(config.num_hidden_layers if "{}" in place else 1)]
 
 
 def replaced(
-    config: BertConfig,
-    weights: Mapping[str, Tensor],
-    replacements: Mapping[str, type],
-    names: Mapping[str, str] | None = None,
+    inputs: Inputs, replacements: Mapping[str, type], names: Mapping[str, str] | None = None
 ) -> BertModel:
     """A BertModel with a learner's modules in every place of their kind, and the weights in it."""
+    config, weights, _ = inputs
     model = BertModel(config, add_pooling_layer="pooler.dense.weight" in weights)
     given = {name: weights[name].detach() for name in model.state_dict()}
     model.load_state_dict(given, assign=True)  # not copied: see `own_run`
     for kind, make in replacements.items():
-        for where in places_of(kind, config):
-            module = make(config)
-            start = where + "."
-            part = {k[len(start):]: v for k, v in weights.items() if k.startswith(start)}
+        for place in places_of(kind, config):
+            module, start = make(config), place + "."
+            part = {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}
             copy_weights(module, part, names)
-            parent, _, last = where.rpartition(".")
+            parent, _, last = place.rpartition(".")
             setattr(model.get_submodule(parent), last, module)
     return model.to(next(iter(weights.values())).dtype).eval()
+
+
+def inside(name: str, kinds: Collection[str]) -> bool:
+    """Whether a tensor comes from within a module of these kinds, and is not its output."""
+    number = name.split(".")[1] if name.startswith("layers.") else ""
+    return any(
+        name.startswith(place.format(number) + ".") and name != place.format(number) + output
+        for place, output in (MODULES[kind] for kind in kinds if kind in MODULES)
+    )
+
+
+# ------------------------------------------------------------------------------------ running it
+
+
+def run_pooling(function: Callable, inputs: Inputs) -> dict[str, Tensor]:
+    """A pooling function on the last hidden state; with what goes in."""
+    last = f"layers.{inputs.config.num_hidden_layers - 1}.feed_forward_norm"
+    hidden = own_run(inputs, torch.float32)[last]
+    mask = inputs.batch["attention_mask"].clone()
+    return {last: hidden, "pooling": function(hidden.clone(), mask)}
+
+
+def run_loss(function: Callable, inputs: Inputs) -> dict[str, Tensor]:
+    """A loss on the masked-LM logits of the example; with what goes in."""
+    logits = own_run(inputs, torch.float32)["predictions"]
+    loss = function(logits.clone(), inputs.batch["labels"].clone())
+    return {"predictions": logits, "loss": torch.as_tensor(loss)}
+
+
+def run_optimizer(make: Callable, inputs: Inputs) -> dict[str, Tensor]:
+    """An optimizer over five steps, in two groups of parameters: with decay and without."""
+    batch, right = inputs.batch, Computation(inputs, dtype=torch.float32)
+    settings, decayed = batch["settings"], batch["decayed"].bool()
+    groups = [
+        (mask, nn.Parameter(batch["parameters"][mask].clone()), decay)
+        for mask, decay in ((decayed, settings["weight_decay"]), (~decayed, 0.0))
+    ]
+    rest = {"lr": settings["lr"][0], "eps": settings["eps"]}
+    rest["betas"] = (settings["beta1"], settings["beta2"])
+    optimizers = [make([part], weight_decay=decay, **rest) for _, part, decay in groups]
+    mine = {}
+    for step, rate in enumerate(settings["lr"], 1):
+        gradient = mine[f"steps.{step}.clipped"] = right[f"steps.{step}.clipped"]
+        after = mine[f"steps.{step}.parameters"] = torch.empty_like(batch["parameters"])
+        for optimizer, (mask, part, _) in zip(optimizers, groups, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            part.grad = gradient[mask].clone()
+            optimizer.step()
+            after[mask] = part.detach()
+    return mine
+
+
+FUNCTIONS = {"pooling": run_pooling, "loss": run_loss, "optimizer": run_optimizer}
+KINDS = (*MODULES, *FUNCTIONS)
+
+
+def prepare(
+    replacements: Mapping[str, Callable],
+    inputs: Inputs,
+    names: Mapping[str, str] | None = None,
+) -> Callable[[], dict[str, Tensor]]:
+    """Make a learner's classes; returns a function that runs them once → tensors, our names."""
+    modules = {kind: make for kind, make in replacements.items() if kind in MODULES}
+    model = replaced(inputs, modules, names) if modules else None
+    known = set(Computation(inputs).steps())
+
+    def once() -> dict[str, Tensor]:
+        mine = {}
+        if model:
+            with torch.no_grad(), trace(model) as mine:
+                model(**model_inputs(inputs.batch))
+        for kind, thing in replacements.items():
+            if kind in FUNCTIONS:
+                mine |= FUNCTIONS[kind](thing, inputs)
+        mine = {our_name(name, inputs.config): value for name, value in mine.items()}
+        return {name: value for name, value in mine.items() if name in known}
+
+    return once
+
+
+def same(one: Tensor, two: Tensor) -> bool:
+    """Whether two runs gave the same (NaN is the same as NaN)."""
+    return one.shape == two.shape and torch.equal(one.nan_to_num(1e30), two.nan_to_num(1e30))
+
+
+# -------------------------------------------------------------------------------- examining it
 
 
 def examine_code(
@@ -150,7 +252,6 @@ def examine_code(
     inputs: Inputs | None = None,
     *,
     names: Mapping[str, str] | None = None,
-    tokens=None,
     pairs: bool = True,
 ) -> Report:
     """Put a learner's classes or functions in place of ours, and report.
@@ -159,6 +260,7 @@ def examine_code(
         replacements: kind → class or function; the module's docstring has the signatures.
         inputs: the model to put it into, and what goes in; None = `example` and `probes`.
         names: its parameter names → ours.
+        pairs: whether to try pairs of mistakes too.
     """
     if unknown := replacements.keys() - set(KINDS):
         raise ValueError(f"{sorted(unknown)} cannot be replaced; these can: {', '.join(KINDS)}")
@@ -166,14 +268,13 @@ def examine_code(
         f"{kind} = {getattr(thing, '__name__', thing)}" for kind, thing in replacements.items()
     )
     tried = {"": inputs} if inputs else {"": example(), **probes(replacements)}
-    found, looks, crash = [], [], None
+    seen, crash = [], None
     for special, given in tried.items():
         name = f"{title}, tried on {special}" if special else title
-        words = None if special else tokens
         try:
-            once = trial(replacements, given, names)
+            once = prepare(replacements, given, names)
             mine = once()
-            if not found and any(not same(mine[name], again) for name, again in once().items()):
+            if not seen and any(not same(mine[name], again) for name, again in once().items()):
                 return random_report(title, mine, once())
         except ERRORS as error:
             if not special:
@@ -181,162 +282,45 @@ def examine_code(
             if all(bool(weight.isfinite().all()) for weight in given.weights.values()):
                 crash = crash or crash_report(name, replacements, error)
             continue
-        found.append((name, given, mine, words))
-        outer = {name: value for name, value in mine.items() if not inside(name, replacements)}
-        looks.append(look(name, given, outer, words))
-    report = verdict(looks, pairs)
+        seen.append((name, given, mine))
+    report = first_failure([
+        examine_stages(name, given, {n: v for n, v in mine.items() if not inside(n, replacements)})
+        for name, given, mine in seen
+    ], pairs)
     if report.passed:
         if len(tried) > 1:
-            report.notes.append(f"tried on other inputs, too: {'; '.join(filter(None, tried))}")
+            report.notes.append(f"also tried on: {'; '.join(filter(None, tried))}")
         return crash or report
     if crash:
         report.notes.append(f"{crash.title}:{crash.shown[0]}")
-    if report.diagnosis is None or not any(inside(name, replacements) for name in found[0][2]):
+    if report.diagnosis is None or not any(inside(name, replacements) for name in seen[0][2]):
         return report
-    closer = verdict([look(*one) for one in found], pairs)  # with what its parts returned
+    closer = first_failure([examine_stages(*one) for one in seen], pairs)  # its own parts, too
     named = closer.diagnosis is not None and closer.diagnosis.answers
     return closer if named and not closer.diagnosis.partial else report
 
 
-def verdict(looks: Sequence[tuple[Report, Judge]], pairs: bool) -> Report:
-    """Of the looks at the same code, the first at which it fails, with the mistake named."""
+def first_failure(looks: Sequence[tuple[Report, Judge]], pairs: bool) -> Report:
+    """Of the reports on the same code, the first that fails, with the mistake named."""
     report, judge = next((one for one in looks if not one[0].passed), looks[0])
     if can_be_named(report, judge):
         report.diagnosis = diagnose([judge for _, judge in looks], pairs)
     return report
 
 
-def trial(
-    replacements: Mapping[str, Callable],
-    inputs: Inputs,
-    names: Mapping[str, str] | None = None,
-) -> Callable[[], dict[str, Tensor]]:
-    """Make a learner's classes; returns a function that runs them once → tensors, our names."""
-    config, weights, batch = inputs
-    modules = {kind: make for kind, make in replacements.items() if kind in MODULES}
-    model = replaced(config, weights, modules, names) if modules else None
-    known = set(Computation(inputs).steps())
-
-    def once() -> dict[str, Tensor]:
-        mine = run(model, batch) if model else {}
-        for kind, thing in replacements.items():
-            if kind not in MODULES:
-                mine |= RUN[kind](thing, inputs)
-        mine = {our_name(name, config): value for name, value in mine.items()}
-        return {name: value for name, value in mine.items() if name in known}
-
-    return once
-
-
-def inside(name: str, modules: Collection[str]) -> bool:
-    """Whether a tensor comes from within a replaced module, and is not its output."""
-    inner = name.split(".", 2)[-1] if name.startswith("layers.") else name
-    return (
-        ("embeddings" in modules and name.startswith("embeddings."))
-        or ("pooler" in modules and name.startswith("pooler."))
-        or ("layer" in modules and name.startswith("layers.") and inner != "feed_forward_norm")
-        or ("attention" in modules and inner.startswith("attention.")
-            and inner != "attention.output")
-        or ("feed_forward" in modules and inner.startswith("feed_forward.")
-            and inner != "feed_forward.contract")
-    )
-
-
-def run(model: BertModel, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a forward pass under the names of the trace; of a learner's parts too.
-
-    Not `trace` itself: a learner's parts may return anything, tuples too; what is no tensor is
-    left out.
-    """
-    inputs = ("input_ids", "attention_mask", "token_type_ids")
-    tensors: dict[str, Tensor] = {}
-
-    def keep(name: str, value: object) -> None:
-        if isinstance(value, Tensor):
-            tensors[name] = value.detach()
-
-    hooks = []
-    for name, module in model.named_modules():
-        for end, before in INPUTS.items():
-            if name.endswith(end):
-                into = name.removesuffix(end) + before
-                hooks.append(module.register_forward_pre_hook(
-                    lambda module, given, into=into: keep(into, given[0] if given else None)))
-        if name:
-            hooks.append(module.register_forward_hook(
-                lambda module, given, output, name=name: keep(name, output)))
-    try:
-        with torch.no_grad():
-            model(**{name: batch[name] for name in inputs if name in batch})
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return tensors
-
-
-def same(one: Tensor, two: Tensor) -> bool:
-    """Whether two runs gave the same (NaN is the same as NaN)."""
-    return one.shape == two.shape and torch.equal(one.nan_to_num(1e30), two.nan_to_num(1e30))
-
-
-def crash_report(title: str, kinds: Iterable[str], error: Exception) -> Report:
+def crash_report(title: str, kinds: Collection[str], error: Exception) -> Report:
     """The report for code that does not run to its end."""
-    report = Report(title, [Row(next(iter(kinds)), (), "missing")])
-    report.shown = [f"  your code raised {blame(error)}"]
-    return report
+    shown = [f"  your code raised {blame(error)}"]
+    return Report(title, [Row(next(iter(kinds)), (), "missing")], shown=shown)
 
 
 def random_report(title: str, mine: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> Report:
-    """The report for a module that gives other numbers each time."""
+    """The report for a module that gives different numbers each time."""
     name = next(name for name in mine if not same(mine[name], again[name]))
-    report = Report(title, [Row(name, tuple(mine[name].shape), "differs")])
-    report.shown = ["  the same input twice gave different numbers"]
-    report.diagnosis = Diagnosis(name, [(BY_KEY["dropout-left-on"],)])
-    return report
-
-
-def run_pooling(function, inputs: Inputs) -> dict[str, Tensor]:
-    """A pooling function on the last hidden state; with what goes in."""
-    last = f"layers.{inputs.config.num_hidden_layers - 1}.feed_forward_norm"
-    hidden = own_run(inputs, torch.float32)[last]
-    mask = inputs.batch["attention_mask"].clone()
-    return {last: hidden, "pooling": function(hidden.clone(), mask)}
-
-
-def run_loss(function, inputs: Inputs) -> dict[str, Tensor]:
-    """A loss on the masked-LM scores of the example; with what goes in."""
-    logits = own_run(inputs, torch.float32)["predictions"]
-    loss = function(logits.clone(), inputs.batch["labels"].clone())
-    return {"predictions": logits, "loss": torch.as_tensor(loss)}
-
-
-def run_optimizer(make, inputs: Inputs) -> dict[str, Tensor]:
-    """An optimizer over five steps, in two groups of parameters: with decay and without."""
-    batch, right = inputs.batch, Computation(inputs, dtype=torch.float32)
-    settings, decayed = batch["settings"], batch["decayed"].bool()
-    parts = [nn.Parameter(batch["parameters"][mask].clone()) for mask in (decayed, ~decayed)]
-    rest = {"lr": settings["lr"][0], "eps": settings["eps"]}
-    rest["betas"] = (settings["beta1"], settings["beta2"])
-    optimizers = [
-        make([part], weight_decay=decay, **rest)
-        for part, decay in zip(parts, (settings["weight_decay"], 0.0), strict=True)
-    ]
-    mine = {}
-    for step, rate in enumerate(settings["lr"], 1):
-        gradient = right[f"steps.{step}.clipped"]
-        mine[f"steps.{step}.clipped"] = gradient
-        for optimizer, part, mask in zip(optimizers, parts, (decayed, ~decayed), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            part.grad = gradient[mask].clone()
-            optimizer.step()
-        after = torch.empty_like(batch["parameters"])
-        after[decayed], after[~decayed] = (part.detach() for part in parts)
-        mine[f"steps.{step}.parameters"] = after
-    return mine
-
-
-RUN = {"pooling": run_pooling, "loss": run_loss, "optimizer": run_optimizer}
+    rows = [Row(name, tuple(mine[name].shape), "differs")]
+    shown = ["  the same input twice gave different numbers"]
+    diagnosis = Diagnosis(name, [(BY_KEY["dropout-left-on"],)])
+    return Report(title, rows, shown=shown, diagnosis=diagnosis)
 
 
 def assert_parity(
@@ -367,8 +351,6 @@ def read_dump(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str
     Raises:
         FileNotFoundError, ValueError: no such file, damaged, or of another kind.
     """
-    from minibert.io.checkpoint import read_safetensors
-
     path = Path(path)
     if not path.exists():
         raise no_such_file(path)
@@ -394,21 +376,17 @@ def read_names(path: str | os.PathLike) -> dict[str, str]:
 
 def examine_dump(
     path: str | os.PathLike,
-    config: BertConfig,
-    weights: Mapping[str, Tensor],
-    batch: Mapping[str, Tensor] | None = None,
-    *,
+    inputs: Inputs,
     names: str | os.PathLike | None = None,
-    tokens=None,
     pairs: bool = True,
 ) -> Report:
     """Compare a dump from any framework, by name.
 
     Args:
         path: the dump. It may hold ``input_ids``, ``attention_mask`` and ``token_type_ids`` too.
-        config, weights: the model it was made with, by our names.
-        batch: the inputs, where the dump does not hold them.
+        inputs: the model it was made with, and the inputs, if the dump does not hold them.
         names: a JSON file {"its name": "our name"}.
+        pairs: whether to try pairs of mistakes too.
 
     Raises:
         ValueError: no input ids anywhere, or no name in it is one of ours.
@@ -417,40 +395,34 @@ def examine_dump(
     mapping = read_names(names) if names else {}
     absent = [name for name in mapping if name not in tensors]
     tensors = {mapping.get(name, name): value for name, value in tensors.items()}
-    stored = {
-        name: tensors.pop(name).long()
-        for name in ("input_ids", "attention_mask", "token_type_ids") if name in tensors
-    }
-    batch = {**(batch or {}), **stored}
-    if "input_ids" not in batch:
+    stored = {name: tensors.pop(name).long() for name in model_inputs(tensors)}
+    inputs = inputs._replace(batch={**inputs.batch, **stored})
+    if "input_ids" not in inputs.batch:
         raise ValueError(
             f"{path} has no input_ids; put them into it, or pass --trace with the file that "
             "`minibert trace` wrote for the same texts"
         )
-    inputs = Inputs(config, weights, batch)
     known = set(Computation(inputs).steps())
-    if not any(our_name(name, config) in known for name in tensors):
+    if not any(our_name(name, inputs.config) in known for name in tensors):
         raise ValueError(
             f"{path}: none of its names is one of ours ({', '.join(list(tensors)[:5])}, ...); map "
             'them with --names names.json: {"your name": "our name"}; `minibert trace` lists ours'
         )
-    report = examine(f"Dump {path}", inputs, tensors, tokens=tokens, pairs=pairs)
+    report = examine(f"Dump {path}", inputs, tensors, pairs)
     given = {row.name for row in report.rows}
-    wanted = [name for name in traced_names(config, weights) if name not in given]
     if absent:
         report.notes.append(f"named in the mapping, but not in the dump: {', '.join(absent)}")
-    if wanted:
+    if wanted := [name for name in traced_names(inputs) if name not in given]:
         report.notes.append(
-            f"not in the dump, so not checked by themselves: {len(wanted)} tensors "
+            f"not in the dump, so not examined by themselves: {len(wanted)} tensors "
             f"({', '.join(wanted[:4])}{', ...' if len(wanted) > 4 else ''})"
         )
     return report
 
 
-def traced_names(config: BertConfig, weights: Mapping[str, Tensor]) -> list[str]:
+def traced_names(inputs: Inputs) -> list[str]:
     """The names that `minibert trace` writes for a model without a head."""
     hidden = ("_heads", ".products", ".scaled", ".mask", ".weights", ".mixed", "_ids", ".first")
-    names = Computation(Inputs(config, weights, {})).steps()
-    parts = ("embeddings", "layers.", "pooler") if "pooler.dense.weight" in weights else (
-        "embeddings", "layers.")
-    return [n for n in names if n.startswith(parts) and not n.endswith(hidden)]
+    parts = ["embeddings", "layers.", *["pooler"] * ("pooler.dense.weight" in inputs.weights)]
+    names = Computation(inputs).steps()
+    return [n for n in names if n.startswith(tuple(parts)) and not n.endswith(hidden)]

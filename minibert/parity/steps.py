@@ -40,6 +40,12 @@ class Inputs(NamedTuple):
     batch: Mapping[str, Any]  # input_ids and so on; for a loss or an optimizer more, see there
 
 
+def model_inputs(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The part of a batch that the model's forward takes."""
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    return {name: batch[name] for name in names if name in batch}
+
+
 class Here:
     """What a step sees: values, weights and inputs by name, from its own layer.
 

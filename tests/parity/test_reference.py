@@ -6,7 +6,6 @@ forward pass, its gradient, and the gradient of every parameter. All parameters 
 have padding, segments and unequal lengths unless the configuration says otherwise.
 """
 
-import contextlib
 import dataclasses
 import re
 import warnings
@@ -15,7 +14,6 @@ import pytest
 import torch
 from support.tiny import build, in_reference, perturb, ragged_batch, tiny_config
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from minibert.attention import additive_mask
 from minibert.encoder import EncoderLayer
@@ -27,9 +25,8 @@ from minibert.heads import (
     BertForSequenceClassification,
     BertForTokenClassification,
 )
-from minibert.io.checkpoint import ENCODER_NAMES, official_name
 from minibert.model import BertModel
-from minibert.trace import trace
+from minibert.parity.reference import reference_parameters, side_by_side
 
 pytestmark = pytest.mark.parity
 
@@ -53,123 +50,23 @@ GROUPS = {  # column of the table: the names that belong to it
     "pooler": r"pooler",
     "heads": r"predictions|seq_relationship|classifier|qa_outputs|.*logits",
     "gradients inside": r".*\.grad$",
-    "parameter gradients": r"parameter ",
+    "parameter gradients": r"gradient of ",
 }
-
-
-# ------------------------------------------------------------------------------- the reference's
-
-
-class Softmaxes(TorchFunctionMode):
-    """Records what goes into each softmax and what comes out: the reference has no module."""
-
-    def __init__(self, record):
-        super().__init__()
-        self.record, self.calls = record, 0
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        if function is nn.functional.softmax:
-            self.record(f"layers.{self.calls}.attention.scores", args[0])
-            self.record(f"layers.{self.calls}.attention.probabilities", result)
-            self.calls += 1
-        return result
-
-
-@contextlib.contextmanager
-def trace_reference(theirs, ours):
-    """What `trace` records, under the same names, from a model of transformers."""
-    tensors = {}
-
-    def record(name, value):
-        tensors[name] = value.detach()
-        if value.requires_grad:
-            value.register_hook(lambda gradient: tensors.update({f"{name}.grad": gradient}))
-
-    def see_input(name):
-        return lambda module, inputs: record(name, inputs[0])
-
-    def see_output(name):
-        return lambda module, inputs, output: record(name, output)
-
-    def see_fields(module, inputs, output):
-        for name, value in output.items():
-            record(name, value)
-
-    modules = {name.removeprefix("bert."): part for name, part in theirs.named_modules()}
-    outputs = {
-        "embeddings": "embeddings",
-        "pooler": "pooler",
-        "cls.predictions.transform.transform_act_fn": "predictions.activation",
-    }
-    inputs = {"embeddings.LayerNorm": "embeddings.sum"}
-    for parameter in ours.state_dict():
-        official = official_name(parameter, (*ENCODER_NAMES, *ours.names))
-        outputs[official.rpartition(".")[0]] = parameter.removeprefix("bert.").rpartition(".")[0]
-    for i in range(ours.config.num_hidden_layers):
-        layer = f"encoder.layer.{i}"
-        outputs[f"{layer}.intermediate"] = f"layers.{i}.feed_forward.activation"
-        inputs[f"{layer}.attention.output.dense"] = f"layers.{i}.attention.context"
-        inputs[f"{layer}.attention.output.LayerNorm"] = f"layers.{i}.attention_sum"
-        inputs[f"{layer}.output.LayerNorm"] = f"layers.{i}.feed_forward_sum"
-    hooks = [modules[at].register_forward_pre_hook(see_input(name)) for at, name in inputs.items()]
-    for at, name in outputs.items():
-        if at in modules:
-            hooks.append(modules[at].register_forward_hook(see_output(name)))
-    if not isinstance(ours, BertModel):
-        hooks.append(theirs.register_forward_hook(see_fields))
-    try:
-        with Softmaxes(record):
-            yield tensors
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 # ------------------------------------------------------------------------------- the comparison
 
 
-def run(model, tracing, batch, seed):
-    """Forward and backward: every intermediate, its gradient, and those of the parameters.
-
-    The output fields are weighted with fixed random numbers and summed: every output counts.
-    """
-    model.zero_grad()
-    with tracing as tensors:
-        torch.manual_seed(seed)  # the same dropout, in train mode
-        outputs = [output for output in fields(model(**batch)) if output is not None]
-        random = torch.Generator().manual_seed(seed)
-        torch.autograd.backward(
-            outputs, [torch.randn(o.shape, generator=random).to(o.dtype) for o in outputs]
-        )
-    return tensors
-
-
-def fields(output):
-    """The fields of an output of ours, or of theirs."""
-    return output.to_tuple() if hasattr(output, "to_tuple") else output
-
-
-def compare(ours, theirs, batch, seed=0):
-    """{name: maximal difference, None where all bits are the same} for everything there is."""
-    a = run(ours, trace(ours, gradients=True), batch, seed)
-    b = run(theirs, trace_reference(theirs, ours), batch, seed)
-    a.update({f"parameter {name}": p.grad for name, p in ours.named_parameters()})
-    theirs_by_name = {n.removeprefix("bert."): p for n, p in theirs.named_parameters()}
-    for name, _ in ours.named_parameters():
-        official = official_name(name, (*ENCODER_NAMES, *ours.names))
-        b[f"parameter {name}"] = theirs_by_name[official].grad
-    assert a.keys() == b.keys()
-    return {name: difference(a[name], b[name]) for name in a}
+def compare(ours, theirs, batch):
+    """{name: largest difference, None where all bits are the same} for everything there is."""
+    mine, reference = side_by_side(ours, theirs, batch)
+    assert mine.keys() == reference.keys()
+    return {name: difference(mine[name], reference[name]) for name in mine}
 
 
 def same_bits(a, b):
-    """Whether two tensors have the same dtype and the same bits (so 0.0 is not -0.0).
-
-    The position vectors are (T, H) here and (1, T, H) there; all other shapes must be the same.
-    """
+    """Whether two tensors have the same dtype and the same bits (so 0.0 is not -0.0)."""
     bits = {torch.float32: torch.int32, torch.float64: torch.int64}[a.dtype]
-    b = b[0] if b.dim() == a.dim() + 1 and len(b) == 1 else b
     return a.dtype == b.dtype and torch.equal(a.view(bits), b.view(bits))
 
 
@@ -225,7 +122,7 @@ class Table:
 
 def column_of(name):
     """The column of the table that a name belongs to."""
-    if name.startswith("parameter "):
+    if name.startswith("gradient of "):
         return "parameter gradients"
     if name.endswith(".grad"):
         return "gradients inside"
@@ -432,11 +329,9 @@ def test_training_takes_the_same_path(dtype):
         paths.append(losses)
     assert paths[0] == paths[1]
     assert paths[0][-1] != paths[0][0]
-    after = dict(theirs.named_parameters())
+    after = reference_parameters(theirs, ours)
     for name, parameter in ours.named_parameters():
-        official = official_name(name, (*ENCODER_NAMES, *ours.names))
-        official = official if official in after else f"bert.{official}"
-        assert same_bits(parameter.detach(), after[official].detach()), name
+        assert same_bits(parameter.detach(), after[name.removeprefix("bert.")].detach()), name
 
 
 # ------------------------------------------------------------------------------- torch's own layer

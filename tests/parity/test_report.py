@@ -19,6 +19,7 @@ from minibert.embeddings import Embeddings
 from minibert.encoder import FeedForward
 from minibert.io.checkpoint import ENCODER_NAMES, official_name
 from minibert.model import BertModel
+from minibert.parity.differences import describe, pattern
 from minibert.parity.goldens import (
     GOLDENS,
     compare_goldens,
@@ -38,7 +39,7 @@ from minibert.parity.replace import (
     load,
     places_of,
 )
-from minibert.parity.report import compare, describe, examine, our_name, pattern
+from minibert.parity.report import compare, examine, our_name
 from minibert.parity.steps import Computation, order
 from minibert.trace import trace
 
@@ -353,7 +354,7 @@ def test_weights_that_do_not_fit_are_listed():
         Renamed.names = Renamed_names
     assert str(caught.value) == (
         "the weights do not fit Renamed: it has nothing called query, key, value, output; it has "
-        'W_q, W_k, W_v, W_o\nName them as ours, or say which is which: a class attribute names = '
+        'W_q, W_k, W_v, W_o\nUse our names, or say which is which: a class attribute names = '
         '{"W_q": "one of ours", ...}, of modules or of single weights; or a method '
         "take_weights(weights)"
     )
@@ -438,15 +439,15 @@ def dump(tmp_path):
 
 def test_a_numpy_bert_is_right_and_with_a_mistake_is_told_which(dump, tmp_path):
     config, weights, _ = EXAMPLE
-    report = examine_dump(dump(), config, weights, names=tmp_path / "names.json")
+    report = examine_dump(dump(), EXAMPLE._replace(batch={}), tmp_path / "names.json")
     assert report.passed and len(report.rows) == 6, str(report)
     assert "named in the mapping, but not in the dump: h9" in report.notes
-    assert any("not checked by themselves" in note for note in report.notes)
-    report = examine_dump(dump(scale=False), config, weights, names=tmp_path / "names.json")
+    assert any("not examined by themselves" in note for note in report.notes)
+    report = examine_dump(dump(scale=False), EXAMPLE._replace(batch={}), tmp_path / "names.json")
     assert report.first.name == "layers.0.attention.output"
     assert [[m.key for m in answer] for answer in report.diagnosis.answers] == [["no-scale"]]
     assert report.diagnosis.layers == [0, 1]
-    report = examine_dump(dump(eps=1e-5), config, weights, names=tmp_path / "names.json")
+    report = examine_dump(dump(eps=1e-5), EXAMPLE._replace(batch={}), tmp_path / "names.json")
     assert report.first.name == "embeddings"
     assert [[m.key for m in answer] for answer in report.diagnosis.answers] == [["norm-eps-1e-05"]]
 
@@ -454,15 +455,15 @@ def test_a_numpy_bert_is_right_and_with_a_mistake_is_told_which(dump, tmp_path):
 def test_dumps_that_cannot_be_compared_say_why(dump, tmp_path):
     config, weights, batch = EXAMPLE
     with pytest.raises(ValueError, match="none of its names is one of ours"):
-        examine_dump(dump(), config, weights)
+        examine_dump(dump(), EXAMPLE._replace(batch={}))
     np.savez(tmp_path / "bare.npz", embeddings=np.zeros((3, 10, 24)))
     with pytest.raises(ValueError, match="no input_ids"):
-        examine_dump(tmp_path / "bare.npz", config, weights)
+        examine_dump(tmp_path / "bare.npz", EXAMPLE._replace(batch={}))
     np.savez(tmp_path / "objects.npz", embeddings=np.array([{}], dtype=object))
     with pytest.raises(ValueError, match="plain numbers"):
-        examine_dump(tmp_path / "objects.npz", config, weights, batch)
+        examine_dump(tmp_path / "objects.npz", EXAMPLE)
     with pytest.raises(FileNotFoundError):
-        examine_dump(tmp_path / "none.npz", config, weights, batch)
+        examine_dump(tmp_path / "none.npz", EXAMPLE)
 
 
 def test_names_people_use():

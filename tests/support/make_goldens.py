@@ -1,6 +1,6 @@
 """Make tests/goldens: what transformers gives for a seeded tiny BERT, and for the official model.
 
-    python tests/make_goldens.py [DIRECTORY] [--official DIRECTORY_OF_ALL_MINILM]
+    python tests/support/make_goldens.py [DIRECTORY] [--official DIRECTORY_OF_ALL_MINILM]
 
 The tiny model is drawn by ``probes.example``: every parameter is perturbed, as a freshly
 initialised model hides half of all mistakes. transformers computes in float64 and the results are
@@ -21,15 +21,41 @@ from minibert.io import checkpoint
 from minibert.io.files import write_json
 from minibert.parity.goldens import (
     GOLDENS,
+    HEADS,
+    Minibert,
     dropout_probe,
+    gather,
     official_batch,
-    official_trace,
     project,
-    theirs,
 )
 from minibert.parity.probes import example
+from minibert.parity.reference import load_reference, reference_parameters, trace_reference
+from minibert.parity.steps import model_inputs
 
 OFFICIAL = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+class Transformers:
+    """How goldens are computed with transformers: what ``Minibert`` is for minibert."""
+
+    trace = staticmethod(trace_reference)
+
+    def __init__(self, directory, dtype):
+        self.directory, self.ours = directory, Minibert(directory, dtype)
+
+    def load(self, name):
+        return load_reference(self.directory, self.ours.load(name))
+
+    def forward(self, model, batch):
+        labels = {label: batch[label] for label in HEADS[type(model).__name__].values()}
+        labels = {"labels" if n.endswith("_labels") else n: t for n, t in labels.items()}
+        if type(model).__name__ == "BertForNextSentencePrediction":
+            labels = {"labels": batch["next_sentence_label"]}
+        output = model(**model_inputs(batch), **labels)
+        return {name: value for name, value in output.items() if name != "loss"}, output.loss
+
+    def parameters(self, model):
+        return reference_parameters(model, self.ours.load(type(model).__name__))
 
 
 def golden_batch():
@@ -73,7 +99,7 @@ def make(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     write_model(directory)
     batch = golden_batch()
-    found = theirs(directory, batch, torch.float64)
+    found = gather(Transformers(directory, torch.float64), batch)
     found["probe"] = dropout_probe(torch.float64)
     tensors = {name: value.float().contiguous() for name, value in found.items()}
     tensors |= {f"batch.{name}": value for name, value in batch.items()}
@@ -81,7 +107,7 @@ def make(directory: Path) -> None:
         "transformers": transformers.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "made by": "tests/make_goldens.py, computed in float64, rounded to float32",
+        "made by": "tests/support/make_goldens.py, computed in float64, rounded to float32",
         "order": list(found),
     }
     save_file(
@@ -95,10 +121,8 @@ def make_official(model: Path, directory: Path) -> None:
     """Write official.json: every stage of the official model as a few numbers."""
     import transformers
 
-    reference = transformers.BertModel.from_pretrained(
-        model, attn_implementation="eager", dtype=torch.float64
-    ).eval()
-    with torch.no_grad(), official_trace(reference) as tensors:
+    reference = load_reference(model, Minibert(model, torch.float64).load("BertModel"))
+    with torch.no_grad(), trace_reference(reference) as tensors:
         reference(**official_batch())
     write_json(directory / "official.json", {
         "name": OFFICIAL,

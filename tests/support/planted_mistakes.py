@@ -4,7 +4,7 @@
     python tests/planted_mistakes.py unknown
 
 prints how many are named: in float32, and with the numbers rounded to bfloat16. Code that can be
-brought (``--replace``) is tried on what `learner.check` tries it on; heads come as a dump of one
+brought (``--replace``) is tried on what `examine_code` tries it on; heads come as a dump of one
 batch.
 """
 
@@ -19,7 +19,7 @@ import torch
 from minibert.parity.catalogue import CATALOGUE
 from minibert.parity.diagnosis import Judge, diagnose
 from minibert.parity.probes import example, probes
-from minibert.parity.replace import ERRORS, inside, trial
+from minibert.parity.replace import ERRORS, inside, prepare
 from minibert.parity.replace import KINDS as BROUGHT
 from minibert.parity.steps import Computation
 from support.unknown_mistakes import RIGHT, UNKNOWN
@@ -124,7 +124,7 @@ def brought(kind, thing, rounding):
     judges = []
     for given in (EXAMPLE, *probes([kind]).values()):
         try:
-            mine = trial({kind: thing}, given)()
+            mine = prepare({kind: thing}, given)()
         except ERRORS:
             continue
         mine = {n: v.to(rounding).float() for n, v in mine.items() if not inside(n, [kind])}

@@ -9,10 +9,13 @@ from __future__ import annotations
 import random
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from minibert.config import BertConfig
 from minibert.io.checkpoint import ENCODER_NAMES, official_name
+from minibert.parity.probes import ragged_batch
+
+__all__ = ["ragged_batch"]  # for the tests, which need a batch and a model together
 
 SIZES = {
     "vocab_size": 60,
@@ -50,25 +53,6 @@ def perturb(model: nn.Module, seed: int = 0) -> nn.Module:
 def build(model_class: type, config: BertConfig, seed: int = 0, dtype=torch.float32) -> nn.Module:
     """A perturbed model of a class, in eval mode."""
     return perturb(model_class(config).to(dtype), seed).eval()
-
-
-def ragged_batch(
-    config: BertConfig, lengths: tuple[int, ...] = (7, 3, 11, 1), seed: int = 0
-) -> dict[str, Tensor]:
-    """Texts of these lengths in tokens, padded to the longest; each uses all segment types.
-
-    Returns input_ids, attention_mask, token_type_ids, all (B, T). Ids are drawn from the whole
-    vocabulary: [PAD] is among the attended tokens too, as a literal "[PAD]" in a text would be.
-    """
-    random = torch.Generator().manual_seed(seed)
-    B, T, S = len(lengths), max(lengths), config.type_vocab_size
-    ids = torch.full((B, T), config.pad_token_id or 0)
-    mask, types = torch.zeros(B, T, dtype=torch.long), torch.zeros(B, T, dtype=torch.long)
-    for row, length in enumerate(lengths):
-        ids[row, :length] = torch.randint(config.vocab_size, (length,), generator=random)
-        mask[row, :length] = 1
-        types[row, :length] = torch.arange(length) * S // max(length, 1)  # 0 ... 0 1 ... 1
-    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
 
 
 def in_reference(model: nn.Module) -> nn.Module:
