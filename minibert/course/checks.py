@@ -17,7 +17,7 @@ from torch import Tensor
 from minibert.course.run_submission import InvalidReturn
 from minibert.parity.catalogue import CATALOGUE, Mistake
 from minibert.parity.diagnosis import Judge
-from minibert.parity.report import describe
+from minibert.parity.differences import describe
 from minibert.parity.steps import Computation, Inputs
 
 # What right code may differ by in float32 when it takes another order of operations, for numbers of
