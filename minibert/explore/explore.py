@@ -1,11 +1,11 @@
 """One page to look inside a model: what the heads attend to, and what a similarity is made of.
 
 Everything on the page is computed here, by the model, and written into the page as numbers;
-``explore.html`` only shows them. Three things are computed for one or two texts:
+``page.html`` only shows them. Three things are computed for one or two texts:
 
 - the attention probabilities of all heads, as `trace` sees them;
 - the cosine again with one head, or one token, taken away;
-- for each pair of tokens its part of the cosine.
+- what each pair of tokens contributes to the cosine.
 """
 
 from __future__ import annotations
@@ -103,9 +103,9 @@ def contributions(first: Tensor, second: Tensor) -> Tensor:
 def without_heads(model: BertModel, inputs: Sequence[Tensor]) -> Tensor:
     """The mean-pooled vector of a text with one head masked, for every head of every layer.
 
-    A masked head gives zeros: its part of the context is set to 0 before the output map. Layers
-    below it know nothing of it, so the computation starts at its layer, with all heads of the layer
-    in one batch: text n of the batch has lost head n.
+    A masked head outputs zeros: its share of the context is set to 0 before the output layer. The
+    layers below do not depend on it, so the computation starts at its layer, with all heads of the
+    layer in one batch: text n of the batch has lost head n.
 
     Shapes: what goes into each layer, L × (1, T, H); returns (L, N, H), in float64.
     Source: Michel 2019, §2.3.
