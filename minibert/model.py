@@ -60,10 +60,12 @@ class BertModel(Pretrained, nn.Module):
         A text that is padding alone gives finite numbers that mean nothing: its tokens attend to
         all positions equally.
 
+        The ids are looked up as they come: `check_ids` says which of them the model does not know.
+
         Raises:
-            ValueError: shapes do not fit, too many tokens, or an id that has no row in its table.
+            ValueError: shapes do not fit, or too many tokens.
         """
-        check_inputs(self.config, input_ids, attention_mask, token_type_ids)
+        check_shapes(self.config, input_ids, attention_mask, token_type_ids)
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids)  # (B, T)
         hidden = self.embeddings(input_ids, token_type_ids)  # (B, T, H)
@@ -92,13 +94,13 @@ class Pooler(nn.Module):
         return self.activation(self.dense(hidden[:, 0]))  # (B, T, H) → (B, H)
 
 
-def check_inputs(
+def check_shapes(
     config: BertConfig,
     input_ids: Tensor,
     attention_mask: Tensor | None,
     token_type_ids: Tensor | None,
 ) -> None:
-    """Refuse a batch that the model cannot read, and say why.
+    """Refuse a batch whose shapes or dtypes the model cannot read; looks at no number.
 
     Raises:
         ValueError: what came, what is allowed, what to do.
@@ -123,6 +125,18 @@ def check_inputs(
             f"{T} tokens, but this model has {P} positions; shorten the text, pass max_length={P} "
             'to the tokenizer, or on_long="window" to SentenceEncoder.encode'
         )
+
+
+def check_ids(config: BertConfig, input_ids: Tensor, token_type_ids: Tensor | None = None) -> None:
+    """Refuse ids that have no row in their table. For ids that did not come from our tokenizer.
+
+    Without it torch raises an ``IndexError`` that names no id, on a CPU, and ends the process with
+    a device assertion on a GPU. It is not part of `BertModel.forward`, because looking at the
+    numbers makes a GPU wait.
+
+    Raises:
+        ValueError: an id is out of range; the message names it and what the model knows.
+    """
     for name, ids, rows in (
         ("input_ids", input_ids, config.vocab_size),
         ("token_type_ids", token_type_ids, config.type_vocab_size),

@@ -9,14 +9,14 @@ from __future__ import annotations
 import itertools
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from minibert.batching import make_batches, progress, side_by_side
 from minibert.io import sentence_transformers
 from minibert.io.checkpoint import content_digest
 from minibert.io.directory import ModelDirectory, open_directory
@@ -24,16 +24,12 @@ from minibert.io.files import atomic_directory, write_text
 from minibert.io.hub import DEFAULT_MODEL
 from minibert.model import BertModel
 from minibert.pooling import POOLING
-from minibert.progress import progress
 from minibert.similarity import SIMILARITY
-from minibert.speed import int8 as quantize
-from minibert.speed.packed import Keeper
 from minibert.tokenization.tokenizer import BertTokenizer
 
-BATCH_TOKENS = 1024  # a batch has at most so many tokens, padding included
-# Workers end together if each has several batches; below so many tokens these would cost more.
-EVEN, ENOUGH = 8, 256
-SMALL_BATCH = 128  # tokens; so few are not shared out among workers
+BATCH_TOKENS = 512  # at most so many tokens in a batch, padding included
+PADDING = 64  # so many tokens of padding cost about what another batch costs
+LEAST = 128  # tokens: fewer are not shared out among threads
 
 
 class SentenceEncoder:
@@ -102,51 +98,40 @@ class SentenceEncoder:
         self.similarity_fn_name = similarity_fn_name
         self.lower_case = lower_case
 
-    @property
-    def model(self) -> BertModel | quantize.Int8Bert:
-        """The model. Once you have asked for it, it is what `encode` computes with, bit for bit.
-
-        Until then nobody can have changed it or hooked into it, and `encode` uses a copy that is
-        laid out for speed (module `packed`): the vectors differ by 2e-6 at most.
-        """
-        return self._keeper.lend()
-
-    @model.setter
-    def model(self, model: BertModel | quantize.Int8Bert) -> None:
-        if not isinstance(model, torch.nn.Module):
-            raise TypeError(f"the model is a {type(model).__name__}; a BertModel is needed")
-        self._keeper = Keeper(model)
-
-    @property
-    def _model(self) -> BertModel | quantize.Int8Bert:
-        """The model, for what does not change it."""
-        return self._keeper.model
-
     def digest(self) -> str:
         """A digest of the weights."""
-        return content_digest(self._model.state_dict(), {})
+        return content_digest(self.model.state_dict(), {})
 
     @property
     def dimension(self) -> int:
         """The width of the vectors: H for each pooling mode."""
-        return self._model.config.hidden_size * len(self.pooling)
+        return self.model.config.hidden_size * len(self.pooling)
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self._model.embeddings.word.weight.device
+        return self.model.embeddings.word.weight.device
+
+    @property
+    def engine(self) -> str:
+        """What the linear layers are: "packed", "int8", or "textbook" where none was swapped."""
+        engines = (getattr(type(part), "engine", None) for part in self.model.modules())
+        return next(filter(None, engines), "textbook")
 
     def __repr__(self) -> str:
         """What it is, in a line."""
         return (
-            f"SentenceEncoder({type(self._model).__name__}, {self.dimension} numbers a text, "
+            f"SentenceEncoder({type(self.model).__name__}, {self.dimension} numbers a text, "
             f"pooling {' + '.join(self.pooling)}, {'' if self.normalize else 'not '}normalised, "
-            f"up to {self.max_length} tokens, on {self.device})"
+            f"up to {self.max_length} tokens, {self.engine} on {self.device})"
         )
 
     def to(self, device: str | torch.device) -> SentenceEncoder:
         """Move the model to a device, in place; ``"auto"`` = cuda, then mps, then cpu."""
-        self._keeper.move(best_device(device))
+        device = best_device(device)
+        if self.engine == "int8" and device.type != "cpu":
+            raise ValueError(f"an int8 model computes on a CPU only; {device} came")
+        self.model.to(device)
         return self
 
     # ------------------------------------------------------------------------------- encode
@@ -206,11 +191,12 @@ class SentenceEncoder:
         texts = list(texts)
         rows, owners = self.rows(texts, self.prompt(prompt, prompt_name), on_long)
         lengths = [len(row) for row in rows]
-        workers = torch.get_num_threads() if self.device.type == "cpu" else 1
-        if workers > 1 and batch_size is None and batch_tokens > SMALL_BATCH:
-            batches = even_batches(lengths, batch_tokens, workers)
-        else:
-            batches = make_batches(lengths, batch_tokens, batch_size)
+        threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+        if threads > 1 and batch_size is None:  # some batches for each thread, so that none waits
+            batch_tokens = min(batch_tokens, max(sum(lengths) // (4 * threads), LEAST))
+        padding = 0 if self.engine == "int8" else PADDING  # without padding: exact to the last bit
+        batches = make_batches(lengths, tokens=batch_tokens, size=batch_size, padding=padding)
+        batches.sort(key=lambda batch: -len(batch) * lengths[batch[0]])
         vectors = torch.empty(len(rows), self.dimension, device=self.device)
 
         def work(batch: list[int]) -> list[int]:
@@ -218,12 +204,11 @@ class SentenceEncoder:
                 vectors[batch] = self.embed([rows[i] for i in batch])  # (b, dimension)
             return batch
 
-        training = [part for part in self._model.modules() if part.training]
+        training = [part for part in self.model.modules() if part.training]
         if training:
-            self._model.eval()
-        self._keeper.quickest()  # made here, not in all workers at once
+            self.model.eval()
         try:
-            done = side_by_side(work, batches, self.device)
+            done = side_by_side(work, batches, threads)
             for _ in progress(done, len(rows), "texts", show_progress_bar, size=len):
                 pass
         finally:
@@ -262,6 +247,9 @@ class SentenceEncoder:
 
         Shapes: rows of up to T ids; returns (B, dimension).
         """
+        if len(rows) == 1 and self.engine == "int8":
+            # Torch multiplies the heads of a single text in another order than those of several.
+            return self.embed(rows * 2)[:1]
         lengths = [len(row) for row in rows]
         ids = np.full((len(rows), max(lengths)), self.tokenizer.pad_token_id)  # (B, T)
         for i, row in enumerate(rows):
@@ -271,7 +259,7 @@ class SentenceEncoder:
         if min(lengths) < max(lengths):
             mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]  # (B, T)
             mask = mask.to(self.device)
-        hidden = self._keeper.quickest()(ids, mask).last_hidden_state  # (B, T, H)
+        hidden = self.model(ids, mask).last_hidden_state  # (B, T, H)
         vectors, start = [], 0
         for length, same in itertools.groupby(lengths):  # without padding: in the same order always
             end = start + len(list(same))
@@ -347,6 +335,7 @@ class SentenceEncoder:
         *,
         device: str | torch.device = "auto",
         dtype: torch.dtype = torch.float32,
+        engine: str | None = None,
         precision: str | None = None,
         **hub: object,
     ) -> SentenceEncoder:
@@ -356,10 +345,12 @@ class SentenceEncoder:
             name_or_path: a directory, or a name for ``hub.locate``.
             device: ``"auto"`` = cuda, then mps, then cpu.
             dtype: of the weights and of the computation; vectors are float32 always.
-            precision: ``"float32"`` (as ``dtype`` says), or ``"int8"``: on the CPU, over twice as
-                fast, and its vectors have a cosine of about 0.999 with the others (`quantize`).
-                None = int8 if the directory was saved so, else float32. Where int8 is not to be
-                had a warning says why, and the model is float32.
+            engine: what the linear layers are. ``"textbook"``: ``nn.Linear``, bit for bit the
+                reference. ``"packed"``: the same with the weights laid out for the processor,
+                faster, within 2e-6 (`speed.packed`). ``"int8"``: whole numbers, about twice as
+                fast with VNNI, a cosine of about 0.999 (`speed.int8`). None = as it was saved
+                where that is int8; else packed on a CPU in float32, textbook elsewhere.
+            precision: another way to say it: ``"int8"`` = that engine, ``"float32"`` = not int8.
             hub: options of ``hub.locate``, such as ``revision`` and ``cache_dir``.
 
         Raises:
@@ -377,33 +368,34 @@ class SentenceEncoder:
             )
         tokenizer = BertTokenizer.from_pretrained(home)
         settings["max_length"] = settings["max_length"] or tokenizer.model_max_length
-        encoder = cls(load_model(home, precision, dtype, device), tokenizer, **settings)
-        encoder._keeper.lent = cls is not SentenceEncoder  # a subclass may have kept the model
+        encoder = cls(load_model(home, engine, precision, dtype, device), tokenizer, **settings)
         return encoder
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
         """Write a directory that opens in sentence-transformers, transformers and minibert.
 
-        An int8 encoder is a quarter of the size, and opens in minibert alone (`quantize.save`). All
+        An int8 encoder is a quarter of the size, and opens in minibert alone (`speed.int8`). All
         files are complete before the first one takes its place.
 
         Raises:
             OSError: the directory cannot be written.
             ValueError: an int8 encoder, and the directory has float32 weights.
         """
-        if not isinstance(self._model, BertModel) and Path(directory, "model.safetensors").exists():
+        if self.engine == "int8" and Path(directory, "model.safetensors").exists():
             raise ValueError(
                 f"{directory} has a model.safetensors; save the int8 encoder into another directory"
             )
         settings = {name: getattr(self, name) for name in sentence_transformers.SETTINGS}
         with atomic_directory(directory) as staging:
-            if isinstance(self._model, BertModel):
-                self._model.save_pretrained(staging)
+            if self.engine == "int8":
+                from minibert.speed import int8
+
+                int8.save(self.model, staging)
             else:
-                quantize.save(self._model, staging)
+                self.model.save_pretrained(staging)
             self.tokenizer.model_max_length = self.max_length
             self.tokenizer.save_pretrained(staging)
-            sentence_transformers.write_settings(staging, self._model.config.hidden_size, settings)
+            sentence_transformers.write_settings(staging, self.model.config.hidden_size, settings)
             if not (Path(directory) / "README.md").exists():  # a card somebody wrote stays
                 write_text(staging / "README.md", self.model_card())
 
@@ -411,66 +403,13 @@ class SentenceEncoder:
         """A short ``README.md`` in the form the hub expects."""
         return (
             "---\nlibrary_name: sentence-transformers\npipeline_tag: sentence-similarity\n---\n\n"
-            f"# A sentence encoder\n\n{self._model.config.num_hidden_layers} layers, "
+            f"# A sentence encoder\n\n{self.model.config.num_hidden_layers} layers, "
             f"{self.dimension} numbers a text, {' + '.join(self.pooling)} pooling, "
             f"{'' if self.normalize else 'not '}normalised, up to {self.max_length} tokens.\n"
             "Saved by minibert; opens in sentence-transformers and transformers unchanged.\n\n"
             "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
             'vectors = SentenceTransformer("this directory").encode(["a text", "another"])\n```\n'
         )
-
-
-def make_batches(lengths: list[int], tokens: int, size: int | None = None) -> list[list[int]]:
-    """Cut texts, longest first, into batches of at most ``tokens`` tokens, padding included.
-
-    A text longer than that is a batch of its own. Returns the numbers of the texts.
-    """
-    if tokens < 1 or (size is not None and size < 1):
-        raise ValueError(f"batch_tokens is {tokens}, batch_size {size}; both must be at least 1")
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    batches: list[list[int]] = []
-    for i in order:
-        full = not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > tokens
-        if full or len(batches[-1]) == size:
-            batches.append([])
-        batches[-1].append(i)
-    return batches
-
-
-def even_batches(lengths: list[int], tokens: int, workers: int) -> list[list[int]]:
-    """Batches as `make_batches` makes them; few are made so that all workers end together.
-
-    Each worker gets the same number of batches, of about the same size.
-    """
-    total = sum(lengths)
-    each = max(-(-total // (workers * tokens)), min(EVEN, total // (workers * ENOUGH)), 1)
-    share = max(-(-total // (workers * each)), SMALL_BATCH)
-    while each <= EVEN and share < tokens:  # batches are never quite full, so one may be left over
-        batches = make_batches(lengths, share)
-        if len(batches) <= workers * each:
-            return batches
-        share += 1 + share // 100
-    return make_batches(lengths, tokens)
-
-
-def side_by_side(
-    work: Callable[[list[int]], list[int]], batches: list[list[int]], device: torch.device
-) -> Iterator[list[int]]:
-    """Run the work for every batch, on a CPU in as many threads as torch has.
-
-    Torch would split every operation over its threads, and they would wait for each other at the
-    end of each, some hundred times a batch. Here each takes whole batches and waits for nobody.
-    """
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1 or len(batches) == 1:
-        yield from map(work, batches)
-        return
-    torch.set_num_threads(1)  # of each worker: a new thread starts with this number
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            yield from pool.map(work, batches)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def merge_windows(vectors: Tensor, rows: list[list[int]], owners: list[int], texts: int) -> Tensor:
@@ -491,24 +430,45 @@ def merge_windows(vectors: Tensor, rows: list[list[int]], owners: list[int], tex
 
 
 def load_model(
-    home: ModelDirectory, precision: str | None, dtype: torch.dtype, device: str | torch.device
-) -> BertModel | quantize.Int8Bert:
-    """The model of a directory, in a precision; see `SentenceEncoder.from_pretrained`."""
+    home: ModelDirectory,
+    engine: str | None,
+    precision: str | None,
+    dtype: torch.dtype,
+    device: str | torch.device,
+) -> BertModel:
+    """The model of a directory, its linear layers swapped for those of an engine.
+
+    Raises:
+        ValueError: an unknown engine, or one that is not for this device or dtype.
+    """
+    # The one way from the book into a wing: parts that are swapped in for nn.Linear.
+    from minibert.speed import int8, packed
+
+    if engine not in (None, "packed", "textbook", "int8"):
+        raise ValueError(f'engine is {engine!r}; "packed", "textbook", "int8" or None is allowed')
     if precision not in (None, "float32", "int8"):
         raise ValueError(f'precision is {precision!r}; "float32", "int8" or None is allowed')
-    saved = quantize.is_int8(home)
-    if (precision or ("int8" if saved else "float32")) == "int8":
-        if dtype != torch.float32 or str(device) not in ("auto", "cpu"):
-            raise ValueError(f"int8 is for the CPU and float32; {device}, {dtype} came")
-        reason = quantize.unsupported()
-        if reason is None and saved:
-            return quantize.load(home)
-        if reason is None:
-            return quantize.quantize(BertModel.from_pretrained(home))
-        warnings.warn(f"{reason}: the model is computed in float32, not int8", stacklevel=3)
-    if saved:  # float32 from rounded weights
-        return quantize.dequantize(quantize.load(home)).to(dtype).to(best_device(device))
-    return BertModel.from_pretrained(home, dtype=dtype).to(best_device(device))
+    device, saved = best_device(device), int8.is_int8(home)
+    fits = device.type == "cpu" and dtype == torch.float32
+    best = "packed" if fits and packed.available() else "textbook"
+    chosen = engine or ("int8" if precision == "int8" else None)
+    if chosen is None:
+        chosen = "int8" if saved and fits and precision is None else best
+    if chosen != "textbook" and not fits:
+        raise ValueError(f'engine "{chosen}" is for a CPU in float32; {device}, {dtype} came')
+    if chosen == "packed" and best != "packed":
+        raise ValueError('engine "packed" needs oneDNN, which this torch lacks; "textbook" works')
+    if chosen == "int8" and (reason := int8.unsupported()):
+        warnings.warn(f"{reason}: the model computes in float32, not int8", stacklevel=3)
+        chosen = best
+    model = int8.load(home) if saved else BertModel.from_pretrained(home, dtype=dtype)
+    if saved and chosen != "int8":
+        model = int8.dequantize(model)
+    elif chosen == "int8" and not saved:
+        model = int8.quantize(model)
+    if chosen == "packed":
+        model = packed.pack(model)
+    return model.to(device, dtype) if chosen != "int8" else model
 
 
 def best_device(device: str | torch.device) -> torch.device:

@@ -10,7 +10,7 @@ from torch import nn
 from minibert.config import BertConfig
 from minibert.embeddings import sinusoidal_positions
 from minibert.heads import BertForMaskedLM, BertForPreTraining, BertForSequenceClassification
-from minibert.model import BertModel, Pooler
+from minibert.model import BertModel, Pooler, check_ids
 
 # ------------------------------------------------------------------------------- the forward pass
 
@@ -213,29 +213,13 @@ WRONG = {  # what is wrong: the inputs, and words of the message (what came, wha
         {"input_ids": IDS, "attention_mask": ONES[:, None, None]},
         ("attention_mask", "(2, 1, 1, 3)", "(2, 3)"),
     ),
-    "types of another length": (
-        {"input_ids": IDS, "token_type_ids": ONES[:, :1]},
-        ("token_type_ids", "(2, 1)", "(2, 3)", "same shape"),
-    ),
-    "id beyond the vocabulary": (
-        {"input_ids": torch.tensor([[5, 60]])},
-        ("input_ids", " 60", "0 to 59", "tokenizer"),
-    ),
-    "negative id": (
-        {"input_ids": torch.tensor([[5, -1, 60]])},
-        ("input_ids", " -1", "0 to 59"),
-    ),
-    "type beyond the segments": (
-        {"input_ids": IDS, "token_type_ids": ONES * 2},
-        ("token_type_ids", " 2", "0 to 1"),
-    ),
-    "negative type": (
-        {"input_ids": IDS, "token_type_ids": -ONES},
-        ("token_type_ids", " -1", "0 to 1"),
-    ),
     "41 tokens": (
         {"input_ids": torch.ones(1, 41, dtype=torch.long)},
         ("41 tokens", "40 positions", "max_length=40", 'on_long="window"'),
+    ),
+    "types of another length": (
+        {"input_ids": IDS, "token_type_ids": ONES[:, :1]},
+        ("token_type_ids", "(2, 1)", "(2, 3)", "same shape"),
     ),
 }
 
@@ -255,10 +239,36 @@ def test_600_tokens_into_512_positions():
         build(BertModel, config)(torch.ones(1, 600, dtype=torch.long))
 
 
-@pytest.mark.parametrize("head", [BertForMaskedLM, BertForSequenceClassification])
-def test_heads_refuse_the_same(head):
-    with pytest.raises(ValueError, match="0 to 59"):
-        build(head, tiny_config())(torch.tensor([[60]]))
+WRONG_IDS = {
+    "id beyond the vocabulary": (
+        {"input_ids": torch.tensor([[5, 60]])},
+        ("input_ids", " 60", "0 to 59", "tokenizer"),
+    ),
+    "negative id": (
+        {"input_ids": torch.tensor([[5, -1, 60]])},
+        ("input_ids", " -1", "0 to 59"),
+    ),
+    "type beyond the segments": (
+        {"input_ids": IDS, "token_type_ids": ONES * 2},
+        ("token_type_ids", " 2", "0 to 1"),
+    ),
+    "negative type": (
+        {"input_ids": IDS, "token_type_ids": -ONES},
+        ("token_type_ids", " -1", "0 to 1"),
+    ),
+}
+
+
+@pytest.mark.parametrize("batch, words", WRONG_IDS.values(), ids=WRONG_IDS)
+def test_wrong_ids(batch, words):
+    """`check_ids` names them; the model itself still refuses to look them up."""
+    config = tiny_config()
+    with pytest.raises(ValueError) as error:
+        check_ids(config, batch["input_ids"], batch.get("token_type_ids"))
+    assert all(word in str(error.value) for word in words)
+    with pytest.raises(IndexError):
+        build(BertModel, config)(**batch)
+    check_ids(config, IDS, ONES)
 
 
 # ------------------------------------------------------------------------------- new weights

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tiny import WORDS, words
 
-from minibert.sentence_encoder import SentenceEncoder, even_batches, make_batches
+from minibert.batching import make_batches
+from minibert.sentence_encoder import SentenceEncoder
 from minibert.tokenization.tokenizer import BertTokenizer
 
 # ------------------------------------------------------------------------------------- encode
@@ -67,29 +68,16 @@ def test_a_stream_is_encoded_chunk_by_chunk(tiny):
         next(tiny.stream(texts, chunk=0))
 
 
-def test_every_worker_gets_a_share_of_few_texts(tiny, monkeypatch):
-    """300 tokens and two threads: two batches; what is small already stays one."""
+def test_every_thread_gets_a_share_of_few_texts(tiny, monkeypatch):
+    """600 tokens and two threads: four batches; what is small already stays one."""
     sizes = []
     embed = tiny.embed
     monkeypatch.setattr(tiny, "embed", lambda rows: sizes.append(len(rows)) or embed(rows))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
-    tiny.encode(["a b c d e f g h"] * 30)  # 10 tokens each
+    tiny.encode(["a b c d e f g h"] * 60)  # 10 tokens each
     tiny.encode(["a b c d e f g h"] * 12)
-    assert sizes == [15, 15, 12]
-
-
-def test_few_batches_are_made_even():
-    """As many for each worker, of like size; many batches, or small ones, are left as they are."""
-    lengths = [random.Random(1).randint(5, 30) for _ in range(300)]
-    for workers in (2, 3, 4):
-        batches = even_batches(lengths, 1024, workers)
-        sizes = [sum(lengths[i] for i in batch) for batch in batches]
-        assert sorted(itertools.chain(*batches)) == list(range(300))
-        assert len(batches) % workers == 0 and max(sizes) < 1.3 * min(sizes)
-        assert max(len(batch) * lengths[batch[0]] for batch in batches) <= 1024
-    assert even_batches(lengths * 50, 1024, 2) == make_batches(lengths * 50, 1024)
-    assert even_batches([100] * 3, 150, 2) == make_batches([100] * 3, 150)
+    assert sizes == [12] * 6
 
 
 def test_order_is_restored(tiny):
@@ -101,15 +89,20 @@ def test_order_is_restored(tiny):
             assert np.allclose(row, tiny.encode(texts[i]), atol=2e-6)
 
 
-def test_batches_hold_the_budget_and_lose_nobody():
+def test_batches_hold_every_limit_and_lose_nobody():
     lengths = [random.Random(0).randint(2, 50) for _ in range(200)]
-    for tokens, size in itertools.product((1, 50, 333), (None, 1, 7)):
-        batches = make_batches(lengths, tokens, size)
+    for tokens, size, padding in itertools.product((None, 50, 333), (None, 1, 7), (None, 0, 20)):
+        batches = make_batches(lengths, tokens=tokens, size=size, padding=padding)
         assert sorted(itertools.chain(*batches)) == list(range(200))
         for batch in batches:
-            longest = max(lengths[i] for i in batch)
-            assert len(batch) * longest <= tokens or len(batch) == 1
+            area = len(batch) * max(lengths[i] for i in batch)
+            assert tokens is None or area <= tokens or len(batch) == 1
             assert size is None or len(batch) <= size
+            assert padding is None or area - sum(lengths[i] for i in batch) <= padding
+    assert make_batches([3, 9, 3], size=2, order=[2, 0, 1]) == [[2, 0], [1]]
+    for wrong in ({"tokens": 0}, {"size": 0}, {"padding": -1}):
+        with pytest.raises(ValueError, match="in a batch; it must be at least"):
+            make_batches(lengths, **wrong)
 
 
 def test_no_mask_where_there_is_no_padding(tiny, monkeypatch):
@@ -217,7 +210,7 @@ def test_wrong_input(tiny):
         tiny.encode(None)
     with pytest.raises(ValueError, match='on_long is "?\'?cut'):
         tiny.encode(["a"], on_long="cut")
-    with pytest.raises(ValueError, match="batch_size 0; both must be at least 1"):
+    with pytest.raises(ValueError, match=r"at most 0 \(size\) in a batch; it must be at least 1"):
         tiny.encode(["a"], batch_size=0)
     with pytest.raises(ValueError, match=r"pooling \['middle'\]; these are implemented: \['cls'"):
         SentenceEncoder(tiny.model, tiny.tokenizer, pooling=["middle"])
@@ -244,7 +237,7 @@ def test_texts_of_every_kind(tiny):
 def test_it_says_what_it_is_and_where(tiny):
     assert re.fullmatch(
         r"SentenceEncoder\(BertModel, \d+ numbers a text, pooling mean, normalised, "
-        r"up to \d+ tokens, on cpu\)",
+        r"up to \d+ tokens, textbook on cpu\)",
         repr(tiny),
     )
     assert tiny.to("cpu") is tiny
@@ -276,8 +269,7 @@ def test_round_trip(tiny, tmp_path):
         similarity_fn_name="dot",
     )
     encoder.save_pretrained(tmp_path / "model")
-    again = SentenceEncoder.from_pretrained(tmp_path / "model")
-    again.model.eval()  # asked for: now it computes itself, bit for bit
+    again = SentenceEncoder.from_pretrained(tmp_path / "model", engine="textbook")
     for name in ("pooling", "normalize", "max_length", "prompts", "default_prompt_name"):
         assert getattr(again, name) == getattr(encoder, name), name
     assert again.similarity_fn_name == "dot"
@@ -392,9 +384,8 @@ def test_what_sentence_transformers_saves_opens_here(tiny, tmp_path, pooling):
     theirs.save(str(tmp_path / "theirs"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        encoder = SentenceEncoder.from_pretrained(tmp_path / "theirs")
+        encoder = SentenceEncoder.from_pretrained(tmp_path / "theirs", engine="textbook")
     assert (encoder.pooling, encoder.normalize, encoder.max_length) == ((pooling,), True, 16)
-    encoder.model.eval()  # asked for: now it computes itself, bit for bit
     for text in words(12, 5):
         assert np.abs(theirs.encode([text]) - encoder.encode([text])).max() == 0.0
 
@@ -404,14 +395,12 @@ def test_what_sentence_transformers_saves_opens_here(tiny, tmp_path, pooling):
 def test_official_round_trip_is_bitwise(official, tmp_path, no_noise):
     from sentence_transformers import SentenceTransformer
 
-    encoder = SentenceEncoder.from_pretrained(official)
-    encoder.model.eval()  # asked for: now it computes itself, bit for bit
+    encoder = SentenceEncoder.from_pretrained(official, engine="textbook")
     encoder.save_pretrained(tmp_path / "ours")
     texts = ["A man is playing a guitar.", "The stock market fell."]
     theirs = SentenceTransformer(str(tmp_path / "ours"), device="cpu", model_kwargs=EAGER)
     theirs.save(str(tmp_path / "theirs"))
-    again = SentenceEncoder.from_pretrained(tmp_path / "theirs")
-    again.model.eval()
+    again = SentenceEncoder.from_pretrained(tmp_path / "theirs", engine="textbook")
     for text in texts:
         assert np.array_equal(theirs.encode([text]), encoder.encode([text]))
         assert np.array_equal(again.encode([text]), encoder.encode([text]))

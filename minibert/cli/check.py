@@ -143,16 +143,62 @@ def bench(args: argparse.Namespace) -> Result:
     from minibert.io.files import write_text
     from minibert.speed import bench as measure
 
-    options = {"rounds": args.rounds, "peers": not args.alone}
     if args.train or args.profile:
         if args.svg or args.data:
             raise ValueError("--svg and --data belong to encoding, not to --train")
-        value = measure.bench_training(args.model, profile=args.profile, **options)
+        steps = training_steps(args.model, peers=not args.alone)
+        value = measure.bench_training(
+            args.model, steps, batch=16, rounds=args.rounds, profile=args.profile
+        )
     else:
         value = measure.bench(
             args.model, data=args.data, number=args.number, threads=args.threads,
-            start=not args.no_start, say=tell, **options,
+            start=not args.no_start, say=tell, rounds=args.rounds, peers=not args.alone,
         )  # fmt: skip
     if args.svg:
         write_text(args.svg, measure.picture(value))
     return Result(value, measure.table)
+
+
+def training_steps(name: str, peers: bool) -> dict:
+    """A training step on 16 pairs of short texts: ours, and that of a plain transformers loop."""
+    import importlib.util
+
+    import torch
+
+    from minibert.io.hub import locate
+    from minibert.model import BertModel
+    from minibert.speed.bench import texts
+    from minibert.speed.peers import plain_training
+    from minibert.tokenization.tokenizer import BertTokenizer
+    from minibert.training.data import Example
+    from minibert.training.loop import collate, make_optimizer, parameter_groups
+    from minibert.training.tasks import Similarity
+
+    directory = locate(name)
+    tokenizer = BertTokenizer.from_pretrained(directory)
+    model = BertModel.from_pretrained(directory).train()
+    longest = min(64, model.config.max_position_embeddings)
+    sides = texts(tokenizer, None, 32, longest)["short"]
+    pairs = list(zip(sides[:16], sides[16:], strict=True))
+    targets = [i % 6 / 5 for i in range(16)]
+    task = Similarity(tokenizer, max_length=longest)
+    optimizer = make_optimizer("adamw", parameter_groups(model, 1e-6))
+    examples = [
+        Example({"text": a, "pair": b, "score": target}, "drawn")
+        for (a, b), target in zip(pairs, targets, strict=True)
+    ]
+    features = task.encode(examples)
+
+    def ours() -> None:
+        batch = collate(task, features, range(16), (0, 0), "cpu")
+        loss = task.loss(task.outputs(model, batch), batch) / task.weight(batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    steps = {"minibert": ours}
+    if peers and importlib.util.find_spec("transformers"):
+        steps["transformers"] = plain_training(directory, pairs, targets)
+    return steps

@@ -2,7 +2,7 @@
 
 Machines drift: another program runs, the processor slows down. So all take part in every round, one
 after the other, and a ratio is the median of the ratios inside the rounds. In the same rounds the
-machine's matrix rate is measured: the speed that nothing built of matrix products can pass.
+machine's matrix rate is measured, the roofline of everything that is built of matrix products.
 
 The others are in `peers`.
 """
@@ -20,18 +20,18 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from html import escape
 from pathlib import Path
 
 import torch
 
 from minibert.io.hub import DEFAULT_MODEL, locate
-from minibert.model import BertModel
 from minibert.sentence_encoder import SentenceEncoder
-from minibert.speed import int8 as quantize
+from minibert.speed import int8
 from minibert.speed.embed_file import read_lines
 from minibert.speed.packed import PackedLinear, available
-from minibert.speed.peers import PEERS, Encode, plain_training
+from minibert.speed.peers import PEERS, Encode
 from minibert.tokenization.tokenizer import BertTokenizer
 
 OURS = ("minibert", "minibert int8")
@@ -130,20 +130,20 @@ def gather(
     directory: Path, room: Path, peers: bool, say: Callable[[str], None]
 ) -> tuple[dict[str, Encode], dict[str, str]]:
     """Everyone who can take part, and why the others cannot."""
-    ours, plain = (
-        SentenceEncoder.from_pretrained(directory, device="cpu", precision="float32")
-        for _ in range(2)
-    )
-    plain.model.eval()  # now that it was asked for, it computes itself
-    found: dict[str, Encode] = {"minibert": ours.encode}
-    if available():
-        found["minibert, not packed"] = plain.encode
+    engines = {"minibert textbook": "textbook"}
     missing: dict[str, str] = {}
-    if reason := quantize.unsupported():
+    if available():
+        engines = {"minibert": "packed", **engines}
+    else:
+        engines = {"minibert": "textbook"}
+    if reason := int8.unsupported():
         missing["minibert int8"] = reason
     else:
-        int8 = SentenceEncoder.from_pretrained(directory, device="cpu", precision="int8")
-        found["minibert int8"] = int8.encode
+        engines["minibert int8"] = "int8"
+    found: dict[str, Encode] = {
+        who: SentenceEncoder.from_pretrained(directory, device="cpu", engine=engine).encode
+        for who, engine in engines.items()
+    }
     for name, (make, needs) in PEERS.items() if peers else ():
         absent = [package for package in needs if importlib.util.find_spec(package) is None]
         if absent:
@@ -164,6 +164,34 @@ def gather(
 # ------------------------------------------------------------------------------------ the races
 
 
+def alternate(
+    calls: dict[str, Callable[[], object]],
+    rounds: int,
+    repeats: int = 1,
+    after: Callable[[], object] = lambda: None,
+) -> dict[str, list[float]]:
+    """Seconds of each call, all in turn in every round, so that none has the quieter machine.
+
+    ``after`` is called at the end of every round.
+    """
+    for call in calls.values():
+        call()  # the first time is always slower
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            for _ in range(repeats):
+                call()
+            seconds[name].append((time.perf_counter() - begin) / repeats)
+        after()
+    return seconds
+
+
+def median_ratio(others: list[float], ours: list[float]) -> float:
+    """The median of the ratios inside the rounds: above 1, ours is so many times as fast."""
+    return statistics.median(a / b for a, b in zip(others, ours, strict=True))
+
+
 def race(
     contestants: dict[str, Encode], sample: list[str], rounds: int, encoder: SentenceEncoder,
     rates: list[float],
@@ -174,18 +202,12 @@ def race(
         warnings.simplefilter("ignore")  # texts cut off: `encode` will say so
         lengths = [len(row) for row in encoder.rows(sample)[0]]
     work = sum(operations(encoder.model.config, length) for length in lengths)
-    for encode in contestants.values():
-        encode(sample)  # the first time is always slower
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    fractions = []
-    for _ in range(rounds):
-        for name, encode in contestants.items():
-            begin = time.perf_counter()
-            for _ in range(repeats):
-                encode(sample)
-            seconds[name].append((time.perf_counter() - begin) / repeats)
-        rates.append(matrix_rate())
-        fractions.append(work / seconds["minibert"][-1] / 1e9 / rates[-1])
+    calls = {name: partial(encode, sample) for name, encode in contestants.items()}
+    seconds = alternate(calls, rounds, repeats, lambda: rates.append(matrix_rate()))
+    fractions = [
+        work / spent / 1e9 / rate
+        for spent, rate in zip(seconds["minibert"], rates[-rounds:], strict=True)
+    ]
     rows = {}
     for name, spent in seconds.items():
         middle = statistics.median(spent)
@@ -195,8 +217,7 @@ def race(
         }
         for ours in OURS:
             if ours in seconds:  # above 1: ours is so many times as fast
-                pairs = zip(spent, seconds[ours], strict=True)
-                rows[name][f"{ours} : this"] = statistics.median(a / b for a, b in pairs)
+                rows[name][f"{ours} : this"] = median_ratio(spent, seconds[ours])
     return {
         "texts": len(sample), "tokens": sum(lengths), "contestants": rows,
         "fraction": statistics.median(fractions),
@@ -204,7 +225,7 @@ def race(
 
 
 def operations(config, T: int) -> int:
-    """Multiplications and additions for one text of T tokens: the linear maps, and attention."""
+    """Multiplications and additions for one text of T tokens: the linear layers, and attention."""
     H, F = config.hidden_size, config.intermediate_size
     return config.num_hidden_layers * (2 * T * (4 * H * H + 2 * H * F) + 4 * T * T * H)
 
@@ -263,65 +284,41 @@ def cold_start(directory: Path, rounds: int, peers: bool) -> dict:
 
 
 def bench_training(
-    name: str = DEFAULT_MODEL, *, rounds: int = 5, steps: int = 4, profile: bool = False,
-    peers: bool = True,
+    name: str,
+    steps: dict[str, Callable[[], object]],
+    *,
+    batch: int,
+    rounds: int = 5,
+    repeats: int = 4,
+    profile: bool = False,
 ) -> dict:
-    """Steps per second on pairs of short texts, 16 in a batch; ``profile``: where the time goes."""
-    from minibert.training.data import Example
-    from minibert.training.loop import collate, make_optimizer, parameter_groups
-    from minibert.training.tasks import Similarity
+    """Training steps per second.
 
-    directory = locate(name)
-    tokenizer = BertTokenizer.from_pretrained(directory)
-    model = BertModel.from_pretrained(directory).train()
-    longest = min(64, model.config.max_position_embeddings)
-    sides = texts(tokenizer, None, 32, longest)["short"]
-    pairs = list(zip(sides[:16], sides[16:], strict=True))
-    targets = [i % 6 / 5 for i in range(16)]
+    Args:
+        name: the model, for the report.
+        steps: who → one whole training step; "minibert" must be among them.
+        batch: how many examples a step has, for the report.
+        profile: where the time of minibert's step goes, too.
 
-    task = Similarity(tokenizer, max_length=longest)
-    optimizer = make_optimizer("adamw", parameter_groups(model, 1e-6))
-    examples = [
-        Example({"text": a, "pair": b, "score": target}, "drawn")
-        for (a, b), target in zip(pairs, targets, strict=True)
-    ]
-    features = task.encode(examples)
-
-    def ours() -> None:
-        batch = collate(task, features, range(16), (0, 0), "cpu")
-        loss = task.loss(task.outputs(model, batch), batch) / task.weight(batch)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    contestants = {"minibert": ours}
-    if peers and importlib.util.find_spec("transformers"):
-        contestants["transformers"] = plain_training(directory, pairs, targets)
-    for step in contestants.values():
-        step()
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for who, step in contestants.items():
-            begin = time.perf_counter()
-            for _ in range(steps):
-                step()
-            seconds[who].append((time.perf_counter() - begin) / steps)
-    result = {"machine": machine(), "model": name, "batch": 16, "training": {}}
+    Returns:
+        What the table is made of, ready for JSON.
+    """
+    seconds = alternate(steps, rounds, repeats)
+    result = {"machine": machine(), "model": name, "batch": batch, "training": {}}
     for who, spent in seconds.items():
-        ratios = [a / b for a, b in zip(spent, seconds["minibert"], strict=True)]
         result["training"][who] = {
-            "seconds": spent, "steps_per_s": 1 / statistics.median(spent),
-            "minibert : this": statistics.median(ratios),
+            "seconds": spent,
+            "steps_per_s": 1 / statistics.median(spent),
+            "minibert : this": median_ratio(spent, seconds["minibert"]),
         }
     if profile:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as record:
-            for _ in range(steps):
-                ours()
+            for _ in range(repeats):
+                steps["minibert"]()
         events = sorted(record.key_averages(), key=lambda event: -event.self_cpu_time_total)
         total = sum(event.self_cpu_time_total for event in events)
         result["profile"] = [
-            {"operation": e.key, "share": e.self_cpu_time_total / total, "calls": e.count / steps}
+            {"operation": e.key, "share": e.self_cpu_time_total / total, "calls": e.count / repeats}
             for e in events[:15]
         ]
     return result

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from minibert.io import distributed as parallel
+from minibert.batching import progress
+from minibert.io import distributed
 from minibert.io.files import need_ending, no_such_file, read_json, write_json
-from minibert.progress import progress
 from minibert.sentence_encoder import SentenceEncoder
 
 SENTENCE_END = re.compile(r"""(?<=[.!?…])\s+|(?<=[.!?…]["'”’)])\s+|(?<=[。！？])""")
@@ -105,14 +105,14 @@ def embed_file(
         before = read_json(state_file)
         if isinstance(before, dict) and before.get("run") == run:
             done = before["rows"]
-    parallel.start(encoder.device.type)
-    chief = parallel.rank() == 0
-    parallel.wait()  # all have read how far it is
+    distributed.start(encoder.device.type)
+    chief = distributed.rank() == 0
+    distributed.wait()  # all have read how far it is
     if chief and done == 0:
         make_array(part, shape)
     if chief and on_start:
         on_start(done, total)
-    parallel.wait()  # the array is there
+    distributed.wait()  # the array is there
 
     def chunks() -> Iterator[list[str]]:
         lines = itertools.islice(read_lines(path), done, None)
@@ -121,7 +121,7 @@ def embed_file(
 
     def rounds() -> Iterator[list[list[str]]]:
         each = chunks()
-        while found := list(itertools.islice(each, parallel.processes())):
+        while found := list(itertools.islice(each, distributed.processes())):
             yield found
 
     def size(found: list[list[str]]) -> int:
@@ -131,8 +131,8 @@ def embed_file(
     with warnings.catch_warnings():
         warnings.simplefilter("once")  # every chunk would say again that texts were cut
         for found in progress(rounds(), total - done, "lines", show, size=size):
-            first = done + size(found[: parallel.rank()])
-            for chunk in found[parallel.rank() :][:1]:  # none, where the last round is short
+            first = done + size(found[: distributed.rank()])
+            for chunk in found[distributed.rank() :][:1]:  # none, where the last round is short
                 vectors = encoder.encode(
                     chunk,
                     on_long=on_long,
@@ -144,14 +144,14 @@ def embed_file(
                 rows[first : first + len(chunk)] = vectors
                 rows.flush()
                 del rows
-            parallel.wait()  # the round is written
+            distributed.wait()  # the round is written
             done += size(found)
             if chief:
                 write_json(state_file, {"run": run, "rows": done})
     if chief:
         os.replace(part, out)
         state_file.unlink(missing_ok=True)
-    parallel.wait()
+    distributed.wait()
     return shape
 
 

@@ -1,14 +1,14 @@
-"""int8: a model whose linear maps multiply whole numbers, a quarter of the size and faster.
+"""int8: linear layers that multiply whole numbers; a quarter of the size, and faster with VNNI.
 
 A weight matrix keeps one scale for each of its outputs, and every token gets one for itself when
 it passes: x is about scale * q with q from -127 to 127. The products are then exact, so a token's
-vector depends on nothing but its own text, bit for bit. Attention, softmax, GELU, LayerNorm and the
-residuals stay float32; texts are never padded, they lie one after the other.
+vector depends on nothing but its own text, bit for bit. The layers are swapped into the `BertModel`
+that you read; attention, softmax, GELU, LayerNorm and the residuals stay float32.
 
 Two details keep the error small. Channels that are large in every token would leave the others few
-steps of the scale, so their size is moved into the weights beforehand; the LayerNorm in front takes
-the factor, and it costs nothing. What comes out of the activation is never below -0.17, so there
-the 256 steps go from that floor to the largest value.
+steps of the scale, so their size is moved into the weights beforehand (``smooth``). What comes out
+of the activation is never below -0.17, so there the 256 steps go from that floor to the largest
+value.
 
 An int8 model cannot be trained, and other libraries cannot open it.
 
@@ -19,22 +19,19 @@ channels: Xiao 2023 (SmoothQuant), §4 equation 4.
 from __future__ import annotations
 
 import functools
-import json
 import os
-import time
+import weakref
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from minibert.config import BertConfig
-from minibert.embeddings import Embeddings
-from minibert.encoder import activation
 from minibert.io import checkpoint
 from minibert.io.files import atomic_directory
 from minibert.model import BertModel
-from minibert.pretrained import NoInitialisation, numbers_of
-from minibert.speed.packed import RaggedBert, attend
+from minibert.pretrained import NoInitialisation
+from minibert.speed.packed import PackedLinear
 
 FILE = "model.int8.safetensors"
 SMALLEST = 1e-30  # instead of 0 where something is divided by the largest value
@@ -42,48 +39,109 @@ SMALLEST = 1e-30  # instead of 0 where something is divided by the largest value
 FLOORS = {"gelu": -0.171, "gelu_new": -0.171, "gelu_pytorch_tanh": -0.171, "relu": 0.0}
 
 
-class Int8Linear(nn.Module):
-    """A linear map of whole numbers: x W + b, with the scales put back afterwards.
+class Rounding:
+    """x → whole numbers q from -127 to 127 and the largest value of each token.
 
-    Without a floor q = x * 127 / largest, with largest = max |x| of the token. With one,
-    q = (x - floor) * 255 / largest - 128, with largest = max (x - floor); ``offset`` is then 128
-    times the sum of the weights of each output, and ``bias`` has taken in what the floor adds.
-
-    Shapes: (n, in) → (n, out). ``weight`` (in, out) int8, ``scale`` and ``bias`` (out,) float32,
-    ``offset`` (out,) int32.
+    Query, key and value share one: they get the same tensor one after the other, and it is rounded
+    once. The tensor is known by its identity, as long as it lives.
     """
 
-    def __init__(self, inputs: int, outputs: int, floor: float | None = None) -> None:
-        """Make room for the numbers."""
+    def __init__(self) -> None:
+        self.last: tuple | None = None  # a reference to the last x, and what came of it
+
+    def __call__(self, x: Tensor, smooth: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Shapes: x (n, in), smooth (in,) → q (n, in) int8, largest (n, 1)."""
+        last = self.last  # read once: another thread may be writing
+        if last is not None and last[0]() is x:
+            return last[1], last[2]
+        scaled = x if smooth is None else x / smooth  # (n, in)
+        largest = scaled.abs().amax(-1, keepdim=True).clamp_(min=SMALLEST)  # (n, 1)
+        q = (scaled * (127 / largest)).round_().to(torch.int8)  # (n, in)
+        self.last = (weakref.ref(x), q, largest)
+        return q, largest
+
+    def __getstate__(self) -> dict:
+        """Nothing: a copy rounds for itself."""
+        return {"last": None}
+
+
+class Int8Linear(nn.Module):
+    """A linear layer of whole numbers: x W + b, with the scales put back afterwards.
+
+    Without a floor q = x / smooth * 127 / largest, with largest = max |x / smooth| of the token.
+    With one, q = (x - floor) * 255 / largest - 128, with largest = max (x - floor); ``offset`` is
+    then 128 times the sum of the weights of each output, and ``bias`` has taken in what the floor
+    adds.
+
+    Shapes: (..., in) → (..., out). ``weight`` (in, out) int8, ``scale`` and ``bias`` (out,)
+    float32, ``smooth`` (in,) or None, ``offset`` (out,) int32 or None.
+    """
+
+    engine = "int8"
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        smooth: bool = False,
+        floor: float | None = None,
+        rounding: Rounding | None = None,
+    ) -> None:
         super().__init__()
         self.floor = floor
+        self.rounding = rounding or Rounding()
         self.register_buffer("weight", torch.empty(inputs, outputs, dtype=torch.int8))
         self.register_buffer("scale", torch.empty(outputs))
         self.register_buffer("bias", torch.empty(outputs))
-        if floor is not None:
-            self.register_buffer("offset", torch.empty(outputs, dtype=torch.int32))
+        self.register_buffer("smooth", torch.empty(inputs) if smooth else None)
+        offset = None if floor is None else torch.empty(outputs, dtype=torch.int32)
+        self.register_buffer("offset", offset)
 
     def forward(self, x: Tensor) -> Tensor:
         """Round the tokens, multiply, scale: few passes over memory, and those in place."""
         if self.floor is None:
-            largest = x.abs().amax(1, keepdim=True).clamp_(min=SMALLEST)  # (n, 1)
-            q = (x * (127 / largest)).round_().to(torch.int8)  # (n, in)
-            product = torch._int_mm(q, self.weight)  # (n, out) int32
+            q, largest = self.rounding(x, self.smooth)
+            product = torch._int_mm(q.flatten(0, -2), self.weight)  # (n, out) int32
         else:
-            largest = (x.amax(1, keepdim=True) - self.floor).clamp_(min=SMALLEST)  # (n, 1)
+            largest = (x.amax(-1, keepdim=True) - self.floor).clamp_(min=SMALLEST)  # (..., 1)
             factor = 255 / largest
             shift = -128 - self.floor * factor
-            q = (x * factor).add_(shift).round_().to(torch.int8)  # (n, in)
-            product = torch._int_mm(q, self.weight).add_(self.offset)  # (n, out) int32
-        y = product.float().mul_(largest)
-        return torch.addcmul(self.bias, y, self.scale, out=y)  # (n, out)
+            q = (x * factor).add_(shift).round_().to(torch.int8)  # (..., in)
+            product = torch._int_mm(q.flatten(0, -2), self.weight).add_(self.offset)
+        y = product.float().view(*x.shape[:-1], -1).mul_(largest)  # (..., out)
+        return y.mul_(self.scale).add_(self.bias)
+
+    @torch.no_grad()
+    def fill(self, linear: nn.Linear, smooth: Tensor | None = None) -> None:
+        """Take the numbers of a float layer. Shapes: smooth (in,)."""
+        weight, bias = linear.weight.float(), linear.bias.float().clone()  # (out, in), (out,)
+        q, scale = rounded(weight if smooth is None else weight * smooth)
+        scale, sums = scale.flatten(), q.sum(1, dtype=torch.int32)  # (out,) each
+        self.weight, self.smooth = q.T.contiguous(), smooth
+        if self.floor is None:
+            self.scale, self.bias = scale / 127, bias
+        else:
+            self.scale, self.bias = scale / 255, bias + self.floor * scale * sums
+            self.offset = 128 * sums
+
+    @torch.no_grad()
+    def to_float(self) -> nn.Linear:
+        """An ``nn.Linear`` with the rounded weights."""
+        scale = self.scale * (127 if self.floor is None else 255)  # (out,)
+        weight = self.weight.T.float() * scale[:, None]  # (out, in)
+        bias = self.bias - (0.0 if self.floor is None else self.floor * weight.sum(1))
+        with torch.device("meta"), NoInitialisation():
+            linear = nn.Linear(weight.shape[1], weight.shape[0])
+        linear.weight = nn.Parameter(weight if self.smooth is None else weight / self.smooth)
+        linear.bias = nn.Parameter(bias)
+        return linear
 
 
 class Int8Embedding(nn.Module):
     """The word table, with a scale for each row. Shapes: ids (B, T) → (B, T, H)."""
 
     def __init__(self, words: int, hidden: int) -> None:
-        """Make room for the numbers."""
         super().__init__()
         self.register_buffer("weight", torch.empty(words, hidden, dtype=torch.int8))
         self.register_buffer("scale", torch.empty(words, 1))
@@ -93,121 +151,77 @@ class Int8Embedding(nn.Module):
         return self.weight[ids].float().mul_(self.scale[ids])  # (B, T, H)
 
 
-class Int8Layer(nn.Module):
-    """What `EncoderLayer` computes, for tokens of many texts that lie one after the other.
-
-    The hidden states come in divided by ``smooth``, and go out divided by that of the next layer.
-    """
-
-    def __init__(self, config: BertConfig) -> None:
-        """Make room for the numbers."""
-        super().__init__()
-        H, F = config.hidden_size, config.intermediate_size
-        self.heads = config.num_attention_heads
-        self.qkv = Int8Linear(H, 3 * H)
-        self.output = Int8Linear(H, H)
-        self.attention_norm = nn.LayerNorm(H, eps=config.layer_norm_eps)
-        self.expand = Int8Linear(H, F)
-        self.activation = activation(config.hidden_act)
-        self.contract = Int8Linear(F, H, FLOORS[config.hidden_act])
-        self.feed_forward_norm = nn.LayerNorm(H, eps=config.layer_norm_eps)
-        self.register_buffer("smooth", torch.empty(H))
-        self.register_buffer("smooth_feed_forward", torch.empty(H))
-
-    def forward(self, hidden: Tensor, stretches: list[tuple[int, int]]) -> Tensor:
-        """One layer. Shapes: hidden (n, H); stretches: see `attend`."""
-        context = attend(self.qkv(hidden), self.heads, stretches)  # (n, H)
-        hidden = self.attention_norm(self.output(context).addcmul_(hidden, self.smooth))
-        expanded = self.expand(hidden)  # (n, F)
-        if isinstance(self.activation, nn.GELU):
-            torch.ops.aten.gelu_(expanded, approximate=self.activation.approximate)
-        else:
-            expanded = self.activation(expanded)
-        result = self.contract(expanded).addcmul_(hidden, self.smooth_feed_forward)  # (n, H)
-        return self.feed_forward_norm(result)
-
-
-class Int8Bert(RaggedBert):
-    """A `BertModel` in int8, without the pooler: made by `quantize` or `load`."""
-
-    def __init__(self, config: BertConfig) -> None:
-        """Make room for the numbers."""
-        super().__init__()
-        self.config = config
-        self.embeddings = Embeddings(config)
-        self.embeddings.word = Int8Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Int8Layer(config) for _ in range(config.num_hidden_layers))
-        self.requires_grad_(False)
-
-
-# -------------------------------------------------------------------------------- making one
-
-
-def quantize(model: BertModel) -> Int8Bert:
-    """The model in int8. The one that comes in is left as it is."""
-    config = model.config
-    attention, feed_forward = largest_inputs(model)
-    state = {
-        name: parameter.detach().float()
-        for name, parameter in model.embeddings.named_parameters("embeddings")
-    }
-    words = state["embeddings.word.weight"]
-    state["embeddings.word.weight"], state["embeddings.word.scale"] = rounded(words)
-    # The norm that a layer's input comes from: of the embeddings, then of the layer before.
-    norms = ["embeddings.norm"]
-    for i, layer in enumerate(model.layers):
-        here, old = f"layers.{i}.", layer.attention
-        norms.append(here + "feed_forward_norm")
-        maps = (old.query, old.key, old.value)
-        qkv = torch.cat([part.weight.detach().float() for part in maps])  # (3 H, H)
-        bias = torch.cat([part.bias.detach().float() for part in maps])
-        smooth = smoothing(attention[i], qkv)
-        add(state, here + "qkv", qkv * smooth, bias)
-        state[here + "smooth"] = smooth
-        for name in (".weight", ".bias"):
-            state[norms[i] + name] = state[norms[i] + name] / smooth
-        add(state, here + "output", old.output.weight.detach().float(), old.output.bias)
-
-        expand, contract = layer.feed_forward.expand, layer.feed_forward.contract
-        smooth = smoothing(feed_forward[i], expand.weight.detach().float())
-        add(state, here + "expand", expand.weight.detach().float() * smooth, expand.bias)
-        state[here + "smooth_feed_forward"] = smooth
-        floor = FLOORS[config.hidden_act]
-        add(state, here + "contract", contract.weight.detach().float(), contract.bias, floor)
-        for name in ("weight", "bias"):
-            norm = getattr(layer.attention_norm, name).detach().float()
-            state[f"{here}attention_norm.{name}"] = norm / smooth
-            norm = getattr(layer.feed_forward_norm, name).detach().float()
-            state[f"{here}feed_forward_norm.{name}"] = norm
-    return from_state(config, state)
-
-
 def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Whole numbers from -127 to 127, and a scale for each row: (out, in) → (out, in), (out, 1)."""
     scale = weight.abs().amax(1, keepdim=True).clamp(min=SMALLEST) / 127
     return (weight / scale).round().to(torch.int8), scale
 
 
-def add(state: dict, name: str, weight: Tensor, bias: Tensor, floor: float | None = None) -> None:
-    """Put the tensors of an `Int8Linear` into a state. ``weight`` is (out, in), as in torch."""
-    q, scale = rounded(weight)
-    scale, bias = scale.flatten(), bias.detach().float()
-    sums = q.sum(1, dtype=torch.int32)  # (out,)
-    state[name + ".weight"] = q.T.contiguous()  # (in, out)
-    if floor is None:
-        state[name + ".scale"], state[name + ".bias"] = scale / 127, bias
-    else:
-        state[name + ".scale"], state[name + ".bias"] = scale / 255, bias + floor * scale * sums
-        state[name + ".offset"] = 128 * sums
+# ---------------------------------------------------------------------- swapping, and swapping back
+
+
+def swap_in(model: BertModel) -> None:
+    """Put int8 parts, without numbers yet, in the place of the float ones.
+
+    The pooler, which has no use in a sentence encoder, goes.
+    """
+    config = model.config
+    H, F = config.hidden_size, config.intermediate_size
+    for layer in model.layers:
+        rounding = Rounding()
+        for name in ("query", "key", "value"):
+            setattr(layer.attention, name, Int8Linear(H, H, smooth=True, rounding=rounding))
+        layer.attention.output = Int8Linear(H, H)
+        layer.feed_forward.expand = Int8Linear(H, F, smooth=True)
+        layer.feed_forward.contract = Int8Linear(F, H, floor=FLOORS[config.hidden_act])
+    model.embeddings.word = Int8Embedding(config.vocab_size, H)
+    model.pooler = None
+
+
+def quantize(model: BertModel) -> BertModel:
+    """Swap the linear layers and the word table of a model for int8 ones, in place; returns it.
+
+    Raises:
+        ValueError: a linear layer is none any more, such as one with LoRA matrices.
+    """
+    inputs = largest_inputs(model)
+    table = model.embeddings.word.weight.detach().float()  # (V, H)
+    before = [(layer.attention, layer.feed_forward) for layer in model.layers]
+    before = [{**vars(attention)["_modules"], **vars(ff)["_modules"]} for attention, ff in before]
+    for parts in before:
+        for name in ("query", "key", "value", "output", "expand", "contract"):
+            if type(parts[name]) not in (nn.Linear, PackedLinear):
+                raise ValueError(
+                    f"{name} is a {type(parts[name]).__name__}; int8 takes the place of nn.Linear: "
+                    "merge LoRA matrices first"
+                )
+    swap_in(model)
+    for layer, parts in zip(model.layers, before, strict=True):
+        names = ("query", "key", "value")
+        weights = torch.cat([parts[name].weight for name in names])  # (3 H, H)
+        smooth = smoothing(inputs[parts["query"]], weights)
+        for name in names:
+            getattr(layer.attention, name).fill(parts[name], smooth)
+        layer.attention.output.fill(parts["output"])
+        smooth = smoothing(inputs[parts["expand"]], parts["expand"].weight)
+        layer.feed_forward.expand.fill(parts["expand"], smooth)
+        layer.feed_forward.contract.fill(parts["contract"])
+    words = model.embeddings.word
+    words.weight, words.scale = rounded(table)
+    return model.float().requires_grad_(False).eval()
 
 
 def smoothing(largest: Tensor, weight: Tensor) -> Tensor:
-    """What each channel is divided by: large for a channel that is large and has small weights."""
-    return largest.clamp(min=1e-5) ** 0.6 / weight.abs().amax(0).clamp(min=1e-5) ** 0.4  # (H,)
+    """What each channel is divided by: large for a channel that is large and has small weights.
+
+    Shapes: (in,) and (out, in) → (in,).
+    """
+    weight = weight.detach().float().abs().amax(0)  # (in,)
+    return largest.clamp(min=1e-5) ** 0.6 / weight.clamp(min=1e-5) ** 0.4  # (in,)
 
 
-def largest_inputs(model: BertModel) -> tuple[list[Tensor], list[Tensor]]:
-    """The largest |value| of each channel, before attention and before feed-forward of each layer.
+def largest_inputs(model: BertModel) -> dict[nn.Module, Tensor]:
+    """The largest |value| of each channel before attention and feed-forward: layer → (H,).
 
     No texts are needed: the large channels are large for any words. 32 lists of 16 random tokens
     found the same ones as the sentences of the STS benchmark.
@@ -220,9 +234,9 @@ def largest_inputs(model: BertModel) -> tuple[list[Tensor], list[Tensor]]:
     def look(part: nn.Module, inputs: tuple) -> None:
         found[part] = inputs[0].float().abs().amax((0, 1))  # (H,)
 
-    attention = [layer.attention.query for layer in model.layers]
-    feed_forward = [layer.feed_forward.expand for layer in model.layers]
-    hooks = [part.register_forward_pre_hook(look) for part in attention + feed_forward]
+    watched = [layer.attention.query for layer in model.layers]
+    watched += [layer.feed_forward.expand for layer in model.layers]
+    hooks = [part.register_forward_pre_hook(look) for part in watched]
     training = model.training
     try:
         with torch.no_grad():
@@ -231,80 +245,28 @@ def largest_inputs(model: BertModel) -> tuple[list[Tensor], list[Tensor]]:
         model.train(training)
         for hook in hooks:
             hook.remove()
-    return [found[part] for part in attention], [found[part] for part in feed_forward]
+    return found
 
 
-def from_state(config: BertConfig, state: dict[str, Tensor]) -> Int8Bert:
-    """The int8 model of a state, which must be complete and of the right shapes and dtypes."""
-    with torch.device("meta"), NoInitialisation():
-        model = Int8Bert(config)
-    wanted = model.state_dict()
-    wrong = [
-        name
-        for name in sorted(wanted.keys() | state.keys())
-        if name not in wanted
-        or name not in state
-        or (wanted[name].shape, wanted[name].dtype) != (state[name].shape, state[name].dtype)
-    ]
-    if wrong:
-        raise ValueError(
-            f"{len(wrong)} tensors are missing, not expected, or of another shape or dtype than "
-            f"the config needs: {', '.join(wrong[:6])}"
-        )
-    model.load_state_dict(state, assign=True)
-    return model.requires_grad_(False).eval()
+def dequantize(model: BertModel) -> BertModel:
+    """Swap the int8 parts for float32 ones with the rounded weights, in place; returns the model.
 
-
-def dequantize(model: Int8Bert) -> BertModel:
-    """A `BertModel` in float32 with the rounded weights: for where int8 is slow, or to export.
-
-    Nearly the same vectors: what is missing is the rounding of the tokens.
+    For where int8 is slow, or to export: nearly the same vectors, as only tokens are not rounded.
     """
-    state = {}
-    for name, tensor in model.embeddings.state_dict(prefix="embeddings.").items():
-        state[name] = tensor.clone()
-    scale = state.pop("embeddings.word.scale")
-    state["embeddings.word.weight"] = state["embeddings.word.weight"] * scale
-    norms = ["embeddings.norm"]
-    for i, layer in enumerate(model.layers):
-        here = f"layers.{i}."
-        norms.append(here + "feed_forward_norm")
-        H = model.config.hidden_size
-        weight, bias = as_float(layer.qkv)
-        for part, name in enumerate(("query", "key", "value")):
-            rows = slice(part * H, part * H + H)
-            state[f"{here}attention.{name}.weight"] = weight[rows] / layer.smooth
-            state[f"{here}attention.{name}.bias"] = bias[rows]
-        for name in (".weight", ".bias"):
-            state[norms[i] + name] = state[norms[i] + name] * layer.smooth
-            norm = getattr(layer.attention_norm, name[1:]) * layer.smooth_feed_forward
-            state[here + "attention_norm" + name] = norm
-            state[here + "feed_forward_norm" + name] = getattr(layer.feed_forward_norm, name[1:])
-        for name, part, smooth in (
-            ("attention.output", layer.output, 1.0),
-            ("feed_forward.expand", layer.expand, layer.smooth_feed_forward),
-            ("feed_forward.contract", layer.contract, 1.0),
-        ):
-            weight, bias = as_float(part)
-            state[f"{here}{name}.weight"], state[f"{here}{name}.bias"] = weight / smooth, bias
-    with torch.device("meta"), NoInitialisation():
-        result = BertModel(model.config, add_pooling_layer=False)
-    result.load_state_dict(state, assign=True)
-    return result.eval()
-
-
-def as_float(part: Int8Linear) -> tuple[Tensor, Tensor]:
-    """The weight, (out, in), and the bias of an int8 map."""
-    scale = part.scale * (127 if part.floor is None else 255)  # (out,)
-    weight = part.weight.T.float() * scale[:, None]
-    bias = part.bias - (0.0 if part.floor is None else part.floor * weight.sum(1))
-    return weight.contiguous(), bias
+    for module in list(model.modules()):
+        for name, part in module.named_children():
+            if isinstance(part, Int8Linear):
+                setattr(module, name, part.to_float())
+    table = model.embeddings.word
+    words, pad = table.weight.float() * table.scale, model.config.pad_token_id
+    model.embeddings.word = nn.Embedding(*words.shape, padding_idx=pad, _weight=words)
+    return model.requires_grad_(True)
 
 
 # ----------------------------------------------------------------------------- load and save
 
 
-def save(model: Int8Bert, directory: str | os.PathLike) -> None:
+def save(model: BertModel, directory: str | os.PathLike) -> None:
     """Write ``config.json`` and ``model.int8.safetensors``, a quarter of the float32 file.
 
     The file has a name of its own because no other library can read it: transformers says that
@@ -318,29 +280,41 @@ def save(model: Int8Bert, directory: str | os.PathLike) -> None:
         raise ValueError(
             f"{directory} has a model.safetensors; save the int8 model into a directory of its own"
         )
-    metadata = {"format": "pt", "minibert.numbers": json.dumps(numbers_of(model.config))}
     state = model.state_dict()
+    metadata = {"format": "pt"}
     metadata[checkpoint.DIGEST] = checkpoint.content_digest(state, metadata)
     with atomic_directory(directory) as staging:
         model.config.save_pretrained(staging)
         checkpoint.write_safetensors(staging / FILE, state, metadata)
 
 
-def load(directory: str | os.PathLike) -> Int8Bert:
+def load(directory: str | os.PathLike) -> BertModel:
     """Read what `save` has written.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or does not fit the config.
     """
-    state, metadata = checkpoint.read_safetensors(Path(directory, FILE))
-    config = BertConfig.from_pretrained(directory)
-    try:
-        if json.loads(metadata.get("minibert.numbers", "{}")) != numbers_of(config):
-            raise ValueError("config.json is not the one that it was saved with; put that back")
-        return from_state(config, state)
-    except ValueError as error:
-        raise ValueError(f"{Path(directory, FILE)}: {error}") from None
+    state, _ = checkpoint.read_safetensors(Path(directory, FILE))
+    with torch.device("meta"), NoInitialisation():
+        model = BertModel(BertConfig.from_pretrained(directory), add_pooling_layer=False)
+        swap_in(model)
+    wanted = model.state_dict()
+    wrong = [
+        name
+        for name in sorted(wanted.keys() | state.keys())
+        if name not in wanted
+        or name not in state
+        or (wanted[name].shape, wanted[name].dtype) != (state[name].shape, state[name].dtype)
+    ]
+    if wrong:
+        raise ValueError(
+            f"{Path(directory, FILE)}: {len(wrong)} tensors are missing, not expected, or of "
+            f"another shape or dtype than the config needs: {', '.join(wrong[:6])}. If an older "
+            "minibert saved it, make it again from the float32 model"
+        )
+    model.load_state_dict(state, assign=True)
+    return model.requires_grad_(False).eval()
 
 
 def is_int8(directory: str | os.PathLike) -> bool:
@@ -352,31 +326,18 @@ def is_int8(directory: str | os.PathLike) -> bool:
 def unsupported() -> str | None:
     """Why int8 does not pay on this machine, or None where it does.
 
-    Torch multiplies int8 matrices on every processor, but on one without the instructions for it
-    that takes many times as long as in float32. Where torch does not know of the instructions, both
-    are timed.
+    Torch multiplies int8 matrices on every processor, but without the instructions for it that
+    takes many times as long as in float32. `minibert bench` measures both.
     """
     if not hasattr(torch, "_int_mm"):
         return f"torch {torch.__version__} cannot multiply int8 matrices"
     random = torch.Generator().manual_seed(0)
     x = torch.randint(-128, 128, (64, 384), generator=random).to(torch.int8)
-    w = torch.randint(-127, 128, (384, 1536), generator=random).to(torch.int8)
+    w = torch.randint(-127, 128, (384, 64), generator=random).to(torch.int8)
     x[0], w[:, 0] = 127, 127  # sums that would overflow 16 bits
-    exact = x.double() @ w.double()
-    if not torch.equal(torch._int_mm(x, w).double(), exact):
+    if not torch.equal(torch._int_mm(x, w).double(), x.double() @ w.double()):
         return "this processor's product of int8 matrices is not exact"
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    if capabilities.get("avx512_vnni"):
-        return None
-    a, b, seconds = x.float(), w.float(), {"int8": 1e9, "float32": 1e9}
-    for _ in range(5):
-        for name, product in (("float32", lambda: a @ b), ("int8", lambda: torch._int_mm(x, w))):
-            start = time.perf_counter()
-            product()
-            seconds[name] = min(seconds[name], time.perf_counter() - start)
-        if seconds["int8"] > 5 * seconds["float32"]:
-            break
-    ratio = seconds["float32"] / seconds["int8"]
-    if ratio < 1.2:
-        return f"here int8 products have {ratio:.2g} times the speed of float32"
+    if not any(capabilities.get(name) for name in ("avx512_vnni", "avx_vnni", "i8mm", "arm_i8mm")):
+        return "this processor has no instructions for products of int8 (VNNI, I8MM)"
     return None

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from minibert.batching import make_batches
 from minibert.model import BertModel
-from minibert.sentence_encoder import SentenceEncoder, make_batches
+from minibert.sentence_encoder import SentenceEncoder
 
 Encode = Callable[[Sequence[str]], object]
 
@@ -50,12 +51,12 @@ def transformers(directory: Path, room: Path) -> Encode:
 
 def sorted_batches(directory: Path, forward: Callable) -> Encode:
     """Encode with our tokenizer and batches. ``forward``: ids and mask (B, T) → (B, T, H)."""
-    encoder = SentenceEncoder.from_pretrained(directory, device="cpu", precision="float32")
+    encoder = SentenceEncoder.from_pretrained(directory, device="cpu", engine="textbook")
 
     def encode(texts: Sequence[str]) -> np.ndarray:
         rows, _ = encoder.rows(list(texts))
         vectors = np.empty((len(rows), encoder.dimension), np.float32)
-        for members in make_batches([len(row) for row in rows], 1024):
+        for members in make_batches([len(row) for row in rows], tokens=1024):
             longest = len(rows[members[0]])
             ids = np.zeros((len(members), longest), np.int64)
             mask = np.zeros_like(ids)
@@ -71,26 +72,7 @@ def sorted_batches(directory: Path, forward: Callable) -> Encode:
 class States(torch.nn.Module):
     """A model that returns the last hidden states alone: what exporters can follow."""
 
-    def __init__(self, model: BertModel) -> None:
-        """Keep the model."""
-        super().__init__()
-        self.model = model
-
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Without the checks, which look at the numbers."""
-        model = self.model
-        hidden = model.embeddings(ids, torch.zeros_like(ids))
-        bias = (1 - mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
-        for layer in model.layers:
-            hidden = layer(hidden, bias)
-        return hidden
-
-
-class Named(torch.nn.Module):
-    """A model of transformers that returns the last hidden states alone."""
-
     def __init__(self, model: torch.nn.Module) -> None:
-        """Keep the model."""
         super().__init__()
         self.model = model
 
@@ -113,7 +95,7 @@ def onnx_file(directory: Path, room: Path) -> Path:
         ids = torch.ones(2, 8, dtype=torch.long)
         axes = {0: "texts", 1: "tokens"}
         torch.onnx.export(
-            Named(model), (ids, ids), str(path), input_names=["ids", "mask"], dynamo=False,
+            States(model), (ids, ids), str(path), input_names=["ids", "mask"], dynamo=False,
             output_names=["states"], dynamic_axes={"ids": axes, "mask": axes, "states": axes},
         )
         heads, hidden = model.config.num_attention_heads, model.config.hidden_size

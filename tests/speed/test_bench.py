@@ -13,7 +13,7 @@ from minibert.sentence_encoder import SentenceEncoder
 from minibert.speed import bench, peers
 from minibert.speed import int8 as quantize
 
-OURS = {"minibert", "minibert, not packed", "minibert int8"}
+OURS = {"minibert", "minibert textbook", "minibert int8"}
 
 
 @pytest.fixture(scope="module")

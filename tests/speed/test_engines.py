@@ -1,0 +1,170 @@
+"""What you read is what runs: with every engine, `encode` is the model and pooling, by hand."""
+
+import numpy as np
+import pytest
+import torch
+from support import small
+from support.small import bert, encoder
+from support.tiny import perturb
+from torch import nn
+
+from minibert.attention import MultiHeadSelfAttention
+from minibert.encoder import EncoderLayer
+from minibert.sentence_encoder import SentenceEncoder
+from minibert.speed import int8, packed
+from minibert.training.adapt import add_lora
+
+ENGINES = ["textbook", "int8"] + ["packed"] * packed.available()
+TEXTS = [text for text, _ in small.sentences(20)]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("model")
+    encoder(bert()).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(params=ENGINES)
+def ours(home, request, monkeypatch) -> SentenceEncoder:
+    monkeypatch.setattr(int8, "unsupported", lambda: None)
+    one = SentenceEncoder.from_pretrained(home, engine=request.param)
+    assert one.engine == request.param and f"{request.param} on cpu" in repr(one)
+    one.encode(TEXTS)  # whatever is laid out once is laid out now
+    return one
+
+
+def by_hand(one: SentenceEncoder) -> np.ndarray:
+    """Each text by itself: ids, the model, the mean of the hidden states, length 1."""
+    vectors = []
+    for text in TEXTS:
+        ids = one.tokenizer(text)["input_ids"]
+        with torch.no_grad():
+            hidden = one.model(ids.repeat(2, 1)).last_hidden_state[:1]  # int8: as several texts
+        vectors.append(nn.functional.normalize(hidden.mean(1).float(), dim=1))
+    return torch.cat(vectors).numpy()
+
+
+class OwnAttention(nn.Module):
+    """Somebody's own attention, in the place of ours."""
+
+    def forward(self, hidden, mask):
+        return -hidden.roll(1, -1)
+
+
+def step(one: SentenceEncoder) -> None:
+    """A fused optimizer step, which torch does not count as a change of the weights."""
+    parameters = list(one.model.requires_grad_().parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=0.05, fused=True)
+    one.model(one.tokenizer(TEXTS[:1])["input_ids"]).last_hidden_state.square().sum().backward()
+    optimizer.step()
+
+
+def lora(one: SentenceEncoder) -> None:
+    add_lora(one.model, 2)
+    for name, parameter in one.model.named_parameters():
+        if name.endswith(".up"):
+            nn.init.normal_(parameter)
+
+
+def hook(one: SentenceEncoder) -> None:
+    one.model.layers[1].register_forward_hook(lambda layer, inputs, output: output * 2 + 1)
+
+
+CHANGES = {
+    "a hook": hook,
+    "a weight": lambda one: one.model.layers[0].attention.value.weight.mul_(2),
+    "an attention of one's own": lambda one: setattr(
+        one.model.layers[1], "attention", OwnAttention()
+    ),
+    "load_state_dict": lambda one: one.model.load_state_dict(
+        {name: value * 0.5 for name, value in one.model.state_dict().items()}
+    ),
+    "an optimizer step": step,
+    "fewer layers": lambda one: setattr(one.model, "layers", one.model.layers[:1]),
+    "another model": lambda one: setattr(one, "model", perturb(bert(), 1)),
+    "float64": lambda one: one.model.to(torch.float64),
+    "LoRA": lora,
+}  # fmt: skip
+
+
+NOT_IN_INT8 = ("an optimizer step", "float64", "LoRA")  # its layers are not trained
+
+
+@pytest.mark.parametrize(
+    "ours, change",
+    [(e, name) for e in ENGINES for name in CHANGES if e != "int8" or name not in NOT_IN_INT8],
+    indirect=["ours"],
+)
+def test_every_change_counts_at_the_next_call(ours, change):
+    before = ours.encode(TEXTS)
+    assert np.allclose(before, by_hand(ours), atol=2e-6)
+    with torch.no_grad():
+        if change in ("an optimizer step", "LoRA"):
+            torch.set_grad_enabled(True)
+        CHANGES[change](ours)
+    after = ours.encode(TEXTS)
+    assert np.allclose(after, by_hand(ours), atol=2e-6)
+    if change != "float64":
+        assert np.abs(after - before).max() > 1e-3
+
+
+def test_a_print_in_the_code_sees_the_own_text_in_each_call(ours, monkeypatch):
+    """Six layers print six times (here two), the shape of the text that was given."""
+    seen: list = []
+    forward = MultiHeadSelfAttention.forward
+
+    def print_and_attend(self, hidden, mask):
+        seen.append(tuple(hidden.shape))
+        return forward(self, hidden, mask)
+
+    monkeypatch.setattr(MultiHeadSelfAttention, "forward", print_and_attend)
+    T = len(ours.tokenizer.ids("good film")) + 2
+    texts = 2 if ours.engine == "int8" else 1  # a single text is computed twice there
+    for _ in range(2):
+        ours.encode("good film")
+    assert seen == [(texts, T, 64)] * 2 * len(ours.model.layers)
+
+
+def test_edited_code_and_global_hooks_count(ours, monkeypatch):
+    before = ours.encode(TEXTS)
+    with monkeypatch.context() as patch:
+        own = lambda self, x: x.flip(1).transpose(1, 2).flatten(2)  # noqa: E731
+        patch.setattr(MultiHeadSelfAttention, "merge_heads", own)
+        assert np.abs(ours.encode(TEXTS) - before).max() > 1e-4
+    seen: list = []
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda part, x, y: seen.append(part) if isinstance(part, EncoderLayer) else None
+    )
+    ours.encode(TEXTS[:1])
+    handle.remove()
+    assert len(seen) == len(ours.model.layers)
+    assert np.array_equal(ours.encode(TEXTS), before)
+
+
+def test_the_same_vector_in_any_company(ours):
+    alone = np.stack([ours.encode(text) for text in [*TEXTS, "", "good " * 37]])
+    for size, tokens in [(None, 1024), (7, 200), (2, 1024), (None, 33)]:
+        together = ours.encode([*TEXTS, "", "good " * 37], batch_size=size, batch_tokens=tokens)
+        assert np.allclose(together, alone, atol=2e-6)
+
+
+def test_the_textbook_is_the_model_bit_for_bit(home):
+    one = SentenceEncoder.from_pretrained(home, engine="textbook")
+    assert not any(hasattr(type(part), "engine") for part in one.model.modules())
+    alone = np.stack([one.encode(text) for text in TEXTS])
+    for row, text in zip(alone, TEXTS, strict=True):
+        with torch.no_grad():
+            hidden = one.model(**one.tokenizer(text)).last_hidden_state
+        assert np.array_equal(row, nn.functional.normalize(hidden.mean(1), dim=1)[0].numpy())
+
+
+def test_an_engine_that_does_not_fit_is_refused(home):
+    for options, message in [
+        ({"engine": "fast"}, 'engine is \'fast\'; "packed", "textbook", "int8" or None'),
+        ({"engine": "packed", "dtype": torch.float64}, '"packed" is for a CPU in float32'),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            SentenceEncoder.from_pretrained(home, **options)
+    half = SentenceEncoder.from_pretrained(home, dtype=torch.bfloat16)
+    assert half.engine == "textbook" and half.encode(TEXTS).dtype == np.float32
