@@ -28,11 +28,12 @@ from minibert.tokenization.files import (
 )
 from minibert.tokenization.unicode_tables import (
     CJK,
-    DROPPED,
     MARK,
     PUNCTUATION,
     SPACE,
     decompose,
+    is_cjk,
+    is_dropped,
     lower,
 )
 
@@ -60,14 +61,14 @@ Rule = Callable[[list[Character]], list[Character]]
 
 def clean(text: list[Character]) -> list[Character]:
     """Drop control characters; make a blank of every other kind of white space."""
-    return [(" " if c in SPACE else c, place) for c, place in text if c not in DROPPED]
+    return [(" " if c in SPACE else c, place) for c, place in text if not is_dropped(c)]
 
 
 def space_cjk(text: list[Character]) -> list[Character]:
     """Put blanks around every CJK ideograph, which makes it a word of its own."""
     spaced = []
     for c, place in text:
-        spaced += [(" ", place), (c, place), (" ", place)] if c in CJK else [(c, place)]
+        spaced += [(" ", place), (c, place), (" ", place)] if is_cjk(c) else [(c, place)]
     return spaced
 
 
@@ -104,13 +105,14 @@ def lower_case(text: list[Character]) -> list[Character]:
 def split(text: list[Character]) -> list[list[Character]]:
     """Cut into words at blanks; every punctuation character is a word of its own."""
     words = [[]]
-    for c, place in text:
+    for character in text:
+        c = character[0]
         if c == " ":
             words.append([])
         elif c in PUNCTUATION:
-            words += [[(c, place)], []]
+            words += [[character], []]
         else:
-            words[-1].append((c, place))
+            words[-1].append(character)
     return [word for word in words if word]
 
 
@@ -241,12 +243,11 @@ class BertTokenizer(PretrainedTokenizer):
         literals = sorted((token["content"] for token in self.added_tokens), key=len, reverse=True)
         self._literals = re.compile("|".join(map(re.escape, literals)))  # the longest comes first
         # `ids` cuts at white space and ideographs, so it must not be able to cut a literal.
-        self._by_span = not any(c in SPACE or c in CJK for text in literals for c in text)
+        self._by_span = not any(c in SPACE or is_cjk(c) for text in literals for c in text)
         self._cache: dict[str, list[int]] = {}
         self._warned = False
-        if not do_lower_case and self.words.keys() - literals == {
-            word.lower() for word in self.words.keys() - literals
-        }:
+        plain = self.words.keys() - literals
+        if not do_lower_case and plain == {word.lower() for word in plain}:
             warnings.warn(
                 "no word of this vocabulary has a capital letter, yet do_lower_case is False: "
                 "capitalised words become [UNK]; an uncased vocabulary needs do_lower_case=True",
@@ -382,7 +383,7 @@ class BertTokenizer(PretrainedTokenizer):
             raise ValueError(f"{len(texts)} texts, {len(pairs)} pairs; give one each, '' for none")
         batch = Batch([], [], [])
         for text, pair in zip(texts, pairs, strict=True):
-            segments = [self.ids(text)] + ([] if pair in (None, "") else [self.ids(pair)])
+            segments = [self.ids(text)] if pair in (None, "") else [self.ids(text), self.ids(pair)]
             specials = len(segments) + 1
             length = sum(map(len, segments)) + specials
             if max_length is not None and length > max_length:
@@ -392,12 +393,11 @@ class BertTokenizer(PretrainedTokenizer):
                         "give more, or None not to cut"
                     )
                 segments = cut(segments, max_length - specials)
-            ids, type_ids = [self.cls_token_id], [0]
+            batch.ids.append([self.cls_token_id])
+            batch.type_ids.append([0])
             for number, segment in enumerate(segments):
-                ids += [*segment, self.sep_token_id]
-                type_ids += [number] * (len(segment) + 1)
-            batch.ids.append(ids)
-            batch.type_ids.append(type_ids)
+                batch.ids[-1] += [*segment, self.sep_token_id]
+                batch.type_ids[-1] += [number] * (len(segment) + 1)
             batch.lengths.append(length)
         return batch
 

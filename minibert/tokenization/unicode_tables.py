@@ -74,6 +74,12 @@ NEWER_THAN_NFD = characters(_TABLES["NEWER_THAN_NFD"])
 NEW_CAPITALS = read_capitals(_TABLES["NEW_CAPITALS"])
 
 
+# What is asked of every character of a text is remembered.
+is_dropped = lru_cache(maxsize=5_000)(DROPPED.__contains__)
+is_cjk = lru_cache(maxsize=5_000)(CJK.__contains__)
+
+
+@lru_cache(maxsize=5_000)
 def lower(character: str) -> str:
     """The lower case of one character by itself: Σ is always σ, never the final ς."""
     return NEW_CAPITALS.get(character) or character.lower()
