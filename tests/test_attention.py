@@ -35,51 +35,39 @@ def close(actual: torch.Tensor, expected: object) -> None:
 # ------------------------------------------------------------------------------- by hand
 
 
+ONE = {  # every query is 1; the keys 0 and ln 3 weigh 1/4 and 3/4; the values are 0 and 4
+    "query_bias": [1.0],
+    "key_weight": [[LN3]],
+    "value_weight": [[4.0]],
+    "output_weight": [[1.0]],
+}
+
+
 def test_one_head_by_hand():
-    attention = by_hand(
-        1,
-        1,
-        query_bias=[1.0],  # every query is 1
-        key_weight=[[LN3]],  # the keys are 0 and ln 3: weights 1/4 and 3/4
-        value_weight=[[4.0]],  # the values are 0 and 4: context 3
-        output_weight=[[2.0]],
-        output_bias=[1.0],
-    )
-    close(attention(batch_of_one((0,), (1,)), None), [[[7.0], [7.0]]])
+    attention = by_hand(1, 1, **ONE | {"output_weight": [[2.0]], "output_bias": [1.0]})
+    close(attention(batch_of_one((0,), (1,)), None), [[[7.0], [7.0]]])  # context 3
 
 
 def test_each_query_has_its_own_weights():
-    attention = by_hand(
-        1,
-        1,
-        query_weight=[[1.0]],  # the queries are 0 and 1: weights (1/2, 1/2) and (1/4, 3/4)
-        key_weight=[[LN3]],
-        value_weight=[[4.0]],
-        output_weight=[[1.0]],
-    )
+    # The queries are 0 and 1: weights (1/2, 1/2) and (1/4, 3/4).
+    attention = by_hand(1, 1, **ONE | {"query_bias": [0.0], "query_weight": [[1.0]]})
     close(attention(batch_of_one((0,), (1,)), None), [[[2.0], [3.0]]])
 
 
 def test_two_heads_by_hand():
+    keys = [[LN3, 0], [0, math.log(7)]]  # weights 1 : 3 in one head, 1 : 7 in the other
+    values = [[8.0, 0], [0, 80.0]]
     attention = by_hand(
-        2,
-        2,
-        query_bias=[1.0, 1.0],
-        key_weight=[[LN3, 0], [0, math.log(7)]],  # weights 1 : 3 in one head, 1 : 7 in the other
-        value_weight=[[8.0, 0], [0, 80.0]],
-        output_weight=[[1.0, 0], [0, 1]],
+        2, 2, query_bias=[1.0, 1], key_weight=keys, value_weight=values, output_weight=torch.eye(2)
     )
     close(attention(batch_of_one((0, 0), (1, 1)), None), [[[6.0, 70.0], [6.0, 70.0]]])
 
 
 def test_scores_are_divided_by_the_root_of_the_head_size():
+    eye = torch.eye(8)
+    query = [2.0, 0, 0, 0, 4, 0, 0, 0]  # D = 4, so the scores are halved
     attention = by_hand(
-        8,
-        2,  # D = 4, so the scores are halved
-        query_bias=[2.0, 0, 0, 0, 4, 0, 0, 0],
-        key_weight=torch.eye(8) * LN3,
-        value_weight=torch.eye(8),
-        output_weight=torch.eye(8),
+        8, 2, query_bias=query, key_weight=eye * LN3, value_weight=eye, output_weight=eye
     )
     out = attention(batch_of_one((0,) * 8, (1,) * 8), None)
     # Head 0: 2 ln 3 / 2, weights 1 : 3. Head 1: 4 ln 3 / 2, weights 1 : 9.
@@ -87,16 +75,8 @@ def test_scores_are_divided_by_the_root_of_the_head_size():
 
 
 def test_a_padded_key_weighs_nothing():
-    attention = by_hand(
-        1,
-        1,
-        query_bias=[1.0],
-        key_weight=[[LN3]],
-        value_weight=[[4.0]],
-        output_weight=[[1.0]],
-    )
     mask = additive_mask(torch.tensor([[1, 1, 0]]), torch.float64)
-    out = attention(batch_of_one((0,), (1,), (50,)), mask)
+    out = by_hand(1, 1, **ONE)(batch_of_one((0,), (1,), (50,)), mask)
     close(out[0, :2], [[3.0], [3.0]])
 
 
@@ -126,46 +106,51 @@ def test_additive_mask(kind, dtype):
     assert torch.equal(given, before)
 
 
+def random_hidden(tokens=5):
+    return torch.randn(2, tokens, 32, generator=torch.Generator().manual_seed(0))
+
+
+PADDED = additive_mask(torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]), torch.float32)
+
+
 def test_padding_cannot_be_seen():
     attention = build(MultiHeadSelfAttention, tiny_config())
-    mask = additive_mask(torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]), torch.float32)
-    hidden = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
-    other = hidden.clone()
+    hidden, other = random_hidden(), random_hidden()
     other[0, 3:] = 100
-    before, after = attention(hidden, mask), attention(other, mask)
+    before, after = attention(hidden, PADDED), attention(other, PADDED)
     assert torch.equal(before[0, :3], after[0, :3])
     assert torch.equal(before[1], after[1])
     assert not torch.allclose(before[0, 3:], after[0, 3:])
 
 
-def test_a_row_of_padding_alone_attends_to_all_alike():
+def probabilities_of(mask):
+    """(B, N, T, T) of an attention, whose output must be finite."""
     attention = build(MultiHeadSelfAttention, tiny_config())
     seen = []
     attention.probabilities.register_forward_hook(lambda m, inputs, output: seen.append(output))
-    hidden = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0))
-    out = attention(hidden, additive_mask(torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1]]), hidden.dtype))
-    assert out.isfinite().all()
-    assert (seen[0][0] == 0.25).all()
-    assert not torch.allclose(seen[0][1], torch.tensor(0.25))
+    assert attention(random_hidden(), mask).isfinite().all()
+    return seen[0]
+
+
+def test_a_row_of_padding_alone_attends_to_all_alike():
+    seen = probabilities_of(additive_mask(torch.tensor([[0] * 5, [1] * 5]), torch.float32))
+    assert torch.allclose(seen[0], torch.tensor(0.2))
+    assert not torch.allclose(seen[1], torch.tensor(0.2))
 
 
 # ------------------------------------------------------------------------------- invariances
 
 
 def test_rows_sum_to_one():
-    attention = build(MultiHeadSelfAttention, tiny_config())
-    seen = []
-    attention.probabilities.register_forward_hook(lambda m, inputs, output: seen.append(output))
-    hidden = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
-    attention(hidden, additive_mask(torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]), hidden.dtype))
-    assert seen[0].shape == (2, 4, 5, 5)  # (B, N, T, T)
-    torch.testing.assert_close(seen[0].sum(-1), torch.ones(2, 4, 5))
-    assert seen[0][0, :, :, 3:].abs().max() == 0
+    seen = probabilities_of(PADDED)
+    assert seen.shape == (2, 4, 5, 5)  # (B, N, T, T)
+    torch.testing.assert_close(seen.sum(-1), torch.ones(2, 4, 5))
+    assert seen[0, :, :, 3:].abs().max() == 0
 
 
 def test_order_means_nothing_to_attention():
     attention = build(MultiHeadSelfAttention, tiny_config(), dtype=torch.float64)
-    hidden = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0)).double()
+    hidden = random_hidden().double()
     order = [3, 0, 4, 1, 2]
     torch.testing.assert_close(
         attention(hidden[:, order], None), attention(hidden, None)[:, order], rtol=0, atol=1e-12
@@ -174,12 +159,10 @@ def test_order_means_nothing_to_attention():
 
 def test_the_input_is_not_changed():
     attention = build(MultiHeadSelfAttention, tiny_config())
-    hidden = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
-    mask = additive_mask(torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]), hidden.dtype)
-    before = hidden.clone(), mask.clone()
+    hidden, mask = random_hidden(), PADDED.clone()
     attention(hidden, mask)
-    assert torch.equal(hidden, before[0])
-    assert torch.equal(mask, before[1])
+    assert torch.equal(hidden, random_hidden())
+    assert torch.equal(mask, PADDED)
 
 
 def test_dropout_is_on_the_probabilities_and_only_while_training():
@@ -187,7 +170,7 @@ def test_dropout_is_on_the_probabilities_and_only_while_training():
     attention = build(MultiHeadSelfAttention, config)
     seen = []
     attention.dropout.register_forward_hook(lambda m, inputs, out: seen.append((inputs[0], out)))
-    hidden = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
+    hidden = random_hidden(9)
     assert torch.equal(attention(hidden, None), attention(hidden, None))
     attention.train()(hidden, None)
     probabilities, dropped = seen[-1]
