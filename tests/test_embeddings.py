@@ -83,12 +83,16 @@ def small() -> Embeddings:
     return embeddings
 
 
-def test_sum_by_hand():
-    embeddings = small()
+def sum_of(embeddings: Embeddings, ids: list[int], types: list[int]) -> list:
+    """What goes into the norm for one text."""
     sums = []
     embeddings.norm.register_forward_pre_hook(lambda module, inputs: sums.append(inputs[0]))
-    embeddings(torch.tensor([[2, 1, 1]]), torch.tensor([[0, 0, 1]]))
-    assert sums[0].tolist() == [[[105.0, 13.0], [201.0, 12.0], [301.0, 22.0]]]
+    embeddings(torch.tensor([ids]), torch.tensor([types]))
+    return sums[0].tolist()
+
+
+def test_sum_by_hand():
+    assert sum_of(small(), [2, 1, 1], [0, 0, 1]) == [[[105.0, 13.0], [201.0, 12.0], [301.0, 22.0]]]
 
 
 def test_norm_by_hand():
@@ -104,10 +108,7 @@ def test_word_and_segment_are_added_first():
         embeddings.word.weight.fill_(1e8)
         embeddings.segment.weight.fill_(-1e8)
         embeddings.position.weight.fill_(1)
-    sums = []
-    embeddings.norm.register_forward_pre_hook(lambda module, inputs: sums.append(inputs[0]))
-    embeddings(torch.tensor([[1]]), torch.tensor([[0]]))
-    assert sums[0].tolist() == [[[1.0, 1.0]]]
+    assert sum_of(embeddings, [1], [0]) == [[[1.0, 1.0]]]
 
 
 def test_every_text_counts_its_positions_from_zero():

@@ -85,9 +85,17 @@ def layer_of_constants(**config: object) -> EncoderLayer:
     return layer.eval()
 
 
+def sums_of(layer: EncoderLayer) -> list[torch.Tensor]:
+    """What goes into the two norms of a layer, from now on."""
+    seen = []
+    for norm in (layer.attention_norm, layer.feed_forward_norm):
+        norm.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0]))
+    return seen
+
+
 def test_post_norm_by_hand():
     # Attention: (2, 0) + (0, 1) = (2, 1); the norm makes it (1, -1), its bias (11, 19).
-    # Feed-forward: (0, 4) + (11, 19) = (11, 23); the norm makes it (-1, 1), its gain and bias
+    # Feed-forward: (0, 4) + (11, 19) = (11, 23); the norm makes it (-1, 1), its weight and bias
     # (-2 + 5, 3 + 6).
     out = layer_of_constants()(torch.tensor([[[0.0, 1.0]]], dtype=torch.float64), None)
     torch.testing.assert_close(out, torch.tensor([[[3.0, 9.0]]], dtype=torch.float64))
@@ -108,9 +116,7 @@ def test_eps_of_both_norms_comes_from_the_config():
 
 def test_the_input_stays_in_the_sum():
     layer = layer_of_constants()
-    seen = []
-    for norm in (layer.attention_norm, layer.feed_forward_norm):
-        norm.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0]))
+    seen = sums_of(layer)
     hidden = torch.tensor([[[0.5, 1.0], [-3.0, 8.0]]], dtype=torch.float64)
     layer(hidden, None)
     assert torch.equal(seen[0], hidden + torch.tensor([2.0, 0.0]))
@@ -125,9 +131,7 @@ def test_dropout_is_on_the_sublayers_not_on_the_residual():
 
     layer = layer_of_constants()
     layer.dropout = Tenfold()
-    seen = []
-    for norm in (layer.attention_norm, layer.feed_forward_norm):
-        norm.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0]))
+    seen = sums_of(layer)
     layer(torch.tensor([[[0.0, 1.0]]], dtype=torch.float64), None)
     assert seen[0].tolist() == [[[20.0, 1.0]]]
     torch.testing.assert_close(seen[1], torch.tensor([[[11.0, 59.0]]], dtype=torch.float64))
