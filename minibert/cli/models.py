@@ -25,7 +25,7 @@ SHOW = {  # what `minibert show` prints: topic → (file, name in it, or None fo
     "encode": ("sentence_encoder.py", "SentenceEncoder"),
     "similarity": ("similarity.py", None),
     "loop": ("training/loop.py", "loop"),
-    "tasks": ("training/tasks.py", None),
+    "tasks": ("training/tasks/base.py", "Task"),
 }
 
 

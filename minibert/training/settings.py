@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from minibert.io.hub import DEFAULT_MODEL
+from minibert.training.tasks import TASKS
 
-TASKS = ("classify", "regression", "similarity", "contrastive", "mlm", "tokens", "qa")
 CHOICES = {
-    "task": TASKS,
+    "task": tuple(TASKS),
     "schedule": ("linear", "cosine", "constant"),
     "optimizer": ("adamw", "adam", "sgd"),
     "objective": ("cosine", "cosent"),

@@ -18,11 +18,12 @@ from support import small
 
 from minibert.io.files import read_json
 from minibert.training.checkpoints import Run, read_tensors, write_tensors
-from minibert.training.finetune import finetune, narrator, several
+from minibert.training.finetune import finetune
 from minibert.training.inference import Blend, draw_sweep, evaluate_file, load, predict_file
-from minibert.training.plots import warnings_about
+from minibert.training.seeds import several
 from minibert.training.settings import Settings
 from minibert.training.settings import small as small_data
+from minibert.training.tasks import Classification, Similarity
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -365,25 +366,6 @@ def test_what_was_known_before_is_what_the_base_model_knows(world, tmp_path):
     assert result["before"]["general_spearman"] == pytest.approx(known, abs=1e-6)
 
 
-def test_a_person_is_told_how_long_it_takes(monkeypatch):
-    clock, said = [100.0], []
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-
-    class Plan:
-        steps = 1000
-
-    tell = narrator(said.append, Plan, 16, "accuracy")
-    tell({"step": 200, "epoch": 1, "dev_accuracy": 0.5})  # resumed here
-    for seconds, step in ((105, 210), (110, 220), (500, 1000)):
-        clock[0] = float(seconds)
-        tell({"step": step, "epoch": 1, "loss": 0.25, "lr": 1e-5})
-    assert said == [
-        "step 200 of 1000, epoch 1: dev_accuracy 0.5",
-        "step 220 of 1000, epoch 1: loss 0.25, lr 1e-05; about 6 min left",  # 20 took 10 s
-        "step 1000 of 1000, epoch 1: loss 0.25, lr 1e-05",
-    ]
-
-
 def test_what_is_written_may_be_read_by_whom_the_umask_lets(tmp_path):
     write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)})
     (tmp_path / "ordinary").touch()
@@ -412,10 +394,12 @@ def test_every_way_of_training_resumes_to_the_same_bytes(world, tmp_path, monkey
 
 
 def test_one_class_and_collapsed_cosines_are_told():
-    assert "same class" in warnings_about({"predicted_classes": 1}, 3)[0]
-    assert not warnings_about({"predicted_classes": 2}, 3)
-    assert "collapsed" in warnings_about({"cosine_mean": 0.98, "cosine_sd": 0.03}, None)[0]
-    assert not warnings_about({"cosine_mean": 0.5, "cosine_sd": 0.3}, None)
+    task = Classification(small.tokenizer(), "abc")
+    assert "same class" in task.remarks({"predicted_classes": 1})[0]
+    assert not task.remarks({"predicted_classes": 2})
+    task = Similarity(small.tokenizer())
+    assert "collapsed" in task.remarks({"cosine_mean": 0.98, "cosine_sd": 0.03})[0]
+    assert not task.remarks({"cosine_mean": 0.5, "cosine_sd": 0.3})
 
 
 def test_several_seeds_and_baselines(world, tmp_path):
