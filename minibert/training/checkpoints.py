@@ -32,6 +32,8 @@ from minibert.io import distributed
 from minibert.io.checkpoint import write_safetensors
 from minibert.io.files import read_text, write_text
 
+POSITION = {"epoch", "epoch_step", "step", "best", "best_epoch"}  # of a run, in a checkpoint
+
 
 class Diverged(ArithmeticError):
     """The loss or a gradient is no longer a finite number."""
@@ -50,16 +52,11 @@ class Run:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        directory: str | os.PathLike | None = None,
-        *,
-        best_on: str | None = None,
-        every: int = 200,
-        patience: int | None = None,
+        self, model: nn.Module, optimizer: torch.optim.Optimizer,
+        directory: str | os.PathLike | None = None, *, best_on: str | None = None,
+        every: int = 200, patience: int | None = None,
         on_line: Callable[[dict], object] = lambda line: None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.model, self.optimizer = model, optimizer
         self.directory = None if directory is None else Path(directory)
         self.best_on, self.every, self.patience, self.on_line = best_on, every, patience, on_line
@@ -95,13 +92,8 @@ class Run:
         """Count and log a step; save when it is time, or when somebody wants to stop."""
         self.step += 1
         self.epoch_step += 1
-        self.log(
-            step=self.step,
-            epoch=self.epoch,
-            loss=float(loss),
-            norm=float(norm),
-            lr=self.optimizer.param_groups[-1]["lr"],
-        )
+        lr = self.optimizer.param_groups[-1]["lr"]
+        self.log(step=self.step, epoch=self.epoch, loss=float(loss), norm=float(norm), lr=lr)
         stop = distributed.add_up(self.interrupted) > 0  # all processes stop, or none
         if stop or self.step % self.every == 0:
             self.save()
@@ -162,8 +154,8 @@ class Run:
         tensors |= {f"random.{i}": state for i, state in enumerate(states)}
         if torch.cuda.is_available():
             tensors |= {f"cuda.{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
-        position = {name: getattr(self, name) for name in ("epoch", "epoch_step", "step")}
-        position |= {"best": self.best, "best_epoch": self.best_epoch, "lines": len(self.lines)}
+        position = {name: getattr(self, name) for name in POSITION}
+        position["lines"] = len(self.lines)
         write_tensors(self.directory / "checkpoint.safetensors", tensors, position)
 
     def resume(self) -> bool:
@@ -183,8 +175,8 @@ class Run:
         tensors, position = read_tensors(path) if path.exists() else ({}, {"lines": 0})
         if tensors:
             self.restore(tensors)
-        for name in ("epoch", "epoch_step", "step", "best", "best_epoch"):
-            setattr(self, name, position.get(name, getattr(self, name)))
+        for name in POSITION & position.keys():
+            setattr(self, name, position[name])
         log = self.directory / "log.jsonl"
         kept = read_text(log).splitlines(keepends=True)[: position["lines"]] if log.exists() else []
         self.lines = [json.loads(line) for line in kept]

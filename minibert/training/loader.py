@@ -30,21 +30,12 @@ class BatchSampler(Sampler):
     """
 
     def __init__(
-        self,
-        lengths: Sequence[int],
-        *,
-        epochs: int = 1,
-        steps: int | None = None,
-        size: int | None = 16,
-        tokens: int | None = None,
-        accumulate: int = 1,
-        seed: int = 0,
+        self, lengths: Sequence[int], *, epochs: int = 1, steps: int | None = None,
+        size: int | None = 16, tokens: int | None = None, accumulate: int = 1, seed: int = 0,
         by_length: bool = True,
-    ) -> None:
-        if size is None and tokens is None:
+    ) -> None:  # fmt: skip
+        if not size and not tokens:
             raise ValueError("a batch needs a limit: size, tokens, or both")
-        if (size is not None and size < 1) or (tokens is not None and tokens < 1):
-            raise ValueError(f"batch size {size}, tokens {tokens}; both must be at least 1")
         self.lengths, self.size, self.tokens = lengths, size, tokens
         self.seed, self.by_length = seed, by_length
         self.epoch = self.done = self.steps = 0

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minibert.config import BertConfig
@@ -26,6 +28,7 @@ from minibert.training import metrics
 from minibert.training.data import Example, scaled_score, score_scale
 
 FAILED = "the run has failed"  # in a remark; the command line looks for it
+Started = tuple["Task", nn.Module]
 
 
 class Feature(NamedTuple):
@@ -88,10 +91,6 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def outputs(self, model: nn.Module, batch: dict) -> Tensor:
-        """What the model says about a batch: logits, cosines or vectors, B of them."""
-
-    @abstractmethod
     def criterion(self, outputs: Tensor, batch: dict) -> Tensor:
         """The loss, a SUM over what `weight` counts: the loop divides by the weight of a step."""
 
@@ -130,14 +129,14 @@ class Task(ABC):
         return (config.extra.get("architectures") or [None])[0] == cls.head.__name__
 
     @classmethod
-    def start(cls, base: ModelDirectory, settings: Any, train: Sequence[Example]) -> tuple[Task, nn.Module]:
+    def start(cls, base: ModelDirectory, settings: Any, train: Sequence[Example]) -> Started:
         """The task, and the model to train for it: a base model under a new head."""
         options = {"max_length": settings.max_length, **cls.options(settings, train)}
         task = cls(BertTokenizer.from_pretrained(base), **options)
         return task, cls.head.from_pretrained(base, **task.config)
 
     @classmethod
-    def load(cls, directory: ModelDirectory, config: BertConfig) -> tuple[Task, nn.Module]:
+    def load(cls, directory: ModelDirectory, config: BertConfig) -> Started:
         """The task and the model of a directory that a fine-tuning has written."""
         tokenizer = BertTokenizer.from_pretrained(directory)
         positions = config.max_position_embeddings
@@ -158,6 +157,10 @@ class Task(ABC):
         the other examples of the batch nor on the number of processes. None = drawn anew.
         """
         return {"inputs": self.pad(features), "targets": self.targets(features)}
+
+    def outputs(self, model: nn.Module, batch: dict) -> Tensor:
+        """What the model says about a batch: logits, (B, ..., C); or cosines, or vectors."""
+        return model(**batch["inputs"]).logits
 
     def weight(self, batch: dict) -> float:
         """How many things the loss is summed over: examples, or tokens that count."""
@@ -290,6 +293,15 @@ class ClassTask(Task):
         """The classes."""
         return {"classes": list(config.id2label.values())}
 
+    def measure_classes(self, labels: np.ndarray, guesses: np.ndarray) -> dict[str, float]:
+        """Accuracy, macro-F1, and how many classes were predicted at all; numbers, (n,) each."""
+        classes = range(len(self.classes))
+        return {
+            "accuracy": metrics.accuracy(labels, guesses),
+            "macro_f1": metrics.precision_recall_f1(labels, guesses, "macro", classes)[2],
+            "predicted_classes": len(set(guesses.tolist())),
+        }
+
     def remarks(self, measures: dict[str, float]) -> list[str]:
         """Whether one class was predicted for everything."""
         if len(self.classes) == 1 or measures["predicted_classes"] > 1:
@@ -298,6 +310,51 @@ class ClassTask(Task):
             f"every text was given the same class: {FAILED}. Another seed, more steps, a longer "
             "warm-up or --recipe small usually help"
         ]
+
+
+@dataclass(eq=False)
+class ScoreTask(Task):
+    """A task with a score for each pair of texts, learnt on 0 to 1 by the squared error.
+
+    ``scale`` is that of the scores in the data; None = the narrowest usual one that holds them.
+    """
+
+    scale: tuple[float, float] | None = None
+    inputs, truth = ("text", "pair"), ("score",)
+    best = "spearman"
+
+    @classmethod
+    def options(cls, settings: Any, train: Sequence[Example]) -> dict:
+        """The scale of the scores."""
+        return {"scale": settings.scale or score_scale(train)}
+
+    def scores(self, examples: Sequence[Example]) -> list[float | None]:
+        """The score of every example, brought to 0 to 1; None where there is none."""
+        if any(example.values.get("score") is None for example in examples):
+            return [None] * len(examples)
+        scale = self.scale or score_scale(examples)
+        return [scaled_score(example, scale) for example in examples]
+
+    def criterion(self, outputs: Tensor, batch: dict) -> Tensor:
+        """The squared error, summed."""
+        return F.mse_loss(outputs, batch["targets"].to(outputs), reduction="sum")
+
+    def decode(self, outputs: Tensor, batch: dict) -> list[float]:
+        """The scores."""
+        return outputs.float().tolist()
+
+    def measure(self, predictions: Sequence[float], features: Sequence[Feature]) -> dict:
+        """Spearman's and Pearson's correlation with the true scores, and the squared error."""
+        targets = [feature.target for feature in features]
+        return {
+            "spearman": metrics.spearman(targets, predictions),
+            "pearson": metrics.pearson(targets, predictions),
+            "mse": metrics.mean_squared_error(targets, predictions),
+        }
+
+    def answer(self, score: float) -> dict:
+        """The score, 0 to 1; of a bi-encoder the cosine."""
+        return {"score": score}
 
 
 @dataclass(eq=False)
@@ -319,12 +376,12 @@ class BiEncoder(Task):
         return False
 
     @classmethod
-    def start(cls, base: ModelDirectory, settings: Any, train: Sequence[Example]) -> tuple[Task, nn.Module]:
+    def start(cls, base: ModelDirectory, settings: Any, train: Sequence[Example]) -> Started:
         """The task and the model of a sentence encoder."""
         return cls.load(base, max_length=settings.max_length, **cls.options(settings, train))
 
     @classmethod
-    def load(cls, directory: ModelDirectory, config: Any = None, **options: Any) -> tuple[Task, nn.Module]:
+    def load(cls, directory: ModelDirectory, config: Any = None, **options: Any) -> Started:
         """The task and the model of a sentence encoder."""
         encoder = SentenceEncoder.from_pretrained(directory, device="cpu")
         options = {"max_length": encoder.max_length, "pooling": encoder.pooling, **options}
@@ -347,23 +404,3 @@ class BiEncoder(Task):
         hidden = model(**inputs).last_hidden_state  # (R, T, H)
         vectors = [POOLING[name](hidden, inputs["attention_mask"]) for name in self.pooling]
         return torch.cat(vectors, dim=-1)
-
-
-def scores(examples: Sequence[Example], scale: tuple[float, float] | None) -> list[float | None]:
-    """The score of every example, brought to 0 to 1; None where there is none.
-
-    ``scale`` is that of the scores; None = the narrowest usual one that holds them all.
-    """
-    if any(example.values.get("score") is None for example in examples):
-        return [None] * len(examples)
-    scale = scale or score_scale(examples)
-    return [scaled_score(example, scale) for example in examples]
-
-
-def correlations(targets: Sequence[float], predictions: Sequence[float]) -> dict:
-    """Spearman, Pearson and the mean squared error."""
-    return {
-        "spearman": metrics.spearman(targets, predictions),
-        "pearson": metrics.pearson(targets, predictions),
-        "mse": metrics.mean_squared_error(targets, predictions),
-    }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from minibert.config import BertConfig
 from minibert.heads import BertForSequenceClassification
@@ -66,10 +66,6 @@ class Classification(ClassTask):
             return len(batch["targets"])
         return torch.tensor(self.class_weights)[batch["targets"].cpu()].sum().item()
 
-    def outputs(self, model: nn.Module, batch: dict) -> Tensor:
-        """Logits, (B, C)."""
-        return model(**batch["inputs"]).logits
-
     def criterion(self, logits: Tensor, batch: dict) -> Tensor:
         """Cross-entropy, summed. Units: nats."""
         weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
@@ -83,13 +79,8 @@ class Classification(ClassTask):
     def measure(self, predictions: Sequence[np.ndarray], features: Sequence[Feature]) -> dict:
         """Accuracy, macro-F1, Matthews' correlation, and how many classes were predicted at all."""
         labels, guesses = labels_and_guesses(predictions, features)
-        names = range(len(self.classes))
-        return {
-            "accuracy": metrics.accuracy(labels, guesses),
-            "macro_f1": metrics.precision_recall_f1(labels, guesses, "macro", names)[2],
-            "matthews": metrics.matthews_correlation(labels, guesses),
-            "predicted_classes": len(set(guesses.tolist())),
-        }
+        matthews = metrics.matthews_correlation(labels, guesses)
+        return {**self.measure_classes(labels, guesses), "matthews": matthews}
 
     def answer(self, probabilities: np.ndarray) -> dict:
         """The class and its probability."""

@@ -11,16 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minibert.training.data import Example, score_scale
-from minibert.training.tasks.base import BiEncoder, Feature, correlations, scores
+from minibert.training.data import Example
+from minibert.training.tasks.base import BiEncoder, Feature, ScoreTask
 
 
 @dataclass(eq=False)
-class Similarity(BiEncoder):
+class Similarity(BiEncoder, ScoreTask):
     """How alike are two texts read apart (a bi-encoder)? The cosine of their vectors.
 
     Args:
-        scale: of the scores in the data (None = see `scores`); they are learnt on 0 to 1.
         objective: ``"cosine"``, the squared error of the cosine, or ``"cosent"``, which asks only
             that the cosines stand in the order of the scores.
 
@@ -28,10 +27,7 @@ class Similarity(BiEncoder):
     log(1 + Σ exp(20 (cos_j - cos_i))) over the pairs i, j of the batch with score_i > score_j.
     """
 
-    scale: tuple[float, float] | None = None
     objective: str = "cosine"
-    inputs, truth = ("text", "pair"), ("score",)
-    best = "spearman"
 
     def __post_init__(self) -> None:
         """Refuse another objective."""
@@ -41,11 +37,11 @@ class Similarity(BiEncoder):
     @classmethod
     def options(cls, settings: Any, train: Sequence[Example]) -> dict:
         """The scale of the scores, and the objective."""
-        return {"scale": settings.scale or score_scale(train), "objective": settings.objective}
+        return {**super().options(settings, train), "objective": settings.objective}
 
     def encode(self, examples: Sequence[Example]) -> list[Feature]:
         """Token ids of both texts, a row for each, and the score, 0 to 1."""
-        return self.sides(examples, ["text", "pair"], scores(examples, self.scale))
+        return self.sides(examples, ["text", "pair"], self.scores(examples))
 
     def weight(self, batch: dict) -> float:
         """The number of pairs; CoSENT is one number for the whole batch."""
@@ -58,21 +54,17 @@ class Similarity(BiEncoder):
 
     def criterion(self, cosines: Tensor, batch: dict) -> Tensor:
         """The squared error, summed; or CoSENT's one number."""
-        target = batch["targets"].to(cosines)
         if self.objective == "cosine":
-            return F.mse_loss(cosines, target, reduction="sum")
+            return super().criterion(cosines, batch)
+        target = batch["targets"].to(cosines)
         wrong = 20 * (cosines[None, :] - cosines[:, None])  # (B, B), [i][j] = cos_j - cos_i
         wrong = wrong[target[:, None] > target[None, :]]
         return torch.logsumexp(torch.cat([wrong.new_zeros(1), wrong]), dim=0)
 
-    def decode(self, cosines: Tensor, batch: dict) -> list[float]:
-        """The cosines."""
-        return cosines.float().tolist()
-
     def measure(self, predictions: Sequence[float], features: Sequence[Feature]) -> dict:
         """Correlations with the true scores, and mean and spread of the cosines."""
         return {
-            **correlations([feature.target for feature in features], predictions),
+            **super().measure(predictions, features),
             "cosine_mean": float(np.mean(predictions)),
             "cosine_sd": float(np.std(predictions)),
         }
@@ -86,7 +78,3 @@ class Similarity(BiEncoder):
             f"the cosines have collapsed: {mean:.3f} on average with a spread of {spread:.3f}. A "
             "lower learning rate, cosent instead of cosine, or scores that use the whole scale help"
         ]
-
-    def answer(self, cosine: float) -> dict:
-        """The cosine."""
-        return {"score": cosine}

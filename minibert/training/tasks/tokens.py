@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from minibert.heads import BertForTokenClassification
-from minibert.training import metrics
 from minibert.training.data import Example
 from minibert.training.tasks.base import ClassTask, Feature
 
@@ -84,10 +83,6 @@ class TokenClassification(ClassTask):
         """The number of words with a tag."""
         return (batch["targets"] != IGNORE).sum().item()
 
-    def outputs(self, model: nn.Module, batch: dict) -> Tensor:
-        """Logits, (B, T, C)."""
-        return model(**batch["inputs"]).logits
-
     def criterion(self, logits: Tensor, batch: dict) -> Tensor:
         """Cross-entropy, summed over the words. Units: nats."""
         flat = logits.flatten(0, 1), batch["targets"].flatten()  # (B T, C), (B T,)
@@ -102,12 +97,7 @@ class TokenClassification(ClassTask):
         """Accuracy and macro-F1 over words."""
         guesses = np.concatenate(predictions)
         labels = np.concatenate([np.array(f.target)[f.extra] for f in features])
-        names = range(len(self.classes))
-        return {
-            "accuracy": metrics.accuracy(labels, guesses),
-            "macro_f1": metrics.precision_recall_f1(labels, guesses, "macro", names)[2],
-            "predicted_classes": len(set(guesses.tolist())),
-        }
+        return self.measure_classes(labels, guesses)
 
     def answer(self, tags: np.ndarray) -> dict:
         """The tags of the words."""
