@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from minibert.batching import make_batches
 from minibert.io import distributed
 from minibert.training.tasks.base import Feature, Task, to_device
 
@@ -51,25 +52,14 @@ class BatchSampler(Sampler):
         """The batches of an epoch."""
         random = np.random.default_rng([self.seed, epoch])
         order = random.permutation(len(self.lengths)).tolist()
+        limits = {"size": self.size, "tokens": self.tokens}
         if not self.by_length:
-            return self.cut(order)
+            return make_batches(self.lengths, order=order, **limits)
         pool = 100 * (self.size or max(self.tokens // max(self.lengths, default=1), 1))
         pools = [order[start : start + pool] for start in range(0, len(order), pool)]
-        batches = self.cut([i for p in pools for i in sorted(p, key=self.lengths.__getitem__)])
+        order = [i for members in pools for i in sorted(members, key=self.lengths.__getitem__)]
+        batches = make_batches(self.lengths, order=order, **limits)
         return [batches[i] for i in random.permutation(len(batches))]
-
-    def cut(self, order: Sequence[int]) -> list[list[int]]:
-        """Cut examples, in this order, into batches within the limits."""
-        batches: list[list[int]] = []
-        longest = 0
-        for i in order:
-            longest = max(longest, self.lengths[i])
-            full = not batches or len(batches[-1]) == self.size
-            if full or (self.tokens and (len(batches[-1]) + 1) * longest > self.tokens):
-                batches.append([])
-                longest = self.lengths[i]
-            batches[-1].append(i)
-        return batches
 
     def set_epoch(self, epoch: int, done: int = 0) -> None:
         """Go to an epoch of which some batches are done."""

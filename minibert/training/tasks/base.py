@@ -18,11 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minibert.batching import make_batches
 from minibert.config import BertConfig
 from minibert.io.directory import ModelDirectory
 from minibert.model import BertModel
 from minibert.pooling import POOLING
-from minibert.sentence_encoder import SentenceEncoder, make_batches
+from minibert.sentence_encoder import SentenceEncoder
 from minibert.tokenization.tokenizer import BertTokenizer
 from minibert.training import metrics
 from minibert.training.data import Example, scaled_score, score_scale
@@ -192,7 +193,7 @@ class Task(ABC):
         model.eval()
         try:
             with torch.inference_mode():
-                for members in make_batches(sizes, batch_tokens):
+                for members in make_batches(sizes, tokens=batch_tokens):
                     seeds = [(0, 0, i) for i in members]
                     batch = to_device(self.collate([features[i] for i in members], seeds), device)
                     outputs = self.outputs(model, batch)
@@ -383,7 +384,7 @@ class BiEncoder(Task):
     @classmethod
     def load(cls, directory: ModelDirectory, config: Any = None, **options: Any) -> Started:
         """The task and the model of a sentence encoder."""
-        encoder = SentenceEncoder.from_pretrained(directory, device="cpu")
+        encoder = SentenceEncoder.from_pretrained(directory, device="cpu", engine="textbook")
         options = {"max_length": encoder.max_length, "pooling": encoder.pooling, **options}
         return cls(encoder.tokenizer, encoder=encoder, **options), encoder.model
 
