@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 
 from minibert.cli.common import Result, command, model_option, option, tell
 
@@ -102,19 +104,53 @@ def check(args: argparse.Namespace) -> Result:
     results = exercises.grade_class(args.path, **limits)
     passed = all(one.passed for found in results.values() for one in found.values())
 
-    def table(results: dict) -> str:
-        rows = exercises.class_table(results)
-        if args.csv:
-            return exercises.as_csv(rows).rstrip("\n")
-        one = len(results) == 1
-        return exercises.one_table(*results.values()) if one else exercises.as_text(rows)
-
-    return Result(results, table, passed)
+    render = class_csv if args.csv else submission_text if len(results) == 1 else class_text
+    return Result(results, render, passed)
 
 
 def titles_text(titles: dict) -> str:
     """A line for each exercise."""
     return "\n".join(f"{name:<22} {title}" for name, title in titles.items())
+
+
+def class_table(results: dict) -> list[list]:
+    """Rows of a table, student × exercise, with a head and the sums of points."""
+    exercises = list(next(iter(results.values())))
+    rows: list[list] = [["student", *exercises, "sum"]]
+    for student, found in results.items():
+        points = [found[name].points for name in exercises]
+        rows.append([student, *points, sum(points)])
+    return rows
+
+
+def class_csv(results: dict) -> str:
+    """The table of a class for a spreadsheet."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(class_table(results))
+    return text.getvalue().rstrip("\n")
+
+
+def class_text(results: dict) -> str:
+    """The table of a class to look at: exercises are numbered in the head, and named below."""
+    head, *students = class_table(results)
+    width = max(len(str(row[0])) for row in (head, *students))
+    numbered = [head[0], *range(1, len(head) - 1), head[-1]]
+    lines = [
+        f"{row[0]:<{width}}" + "".join(f"{cell:>5}" for cell in row[1:])
+        for row in (numbered, *students)
+    ]
+    key = [f"{number:>3}  {name}" for number, name in enumerate(head[1:-1], 1)]
+    return "\n".join([*lines, "", "Exercises, 10 points each:", *key])
+
+
+def submission_text(results: dict) -> str:
+    """One submission: a line for each exercise, with what is wrong."""
+    (grades,) = results.values()
+    lines = [f"{name:<22} {grade.points:>3} of {grade.out_of}  {grade.summary}"
+             for name, grade in grades.items()]
+    points, out_of = (sum(getattr(grade, of) for grade in grades.values())
+                      for of in ("points", "out_of"))
+    return "\n".join([*lines, f"{'':<22} {points:>3} of {out_of}"])
 
 
 @command("minibert bench --svg speed.svg")
@@ -172,7 +208,7 @@ def training_steps(name: str, peers: bool) -> dict:
     from minibert.speed.peers import plain_training
     from minibert.tokenization.tokenizer import BertTokenizer
     from minibert.training.data import Example
-    from minibert.training.optim import make_optimizer, parameter_groups
+    from minibert.training.loop import collate, make_optimizer, parameter_groups
     from minibert.training.tasks import Similarity
 
     directory = locate(name)
@@ -191,8 +227,8 @@ def training_steps(name: str, peers: bool) -> dict:
     features = task.encode(examples)
 
     def ours() -> None:
-        batch = task.collate(features)
-        loss = task.loss(model, batch) / task.weight(batch)
+        batch = collate(task, features, range(16), (0, 0), "cpu")
+        loss = task.loss(task.outputs(model, batch), batch) / task.weight(batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

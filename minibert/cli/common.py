@@ -89,14 +89,12 @@ def encoding_options(run: Callable) -> Callable:
         help="texts too long for the model: cut them off and warn (the default), stop, or average "
         "over windows",
     )  # fmt: skip
-    engine = option(
-        "--engine", choices=("packed", "textbook", "int8"),
-        help="how the model computes: packed (the default on a CPU) is fast; textbook is plain "
-        "PyTorch, bit for bit the reference; int8 is about twice as fast as packed on a CPU with "
-        "VNNI, and its vectors differ a little",
+    precision = option(
+        "--precision", choices=("float32", "int8"),
+        help="of the weights (default: as saved); int8 is two to three times as fast on a CPU with "
+        "VNNI, and the vectors, still float32, differ a little",
     )  # fmt: skip
-    precision = option("--precision", choices=("float32", "int8"), help="int8: --engine int8")
-    return model_option(engine(precision(long(run))))
+    return model_option(precision(long(run)))
 
 
 class Columns(argparse.Action):

@@ -1,9 +1,10 @@
 """The twelve exercises: the inputs and the expected answers of their parts.
 
-What an exercise says is in ``exercise_texts/NAME.md``: its title, the code to start from, its parts
-and its hints. A part is a title, its points and settings, from which the function of that name here
-makes inputs and answers. Numbers are drawn from a seed, such that no part is blind to a mistake:
-lengths are unequal, no bias is zero, no norm is the identity, and no size is equal to another one.
+What an exercise says is in its file in ``exercise_texts/``: its title, the code to start from, its
+parts and its hints. A part has a title, points, and settings from which the function of that name
+here makes inputs and answers; or `stage`, for a part of the model. Numbers are drawn from a seed,
+such that no part is blind to a mistake: lengths are unequal, no bias is zero, no norm is the
+identity, and no size is equal to another one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import random
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from operator import mul
 from pathlib import Path
@@ -23,12 +23,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 
 from minibert.course import checks, text_mistakes
 from minibert.course.checks import Case, Stage, tensors
 from minibert.course.run_submission import Classifier
 from minibert.parity.probes import example
-from minibert.parity.steps import Computation, Inputs
+from minibert.parity.steps import Computation
 
 # ------------------------------------------------------------------------- 1 and 2: from a text
 
@@ -58,9 +59,9 @@ def each_text(call: Callable, args: tuple) -> list:
 def clean_and_split(seed: int, texts: Sequence[str]) -> dict:
     """Texts from templates."""
     choice = random.Random(seed).choice
-    filled = [fill(text, lambda pool: choice(POOLS[pool])) for text in texts]
-    right = [text_mistakes.words_of(text) for text in filled]
-    return {"args": (filled,), "checks": [checks.same_words], "expected": right, "run": each_text}
+    args = ([fill(text, lambda pool: choice(POOLS[pool])) for text in texts],)
+    right = [text_mistakes.words_of(text) for text in args[0]]
+    return {"args": args, "checks": [checks.same_words], "expected": right, "run": each_text}
 
 
 def wordpiece(seed: int, words: Sequence[str]) -> dict:
@@ -68,67 +69,46 @@ def wordpiece(seed: int, words: Sequence[str]) -> dict:
     drawn = random.Random(seed).sample(string.ascii_lowercase, 6)
     letters = dict(zip("abcdex", drawn, strict=True))
     vocab = {fill(entry, letters.get): number for number, entry in enumerate(VOCABULARY)}
-    filled = [fill(word, letters.get) for word in words]
-    right = [text_mistakes.pieces_of(word, vocab) for word in filled]
-    return {
-        "args": (filled, vocab), "checks": [checks.same_words], "expected": right, "run": each_text
-    }
+    args = ([fill(word, letters.get) for word in words], vocab)
+    right = [text_mistakes.pieces_of(word, vocab) for word in args[0]]
+    return {"args": args, "checks": [checks.same_words], "expected": right, "run": each_text}
 
 
 # ----------------------------------------------------------------- 3 to 8: the parts of the model
 
 
 def stage(
-    known: Sequence[str], name: str, what: str, args: Callable[..., tuple]
-) -> Callable[..., dict]:
-    """Parts that lead from the tensors ``known`` of a tiny BERT to the tensor ``name``.
+    seed: int, returns: str, what: str, arguments: Sequence[str], check: Sequence[str] = ("near",),
+    fixed: Mapping[str, Sequence] | None = None, **settings: Any,
+) -> dict:
+    """A part that leads to a tensor of a tiny BERT.
 
-    ``args`` makes the arguments of the function from the `Inputs` and the known tensors. Settings
-    of a part: those of `example`; ``fixed``, weights and inputs with numbers of their own;
-    ``check``, the names of the checks.
+    Args:
+        returns, what: the name of that tensor; what it should be, in words.
+        arguments: of the function: names of tensors, inputs, weights (with a dot at the end, of all
+            weights of a module) or settings of the configuration.
+        check: the names of the checks.
+        fixed: weights and inputs with numbers of their own, which are repeated.
+        settings: those of `example`.
     """
-
-    def make(seed: int, check=("near",), fixed: Mapping | None = None, **settings: Any) -> dict:
-        inputs = example(seed, layers=1, **settings)
-        for place, numbers in (fixed or {}).items():
-            tensor = inputs.weights[place] if place in inputs.weights else inputs.batch[place]
-            tensor.view(-1, len(numbers))[:] = torch.tensor(numbers)
-        run = Computation(inputs, dtype=torch.float32)
-        values = {key: run[key].contiguous() for key in known}
-        return {
-            "args": args(inputs, *values.values()),
-            "checks": [getattr(checks, name) for name in check],
-            "expected": Stage(inputs, values, [name]),
-            "what": what,
-        }
-
-    return make
-
-
-def weights_of(inputs: Inputs, prefix: str) -> dict[str, Tensor]:
-    """The weights of a part of the model, by their short names."""
-    weights = inputs.weights.items()
-    return {k.removeprefix(prefix): v for k, v in weights if k.startswith(prefix)}
-
-
-def norm_of(inputs: Inputs, norm: str) -> tuple[Tensor, Tensor, float]:
-    """Gain, bias and eps of a LayerNorm."""
-    weights = weights_of(inputs, f"{norm}.")
-    return weights["weight"], weights["bias"], inputs.config.layer_norm_eps
-
-
-def embedding_arguments(inputs: Inputs) -> tuple:
-    """The arguments of the exercise embeddings."""
-    ids, types = inputs.batch["input_ids"], inputs.batch["token_type_ids"]
-    weights = weights_of(inputs, "embeddings.")
-    tables = [weights[f"{name}.weight"] for name in ("word", "segment", "position")]
-    return ids, types, *tables, *norm_of(inputs, "embeddings.norm")
-
-
-def attention_arguments(inputs: Inputs, hidden: Tensor) -> tuple:
-    """The arguments of the exercise multi_head_attention."""
-    weights = weights_of(inputs, "layers.0.attention.")
-    return hidden, inputs.batch["attention_mask"], inputs.config.num_attention_heads, weights
+    inputs = example(seed, layers=1, **settings)
+    given = {**vars(inputs.config), **inputs.weights, **inputs.batch}
+    for name, numbers in (fixed or {}).items():
+        given[name].view(-1, len(numbers))[:] = torch.tensor(numbers)
+    run = Computation(inputs, dtype=torch.float32)
+    known = {}
+    for name in arguments:
+        if name.endswith("."):
+            inside = [key for key in inputs.weights if key.startswith(name)]
+            given[name] = {key.removeprefix(name): given[key] for key in inside}
+        elif name not in given:
+            given[name] = known[name] = run[name].contiguous()
+    return {
+        "args": tuple(given[name] for name in arguments),
+        "checks": [getattr(checks, name) for name in check],
+        "expected": Stage(inputs, known, [returns]),
+        "what": what,
+    }
 
 
 # ---------------------------------------------------------- 9 and 10: cosines, and masking for MLM
@@ -136,12 +116,8 @@ def attention_arguments(inputs: Inputs, hidden: Tensor) -> tuple:
 
 def cosine_similarity(seed: int, a: Sequence[float], b: Sequence[float]) -> dict:
     """Vectors of these lengths."""
-    generator = torch.Generator().manual_seed(seed)
-    args = tuple(
-        text_mistakes.unit(torch.randn(len(lengths), 6, generator=generator))
-        * torch.tensor(lengths)[:, None]
-        for lengths in (a, b)
-    )
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(seed))
+    args = tuple(text_mistakes.unit(draw(len(x), 6)) * torch.tensor(x)[:, None] for x in (a, b))
     right = text_mistakes.cosine_table(args)
     return {"args": args, "checks": [checks.close_to], "expected": right}
 
@@ -233,20 +209,18 @@ def training_step(
         batch = [micro_batch(1000 * seed + 10 * step + i, size) for i, size in enumerate(sizes)]
         found = [F.cross_entropy(model(**inputs).logits, labels) for inputs, labels in batch]
         batches.append(batch)
-        gradients.append(torch.stack([gradient_of(loss, model) for loss in found]))
+        gradients.append(torch.stack([
+            parameters_to_vector(torch.autograd.grad(loss, list(model.parameters())))
+            for loss in found
+        ]))  # (M, n)
         losses.append(sum(map(mul, map(Tensor.item, found), sizes)) / sum(sizes))
     norms = [float(gradient[0].norm()) for gradient in gradients]
     largest = [norm * part for norm, part in zip(norms, limits or [1e6] * steps, strict=True)]
-    inputs, names = example(layers=1), in_each_step(steps, "clipped")
+    inputs, zeros = example(layers=1), torch.zeros_like(gradients[0][0])
     inputs.batch["settings"]["max_norm"] = largest
-    inputs.batch.update(
-        gradients=torch.stack(gradients),  # (steps, M, n)
-        counts=torch.tensor(sizes),
-        zeros=torch.zeros_like(gradients[0][0]),
-    )
-    right = {
-        "near": Stage(inputs, {}, names), "mean_loss": losses, "training_mode": [1] * steps
-    }
+    inputs.batch.update(gradients=gradients, counts=torch.tensor(sizes), zeros=zeros)
+    stage = Stage(inputs, {}, in_each_step(steps, "clipped"))
+    right = {"near": stage, "mean_loss": losses, "training_mode": [1] * steps}
 
     def run(call: Callable, args: tuple) -> Any:
         found = call(*args)[check]
@@ -263,78 +237,49 @@ def micro_batch(seed: int, size: int) -> tuple[dict[str, Tensor], Tensor]:
     return {name: batch[name] for name in names}, batch["input_ids"].sum(1) % 3
 
 
-def gradient_of(loss: Tensor, model: torch.nn.Module) -> Tensor:
-    """The gradient of a loss, over all parameters laid end to end, (n,)."""
-    gradients = torch.autograd.grad(loss, list(model.parameters()))
-    return torch.cat([gradient.flatten() for gradient in gradients])
-
-
 # ---------------------------------------------------------------------------------- the twelve
 
 TEXTS = Path(__file__).with_name("exercise_texts")
 FORM = re.compile(
     r"# (.*?)\n\n```python\n(.*?)```\n\n## Parts\n\n```json\n(.*?)```\n\n## Hint 1\n\n(.*)\n", re.S
 )
+MAKERS = (clean_and_split, wordpiece, cosine_similarity, mask_tokens, adamw_step, training_step)
 
 
-@dataclass(frozen=True)
 class Exercise:
-    """One exercise; ``make`` makes a `Case` from a seed and the settings of a part."""
+    """One exercise, as its file says.
 
-    name: str
-    make: Callable[..., dict]
-    steps: Sequence[str] = ()  # only mistakes in these steps are looked for; () = in any
-    leaves_arguments: bool = True  # worth a point: the tensors that were given are not written to
-    repeatable: bool = True  # the same arguments give the same result
+    Attributes:
+        name, title, code, hints: the function, what it does, what to start from, three hints.
+        parameters: the names of the function's parameters.
+        settings: of all parts; ``repeatable``: false where the same arguments may give something
+            else each time.
+        parts: title, points and settings of each.
+        leaves_arguments: whether the tenth point is for not writing to the arguments.
+    """
 
-    def __post_init__(self) -> None:
-        """Read what the file says: the title, the code to start from, the parts and the hints."""
-        text = (TEXTS / f"{self.name}.md").read_text(encoding="utf-8")
-        title, code, parts, hints = FORM.fullmatch(text).groups()
-        hints = re.split(r"\n\n## Hint \d\n\n", hints)
-        vars(self).update(title=title, code=code, parts=json.loads(parts), hints=hints)
-
-    @property
-    def parameters(self) -> list[str]:
-        """The names of the function's parameters."""
-        return [argument.arg for argument in ast.parse(self.code).body[-1].args.args]
+    def __init__(self, path: Path) -> None:
+        self.name = path.stem.partition("_")[2]
+        text = path.read_text(encoding="utf-8")
+        self.title, self.code, settings, hints = FORM.fullmatch(text).groups()
+        self.hints = re.split(r"\n\n## Hint \d\n\n", hints)
+        self.parameters = [argument.arg for argument in ast.parse(self.code).body[-1].args.args]
+        self.settings = json.loads(settings)
+        self.parts = self.settings.pop("parts")
+        self.repeatable = self.settings.pop("repeatable", True)
+        self.leaves_arguments = sum(part["points"] for part in self.parts) == 9
 
     @cache  # noqa: B019 - there are twelve, and a whole class has the same inputs
     def cases(self, seed: int) -> list[Case]:
         """The parts, with other inputs for each seed."""
+        make = {maker.__name__: maker for maker in MAKERS}.get(self.name, stage)
         found = []
         for number, part in enumerate(self.parts):
-            settings = {key: part[key] for key in part if key not in ("title", "points")}
-            fields = self.make(seed + 100 * number, **settings)
-            found.append(Case(part["title"], part["points"], **fields))
+            settings = {**self.settings, **part}
+            title, points = settings.pop("title"), settings.pop("points")
+            found.append(Case(title, points, **make(seed + 100 * number, **settings)))
         return found
 
 
-ATTENTION = "layers.0.attention."
-_ALL = (
-    Exercise("clean_and_split", clean_and_split, leaves_arguments=False),
-    Exercise("wordpiece", wordpiece, leaves_arguments=False),
-    Exercise("embeddings", stage([], "embeddings", "a (B, T, H) tensor", embedding_arguments)),
-    Exercise("attention", stage(
-        [ATTENTION + "query_heads", ATTENTION + "key_heads"], ATTENTION + "weights",
-        "a (B, N, T, T) tensor",
-        lambda inputs, query, key: (query, key, inputs.batch["attention_mask"]))),
-    Exercise("multi_head_attention", stage(
-        ["embeddings"], ATTENTION + "output", "a (B, T, H) tensor", attention_arguments)),
-    Exercise("add_and_norm", stage(
-        ["embeddings", ATTENTION + "output"], "layers.0.attention_norm", "a (B, T, H) tensor",
-        lambda inputs, *known: (*known, *norm_of(inputs, "layers.0.attention_norm")))),
-    Exercise("feed_forward", stage(
-        ["layers.0.attention_norm"], "layers.0.feed_forward.contract", "a (B, T, H) tensor",
-        lambda inputs, hidden: (hidden, weights_of(inputs, "layers.0.feed_forward.")))),
-    Exercise("mean_pooling", stage(
-        ["layers.0.feed_forward_norm"], "pooling", "a (B, H) tensor",
-        lambda inputs, hidden: (hidden, inputs.batch["attention_mask"]))),
-    Exercise("cosine_similarity", cosine_similarity),
-    Exercise("mask_tokens", mask_tokens, repeatable=False),
-    Exercise("adamw_step", adamw_step, (
-        "first", "second", "first_corrected", "second_corrected", "update", "decay", "parameters")),
-    Exercise("training_step", training_step, ("total", "gradient", "clipped"), False, False),
-)
-EXERCISES = {exercise.name: exercise for exercise in _ALL}
-"""All exercises by name, in the order of a course."""
+EXERCISES = {exercise.name: exercise for exercise in map(Exercise, sorted(TEXTS.glob("*.md")))}
+"""All exercises by name, in the order of the course, which is that of their files."""

@@ -11,10 +11,8 @@ side by side, and named where a known mistake explains all that was seen.
 from __future__ import annotations
 
 import copy
-import csv
-import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -26,6 +24,8 @@ from minibert.course.grading import Grade
 from minibert.course.run_submission import call, wrapped
 from minibert.course.runner import Submission
 from minibert.io.files import no_such_file, write_text
+
+Solution = Callable | str | os.PathLike
 
 
 def find(name: str) -> Exercise:
@@ -40,9 +40,7 @@ def find(name: str) -> Exercise:
     return EXERCISES[key]
 
 
-def check(
-    name: str, solution: Callable | str | os.PathLike, *, seed: int = 0, hint: int = 0
-) -> None:
+def check(name: str, solution: Solution, *, seed: int = 0, hint: int = 0) -> None:
     """Grade a function (here and now) or a file (in a process of its own); print the report.
 
     >>> check("attention", my_attention)
@@ -52,15 +50,8 @@ def check(
         print(f"\n{hint_text(name, hint)}")
 
 
-def grade(
-    name: str,
-    solution: Callable | str | os.PathLike,
-    *,
-    seed: int = 0,
-    seconds: float = 10,
-    megabytes: int = 2000,
-) -> Grade:
-    """Grade a function, or a file within these limits.
+def grade(name: str, solution: Solution, *, seed: int = 0, **limits: float) -> Grade:
+    """Grade a function, or a file within limits: ``seconds=10, megabytes=2000``.
 
     Raises:
         FileNotFoundError: no such file.
@@ -68,12 +59,11 @@ def grade(
     """
     exercise = find(name)
     if callable(solution):
+        here = partial(call, wrapped(exercise.name, solution))
         source = getattr(solution, "__name__", type(solution).__name__)
-        calling = partial(call, wrapped(exercise.name, solution))
-        return grading.grade(exercise, seed, calling, source)
+        return grading.grade(exercise, seed, here, source)
     if not Path(solution).is_file():
         raise no_such_file(solution)
-    limits = {"seconds": seconds, "megabytes": megabytes}
     with Submission(solution, exercise.name, **limits) as submission:
         result = grading.grade(exercise, seed, submission.call, str(solution))
         result.printed = submission.printed
@@ -118,17 +108,13 @@ def start(name: str, path: str | os.PathLike) -> None:
     Raises:
         FileExistsError: there is a file; nothing is overwritten.
     """
+    exercise = find(name)
     if Path(path).exists():
         raise FileExistsError(f"{path} exists and is not overwritten; name another file")
-    write_text(path, starting_file(name))
-
-
-def starting_file(name: str) -> str:
-    """What a learner starts from: signature, shapes, source; nothing to copy."""
-    exercise = find(name)
-    return (
-        f'"""{exercise.title}\n\nCheck it: minibert check {exercise.name} THIS_FILE\n'
-        f'Hints:    minibert check {exercise.name} --hint 1 (then 2, 3)\n"""\n\n{exercise.code}'
+    write_text(
+        path,
+        f'"""{exercise.title}\n\nGrade it: minibert check {exercise.name} THIS_FILE\n'
+        f'Hints:    minibert check {exercise.name} --hint 1 (then 2, 3)\n"""\n\n{exercise.code}',
     )
 
 
@@ -168,42 +154,3 @@ def grade_class(
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         results = pool.map(lambda path: grade_submission(path, **limits), students)
         return {path.resolve().name: found for path, found in zip(students, results, strict=True)}
-
-
-def class_table(results: Mapping[str, Mapping[str, Grade]]) -> list[list]:
-    """Rows of a table, student × exercise, with a head and the sums."""
-    rows: list[list] = [["student", *EXERCISES, "sum"]]
-    for student, found in results.items():
-        points = [found[name].points for name in EXERCISES]
-        rows.append([student, *points, sum(points)])
-    return rows
-
-
-def one_table(found: Mapping[str, Grade]) -> str:
-    """One submission: a line for each exercise, with what is wrong."""
-    lines = [
-        f"{name:<22} {one.points:>3} of {one.out_of}  {one.summary}" for name, one in found.items()
-    ]
-    points, out_of = (sum(getattr(one, what) for one in found.values())
-                      for what in ("points", "out_of"))
-    return "\n".join([*lines, f"{'':<22} {points:>3} of {out_of}"])
-
-
-def as_csv(rows: Sequence[Sequence]) -> str:
-    """A table as CSV."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def as_text(rows: Sequence[Sequence]) -> str:
-    """A table to look at: the exercises are numbered in the head, and named below."""
-    head, *students = rows
-    width = max(len(str(row[0])) for row in rows)
-    heads = [head[0], *range(1, len(head) - 1), head[-1]]
-    lines = [
-        "".join([f"{row[0]:<{width}}", *(f"{cell:>5}" for cell in row[1:])])
-        for row in (heads, *students)
-    ]
-    key = [f"{number:>3}  {name}" for number, name in enumerate(head[1:-1], 1)]
-    return "\n".join([*lines, "", "Exercises, 10 points each:", *key])

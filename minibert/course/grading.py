@@ -14,8 +14,8 @@ from typing import Any
 from minibert.course.cases import Exercise
 from minibert.course.checks import Case, Stage, tensors
 from minibert.course.run_submission import InvalidReturn, decode
-from minibert.course.text_mistakes import FAMILIES
-from minibert.parity.catalogue import BY_KEY, CATALOGUE
+from minibert.course.text_mistakes import FAMILIES, MISTAKES
+from minibert.parity.catalogue import BY_KEY
 from minibert.parity.diagnosis import Answer, Diagnosis, diagnose_parts, find, together
 
 
@@ -27,7 +27,11 @@ class PartGrade:
     points: int
     out_of: int
     lines: list[str] = field(default_factory=list)  # what is wrong
-    judged: bool = True  # False: it was not reached
+
+    @property
+    def judged(self) -> bool:
+        """Whether anything can be said about it; False: it was not reached."""
+        return bool(self.points or self.lines)
 
 
 @dataclass
@@ -72,9 +76,11 @@ class Grade:
             mark = "ok" if part.points else "wrong" if part.judged else "-"
             lines.append(f"  {mark:<5} {part.points}/{part.out_of}  {part.title}")
         sections = [("", self.stopped)] if self.stopped else []
-        shown = {"\n".join(part.lines): part for part in reversed(self.parts) if part.lines}
-        for text, part in list(shown.items())[:-3:-1]:  # the first two that differ
-            sections.append((f"Part {self.parts.index(part) + 1}, {part.title}:", text))
+        shown: dict[str, str] = {}
+        for number, part in enumerate(self.parts, 1):
+            if part.lines:
+                shown.setdefault("\n".join(part.lines), f"Part {number}, {part.title}:")
+        sections += [(heading, text) for text, heading in list(shown.items())[:2]]
         for heading, value in ("What it is:", self.diagnosis), ("Your code printed:", self.printed):
             if value:
                 sections.append((heading, textwrap.indent(str(value), "  ")))
@@ -94,7 +100,7 @@ class Grade:
         plain = ("exercise", "source", "points", "out_of", "stopped", "summary")
         return {
             **{name: getattr(self, name) for name in plain},
-            "parts": [vars(part) for part in self.parts],
+            "parts": [{**vars(part), "judged": part.judged} for part in self.parts],
             "diagnosis": self.diagnosis.to_dict() if self.diagnosis else None,
         }
 
@@ -122,8 +128,7 @@ def grade(exercise: Exercise, seed: int, call: Callable[..., dict], source: str)
         except InvalidReturn as error:
             part.lines = [f"  {line}" for line in str(error).splitlines()]
         result.stopped = replies[-1].get("stopped", "")
-        part.judged = not result.stopped
-        part.points = case.points if part.judged and not part.lines else 0
+        part.points = 0 if part.lines or result.stopped else case.points
         result.parts.append(part)
     if any(reply.get("random") for reply in replies):
         result.diagnosis = Diagnosis("", [(BY_KEY["dropout-left-on"],)])
@@ -134,29 +139,25 @@ def grade(exercise: Exercise, seed: int, call: Callable[..., dict], source: str)
         names = ", ".join(exercise.parameters[place] for place in changed)
         wrong = [f"  written to: {names}; work on a copy (x = x + 1, not x += 1)"] if names else []
         earned = int(result.points > 0 and not wrong)  # doing nothing earns nothing
-        title = "the arguments are left unchanged"
-        result.parts.append(PartGrade(title, earned, 1, wrong, bool(earned or wrong)))
+        result.parts.append(PartGrade("the arguments are left unchanged", earned, 1, wrong))
     return result
 
 
 def diagnose(exercise: Exercise, seen: Sequence[tuple[Case, Any]]) -> Diagnosis | None:
     """Name what explains the results of an exercise in all its parts."""
     if exercise.name in FAMILIES:
-        family = FAMILIES[exercise.name]
+        right, explain = FAMILIES[exercise.name]
 
         def explains(answer: Answer) -> bool:
-            steps = {**family.steps, **together(answer)}
-            return all(family.explain(case.args, got, steps) for case, got in seen)
+            steps = {**right, **together(answer)}
+            return all(explain(case.args, got, steps) for case, got in seen)
 
-        return None if explains(()) else find(family.mistakes, explains)
-    catalogue = [
-        mistake for mistake in CATALOGUE
-        if mistake.changes and (not exercise.steps or set(mistake.changes) <= set(exercise.steps))
-    ]
+        mistakes = [mistake for mistake in MISTAKES if mistake.section == exercise.name]
+        return None if explains(()) else find(mistakes, explains)
     judges = {}
     for case, got in seen:
         if isinstance(case.expected, Stage):
             found = tensors(got, len(case.expected.names), case.what)
             if all(tensor.dim() and tensor.numel() for tensor in found):
-                judges[case.title] = case.expected.judge(found, catalogue)
+                judges[case.title] = case.expected.judge(found)
     return diagnose_parts(judges) if judges else None

@@ -49,21 +49,16 @@ class Submission:
     def __enter__(self) -> Submission:
         """Start the process, and load the file in it."""
         self.scratch = tempfile.TemporaryDirectory(prefix="minibert-check-")
-        self.trace = Path(self.scratch.name, "trace")
-        work = Path(self.scratch.name, "work")
-        work.mkdir()
-        paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]
+        self.trace = Path(self.scratch.name, ".trace")  # Python's last words
+        paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
         arguments = (self.path, self.name, self.seconds, self.megabytes, self.trace)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "minibert.course.run_submission", *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            cwd=work,
-            env={
-                **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-                "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
-            },
+            cwd=self.scratch.name,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
             start_new_session=True,
         )
         self.receive(STARTUP)
@@ -114,7 +109,7 @@ class Submission:
         self.process.wait()
 
     def why_it_ended(self, trace: str) -> str:
-        """Why there is no reply, and at which line of the file; from Python's last words."""
+        """Why there is no reply, and at which line of the file."""
         at, status = "", self.process.returncode
         if line := re.search(rf'File "{re.escape(str(self.path))}", line (\d+)', trace):
             linecache.checkcache(str(self.path))

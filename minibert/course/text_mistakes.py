@@ -9,17 +9,18 @@ from __future__ import annotations
 import itertools
 import math
 import string
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+from unicodedata import category, normalize
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from minibert.course.checks import needs_shape, tensors, within
 from minibert.course.run_submission import InvalidReturn
-from minibert.parity.catalogue import Mistake, read_mistakes
+from minibert.parity.catalogue import read_mistakes
 from minibert.tokenization import tokenizer
 from minibert.tokenization.unicode_tables import CJK, PUNCTUATION, SPACE
 
@@ -53,37 +54,23 @@ def split_at(is_mark: Callable[[str], bool], *, drop: bool = False, runs: bool =
         number = itertools.count()
 
         def group(item: tuple[str, int]) -> Any:
-            if item[0] == " ":
+            if item[0] == " " or (drop and is_mark(item[0])):
                 return "space"
             if is_mark(item[0]):
-                return "mark" if drop or runs else next(number)
+                return "marks" if runs else next(number)
             return "word"
 
-        dropped = ("space", "mark") if drop else ("space",)
-        groups = itertools.groupby(text, group)
-        return [list(word) for name, word in groups if name not in dropped]
+        return [list(word) for name, word in itertools.groupby(text, group) if name != "space"]
 
     return split
 
 
-def category(c: str) -> str:
-    """Its general category in Unicode."""
-    return unicodedata.category(c)
+decomposed = partial(normalize, "NFD")  # the letter, then its accents
 
 
 def control(c: str) -> bool:
     """Whether it is a control or format character."""
     return category(c) in ("Cc", "Cf")
-
-
-def decomposed(c: str, form: str = "NFD") -> str:
-    """The letter, followed by its accents."""
-    return unicodedata.normalize(form, c)
-
-
-def part_of_word(c: str) -> bool:
-    r"""Whether \\w matches it, or an accent."""
-    return c.isalnum() or c == "_" or category(c) == "Mn"
 
 
 CLEANING_CHANGES: dict[str, Steps] = {
@@ -92,22 +79,21 @@ CLEANING_CHANGES: dict[str, Steps] = {
     "accents-apart": {"accents": each(decomposed)},
     "accents-with-letter": {"accents": each(
         lambda c: c if category(c) != "Mn" and len(decomposed(c)) == 1 else "")},
-    "ascii-only": {"accents": each(
-        lambda c: "".join(d for d in decomposed(c, "NFKD") if d.isascii()))},
+    "ascii-only": {"accents": each(lambda c: "".join(filter(str.isascii, normalize("NFKD", c))))},
     "controls-kept": {"clean": each(lambda c: " " if c in SPACE else c)},
     "controls-to-blank": {"clean": each(lambda c: " " if c in SPACE or control(c) else c)},
     "blank-only": {"clean": each(lambda c: "" if control(c) and c not in "\t\n\r" else c)},
     "blank-dropped": {"clean": each(lambda c: "" if control(c) else " " if c in SPACE else c)},
     "cjk-joined": {"cjk": list},
     "cjk-basic-only": {"cjk": each(lambda c: f" {c} " if "\u4e00" <= c <= "\u9fff" else c)},
-    "kana-too": {"cjk": each(
-        lambda c: f" {c} " if c in CJK or "\u3040" <= c <= "\u30ff" else c)},
+    "kana-too": {"cjk": each(lambda c: f" {c} " if c in CJK or "\u3040" <= c <= "\u30ff" else c)},
     "marks-attached": {"split": split_at(lambda c: False)},
     "marks-dropped": {"split": split_at(lambda c: c in PUNCTUATION, drop=True)},
     "marks-in-runs": {"split": split_at(lambda c: c in PUNCTUATION, runs=True)},
     "ascii-marks-only": {"split": split_at(lambda c: c in string.punctuation)},
     "categories-only": {"split": split_at(lambda c: category(c).startswith("P"))},
-    "regex-words": {"split": split_at(lambda c: not part_of_word(c))},
+    "regex-words": {"split": split_at(
+        lambda c: not (c.isalnum() or c == "_" or category(c) == "Mn"))},
 }
 
 # ----------------------------------------------------------------------------------- 2: WordPiece
@@ -217,19 +203,19 @@ def shares(args: tuple, got: Any) -> dict[str, tuple[float, int]]:
     if wrong := needs_shape(shown, ids.shape) or needs_shape(labels, ids.shape):
         raise InvalidReturn(wrong[0].strip())
     chosen = labels != -100
-
-    def share(of: Tensor, among: Tensor) -> tuple[float, int]:
-        return float(of[among].double().mean()) if among.any() else 0.0, int(among.sum())
-
     words = chosen & ~special
+    parts = {
+        "chosen": (chosen, ~special),
+        "special": (chosen, special),
+        "mask": (shown == mask_id, words),
+        "random": ((shown != mask_id) & (shown != ids), words),
+        "kept": (shown == ids, words),
+        "original": (labels == ids, words),
+        "unlabelled": (shown != ids, ~chosen),
+    }
     return {
-        "chosen": share(chosen, ~special),
-        "special": share(chosen, special),
-        "mask": share(shown == mask_id, words),
-        "random": share((shown != mask_id) & (shown != ids), words),
-        "kept": share(shown == ids, words),
-        "original": share(labels == ids, words),
-        "unlabelled": share(shown != ids, ~chosen),
+        name: (float(part[among].double().mean()) if among.any() else 0.0, int(among.sum()))
+        for name, (part, among) in parts.items()
     }
 
 
@@ -254,27 +240,16 @@ def same_shares(args: tuple, got: Any, do: Steps) -> bool:
 # -------------------------------------------------------------------------------- all together
 
 
-class Family(NamedTuple):
-    """The known mistakes of an exercise: right steps, changed ones, and whether they explain."""
-
-    steps: Steps
-    mistakes: Sequence[Mistake]
-    explain: Callable[[tuple, Any, Steps], bool]  # the inputs, what came back, the steps
-
-
-_ALL = read_mistakes(
+MISTAKES = read_mistakes(
     Path(__file__).with_suffix(".md"),
     CLEANING_CHANGES | PIECES_CHANGES | COSINE_CHANGES | MASKING_CHANGES,
 )
-FAMILIES = {
-    name: Family(steps, [mistake for mistake in _ALL if mistake.section == name], explain)
-    for name, steps, explain in (
-        ("clean_and_split", CLEANING,
-         lambda args, got, do: [words_of(text, do) for text in args[0]] == got),
-        ("wordpiece", PIECES,
-         lambda args, got, do: [pieces_of(word, args[1], do) for word in args[0]] == got),
-        ("cosine_similarity", COSINE,
-         lambda args, got, do: within(cosine_table(args, do), got)),
-        ("mask_tokens", SHARES, same_shares),
-    )
+# For each exercise its right steps, and whether steps explain what came back for some arguments.
+FAMILIES: dict[str, tuple[Steps, Callable[[tuple, Any, Steps], bool]]] = {
+    "clean_and_split": (
+        CLEANING, lambda args, got, do: [words_of(text, do) for text in args[0]] == got),
+    "wordpiece": (
+        PIECES, lambda args, got, do: [pieces_of(word, args[1], do) for word in args[0]] == got),
+    "cosine_similarity": (COSINE, lambda args, got, do: within(cosine_table(args, do), got)),
+    "mask_tokens": (SHARES, same_shares),
 }

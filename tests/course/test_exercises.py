@@ -10,6 +10,7 @@ import torch
 from learners import other_styles, wrong
 
 from minibert.cli import main as cli
+from minibert.cli.check import class_csv, class_text, submission_text
 from minibert.course import exercises, grading, run_submission
 from minibert.course.exercises import EXERCISES, check, grade, inputs
 from minibert.parity.catalogue import BY_KEY
@@ -276,13 +277,13 @@ def test_why_a_file_has_no_points_is_said(graded, name, said):
 
 def test_the_table_of_a_class(graded):
     chosen = {name: graded[name] for name in ("gone", "right", "trouble")}
-    rows = exercises.class_table(chosen)
+    rows = [line.split(",") for line in class_csv(chosen).splitlines()]
     assert rows[0] == ["student", *EXERCISES, "sum"]
-    assert [(row[0], row[-1]) for row in rows[1:]] == [("gone", 9), ("right", 10), ("trouble", 3)]
-    assert rows[2][1 + list(EXERCISES).index("attention")] == 10
-    assert exercises.as_csv(rows).splitlines()[0].startswith("student,clean_and_split,")
-    assert "there is no wordpiece.py" in exercises.one_table(graded["right"])
-    assert len(exercises.as_text(rows).splitlines()[0]) < 100
+    assert [(row[0], row[-1]) for row in rows[1:]] == [
+        ("gone", "9"), ("right", "10"), ("trouble", "3")]
+    assert rows[2][1 + list(EXERCISES).index("attention")] == "10"
+    assert "there is no wordpiece.py" in submission_text({"right": graded["right"]})
+    assert len(class_text(chosen).splitlines()[0]) < 100
 
 
 @pytest.mark.parametrize("got", ['{"tensor": ["torch.float32", [2], [1]]}', '{"tensor": 1}', "[1"])

@@ -15,12 +15,8 @@ def clean_and_split__regular_expressions(text):
     text = "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cf"))
     text = "".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c))
     ideograph = "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]"
-    marks = "".join(
-        re.escape(c)
-        for c in map(chr, range(0x3100))
-        if unicodedata.category(c)[0] == "P"
-        or (c.isascii() and c.isprintable() and not c.isalnum() and c != " ")
-    )
+    kinds = [(c, unicodedata.category(c)[0]) for c in map(chr, range(0x3100))]
+    marks = "".join(re.escape(c) for c, k in kinds if k == "P" or (k == "S" and c.isascii()))
     return re.sub(f"({ideograph}|[{marks}])", r" \1 ", text.lower()).split()
 
 
@@ -28,9 +24,8 @@ def wordpiece__recursive(word, vocab):
     def rest(start):
         if start == len(word):
             return []
-        for piece in (
-            ("##" if start else "") + word[start:end] for end in range(len(word), start, -1)
-        ):
+        for end in range(len(word), start, -1):
+            piece = ("##" if start else "") + word[start:end]
             if piece in vocab:
                 after = rest(start + len(piece.removeprefix("##")))
                 return None if after is None else [piece, *after]
@@ -62,10 +57,8 @@ def attention__loops(query, key, mask):
     for b in range(B):
         for n in range(N):
             for i in range(T):
-                exps = [
-                    math.exp(float(query[b, n, i] @ key[b, n, j]) / math.sqrt(D)) * int(mask[b, j])
-                    for j in range(T)
-                ]
+                scores = [float(query[b, n, i] @ key[b, n, j]) / math.sqrt(D) for j in range(T)]
+                exps = [math.exp(scores[j]) * int(mask[b, j]) for j in range(T)]
                 for j in range(T):
                     result[b, n, i, j] = exps[j] / (sum(exps) or 1.0)
     return result
@@ -93,9 +86,8 @@ def multi_head_attention__fused(hidden, mask, heads, weights):
     b = torch.cat([weights[f"{n}.bias"] for n in ("query", "key", "value")])
     q, k, v = F.linear(hidden, w, b).view(B, T, 3, heads, H // heads).permute(2, 0, 3, 1, 4)
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.bool()[:, None, None])
-    return F.linear(
-        mixed.transpose(1, 2).flatten(2), weights["output.weight"], weights["output.bias"]
-    )
+    joined = mixed.transpose(1, 2).flatten(2)
+    return F.linear(joined, weights["output.weight"], weights["output.bias"])
 
 
 def multi_head_attention__head_by_head(hidden, mask, heads, weights):
@@ -179,21 +171,18 @@ def mask_tokens__numpy_exactly_fifteen_percent(input_ids, special, mask_id, voca
         chosen = np.random.permutation(words)[: round(0.15 * len(words))]
         labels[row, chosen] = ids[row, chosen]
         for t in chosen:
-            inputs[row, t] = np.random.choice(
-                [mask_id, np.random.randint(vocab_size), ids[row, t]], p=[0.8, 0.1, 0.1]
-            )
+            shown = [mask_id, np.random.randint(vocab_size), ids[row, t]]
+            inputs[row, t] = np.random.choice(shown, p=[0.8, 0.1, 0.1])
     return inputs, labels
 
 
-def adamw_step__numbers(
-    parameter, gradient, first, second, step, lr, beta1, beta2, eps, weight_decay
-):
+def adamw_step__numbers(parameter, gradient, first, second, step, lr, beta1, beta2, eps, decay):
     rows = []
     for p, g, m, v in zip(*(x.tolist() for x in (parameter, gradient, first, second)), strict=True):
         m += (1 - beta1) * (g - m)
         v += (1 - beta2) * (g * g - v)
-        rate = lr * math.sqrt(1 - beta2**step) / (1 - beta1**step)
-        p = p - rate * m / (math.sqrt(v) + eps * math.sqrt(1 - beta2**step)) - lr * weight_decay * p
+        root = math.sqrt(1 - beta2**step)
+        p -= lr * root / (1 - beta1**step) * m / (math.sqrt(v) + eps * root) + lr * decay * p
         rows.append((p, m, v))
     return tuple(torch.tensor(column) for column in zip(*rows, strict=True))
 
