@@ -5,7 +5,7 @@ returned), and a few for what goes *into* a module:
 
     embeddings.sum              word + segment + position, before the norm
     layers.{i}.attention.scores     before the softmax, mask added (B, N, T, T)
-    layers.{i}.attention.context    the heads side by side again, before the output map (B, T, H)
+    layers.{i}.attention.context    the heads side by side again, before the output layer (B, T, H)
     layers.{i}.attention_sum        the residual sum before the norm; likewise feed_forward_sum
 """
 

@@ -52,16 +52,13 @@ def data() -> Path:
 def tiny():
     """A tiny sentence encoder whose tokens are letters."""
     import torch
-    from support.tiny import WORDS
+    from support.tiny import WORDS, tiny_config
 
-    from minibert import BertConfig, BertModel, BertTokenizer, SentenceEncoder
+    from minibert import BertModel, BertTokenizer, SentenceEncoder
 
     torch.manual_seed(0)
-    config = BertConfig(
+    config = tiny_config(
         vocab_size=len(WORDS),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
         intermediate_size=64,
         max_position_embeddings=64,
         initializer_range=0.3,
@@ -70,7 +67,7 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def model(tiny, tmp_path_factory):  # noqa: F811
+def model(tiny, tmp_path_factory):
     directory = tmp_path_factory.mktemp("model")
     tiny.save_pretrained(directory)
     return str(directory)

@@ -128,11 +128,11 @@ def test_the_arguments_are_left_alone_and_a_batch_may_be_empty(name):
 @pytest.mark.parametrize("name", POOLING)
 def test_wrong_shapes_are_named(name):
     hidden, mask = random_batch()
-    with pytest.raises(ValueError, match=r"\(8, 48\).*last_hidden_state"):
-        POOLING[name](hidden[:, 0])
-    with pytest.raises(ValueError, match=r"\(8, 0, 48\)"):
-        POOLING[name](hidden[:, :0])
-    with pytest.raises(ValueError, match=r"\(8, 32\).*\(8, 33, 48\)"):
-        POOLING[name](hidden, mask[:, 1:])
-    with pytest.raises(ValueError, match=r"\(8, 1, 1, 33\)"):
-        POOLING[name](hidden, mask[:, None, None])
+    for arguments, said in (
+        ((hidden[:, 0],), r"\(8, 48\).*last_hidden_state"),
+        ((hidden[:, :0],), r"\(8, 0, 48\)"),
+        ((hidden, mask[:, 1:]), r"\(8, 32\).*\(8, 33, 48\)"),
+        ((hidden, mask[:, None, None]), r"\(8, 1, 1, 33\)"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            POOLING[name](*arguments)

@@ -1,6 +1,6 @@
 """Run a notebook from a clean kernel; store its outputs, or say where they are no longer so.
 
-    python tests/run_notebooks.py notebooks/3_attention_by_hand.ipynb
+    python tests/support/run_notebooks.py notebooks/3_attention_by_hand.ipynb
 
 What is stored is what a learner sees who runs the notebook and has written nothing yet. `run` does
 the same, and solves each exercise after its judge has spoken: the metadata of the learner's cell
