@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -83,8 +84,7 @@ def last_states(encoder: SentenceEncoder, texts: list[str]) -> list[torch.Tensor
         return [encoder.model(**encoder.tokenizer(text)).last_hidden_state[0] for text in texts]
 
 
-def close(one, other) -> bool:
-    return np.allclose(one, other, atol=1e-5, rtol=0)
+close = partial(np.allclose, atol=1e-5, rtol=0)
 
 
 # ---------------------------------------------------------------------------------- numbers
@@ -118,8 +118,7 @@ def test_the_figures_on_the_page_are_those_of_the_library():
     for i, text in enumerate(TEXTS):
         assert np.array_equal(attention(found, i), traced(encoder, text))
     first, second = encoder.encode(TEXTS)
-    assert abs(found["cosine"] - first @ second) <= 1e-5
-    assert abs(np.sum(found["contributions"]) - first @ second) <= 1e-5
+    assert close([found["cosine"], np.sum(found["contributions"])], first @ second)
     assert np.shape(found["contributions"]) == (6, 8)
     assert found["texts"][1]["tokens"] == ["[CLS]", *"cdefg", "[UNK]", "[SEP]"]
     assert found["texts"][1]["words"] == ["", *"cdefgж", ""]
@@ -127,12 +126,13 @@ def test_the_figures_on_the_page_are_those_of_the_library():
 
 def test_masked_heads_and_tokens_are_those_of_a_model_without_them():
     encoder = random_encoder()
+    whole = encoder.encode(TEXTS)
     found = figures(encoder, TEXTS)
+    assert np.array_equal(encoder.encode(TEXTS), whole), "nothing is left in the model"
     for layer in range(2):
         for head in range(4):
             expected = cosine_without_head(encoder, TEXTS, layer, head)
             assert close(found["without_head"][layer][head], expected)
-    whole = encoder.encode(TEXTS)
     for text, table in enumerate(found["without_token"]):
         assert len(table) == len(found["texts"][text]["tokens"])
         for token, value in enumerate(table):
@@ -150,13 +150,6 @@ def test_one_text_is_compared_with_itself():
     expected = cosine_without_token(encoder, TEXTS[0], 2, whole)
     assert close(found["without_token"][0][2], expected)
     assert len(found["without_token"]) == 1 and max(map(max, found["without_head"])) < 1
-
-
-def test_nothing_is_left_in_the_model():
-    encoder = random_encoder()
-    before = encoder.encode(TEXTS)
-    figures(encoder, TEXTS)
-    assert np.array_equal(encoder.encode(TEXTS), before)
 
 
 def test_refusals(tiny):
@@ -194,17 +187,13 @@ def test_prompts_and_lower_case_are_those_of_encode():
 # -------------------------------------------------------------------------------- one file
 
 
-def test_texts_are_escaped():
+def test_texts_are_escaped_and_the_page_asks_nothing_of_others():
     evil = "</script><script>document.title='a'</script><!-- & \" ' \u2028"
     html = page(figures(random_encoder(), [evil, "FIGURES"], "<i>m</i>"))
     assert html.count("<script") == html.count("</script>") == 2
     found = embedded(html)
     assert [text["text"] for text in found["texts"]] == [evil, "FIGURES"]
     assert found["model"] == "<i>m</i>"
-
-
-def test_the_page_asks_nothing_of_others():
-    html = page(figures(random_encoder(), TEXTS))
     assert not re.search(r"(?i)https?:|url\(|@import|fetch\(|XMLHttp|WebSocket|innerHTML", html)
     assert re.findall(r"(?i)\b(?:src|href)\s*=\s*\S+", html) == ['href="data:,">']
     assert "default-src 'none'" in html
@@ -241,11 +230,9 @@ def chromium(tmp_path_factory):
         pytest.skip(f"no chromium with its chromedriver: {hint}")
     options = webdriver.ChromeOptions()
     options.binary_location = binary
-    for flag in (
-        "headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
-        "disable-background-networking", "disable-component-update", "disable-sync",
-        "disable-dev-shm-usage", f"user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
+    flags = "headless=new no-sandbox disable-gpu disable-dev-shm-usage no-first-run disable-sync"
+    flags += " disable-quic disable-background-networking disable-component-update"
+    for flag in [*flags.split(), f"user-data-dir={tmp_path_factory.mktemp('profile')}"]:
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = webdriver.Chrome(options, webdriver.ChromeService(shutil.which(driver)))
@@ -345,6 +332,21 @@ def test_the_numbers_that_a_reader_sees(chromium, official, tmp_path, phone):
     assert close(seen.probabilities(1), maps[1][2, 11, 4])
     assert seen.text("#large") == "Layer 2, head 11, text 2"
 
+    # The same with keys; beyond the last token there is nothing. A pointer shows in passing.
+    seen.click(seen.chips(0)[7])
+    seen.keys("ARROW_RIGHT", "ARROW_RIGHT", "ARROW_RIGHT")
+    assert close(seen.probabilities(0), maps[0][2, 11, 8])
+    chromium.execute_script("document.querySelector('#heads [tabindex=\"0\"]').focus()")
+    seen.keys("ARROW_DOWN", "ARROW_LEFT", "m")
+    assert seen.text("#large") == "Layer 3, head 10, text 1"
+    without = cosine_without_head(encoder, BANKS, 3, 10)
+    assert seen.shows("#effect", whole, without, without - whole)
+    seen.keys("m", "ARROW_UP", "ARROW_RIGHT")
+    if not phone:
+        for place, token in ((seen.chips(0)[3], 3), (seen.find("h1")[0], 8)):
+            seen.click(place, press=False)
+            assert close(seen.probabilities(0), maps[0][2, 11, token])
+
     # A cell of the large map, walked to with keys.
     seen.click(seen.chips(1)[3])
     chromium.execute_script("document.getElementById('map').focus()")
@@ -380,34 +382,6 @@ def test_the_numbers_that_a_reader_sees(chromium, official, tmp_path, phone):
     seen.click(seen.find("#top-pairs button")[1])
     i, j = np.unravel_index(np.argsort(table.flatten())[-2], table.shape)
     assert seen.shows("#pair-value", table[i, j], table[i].sum())
-    assert seen.has_no_fault()
-
-
-@pytest.mark.browser
-def test_sixty_tokens_in_twelve_layers(chromium, tmp_path):
-    """Walked over with keys and the mouse."""
-    encoder = random_encoder(layers=12, heads=12, tokens=64)
-    texts = ["a b c d e f g h i j k l m n o p q r s t u v w x y z " * 2 + "a b c d e f", "z y x"]
-    seen = Page(chromium, tmp_path / "page.html", page(figures(encoder, texts)))
-    maps = [traced(encoder, text) for text in texts]
-    assert len(seen.chips(0)) == 60
-
-    seen.click(seen.find("#heads button")[0])
-    seen.click(seen.chips(0)[57])
-    seen.keys("ARROW_RIGHT", "ARROW_RIGHT", "ARROW_RIGHT")  # the last one, and no further
-    assert close(seen.probabilities(0), maps[0][0, 0, 59])
-    chromium.execute_script("document.querySelector('#heads [tabindex=\"0\"]').focus()")
-    seen.keys(*["ARROW_DOWN"] * 11, "ARROW_RIGHT", "ARROW_RIGHT", "m")
-    assert seen.text("#large") == "Layer 11, head 2, text 1"
-    without = cosine_without_head(encoder, texts, 11, 2)
-    whole = figures(encoder, texts)["cosine"]
-    assert seen.shows("#effect", whole, without, without - whole)
-    for place, text, token in (
-        (seen.chips(0)[30], 0, 30), (seen.chips(1)[2], 1, 2),
-        (seen.find("h1")[0], 0, 59),  # away from all tokens: back to the chosen one
-    ):
-        seen.click(place, press=False)
-        assert close(seen.probabilities(text), maps[text][11, 2, token])
     assert seen.has_no_fault()
 
 
