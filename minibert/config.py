@@ -14,7 +14,7 @@ import os
 from dataclasses import dataclass, field
 
 from minibert.io.directory import open_directory
-from minibert.io.files import write_json
+from minibert.io.files import atomic_directory, write_json
 
 ACTIVATIONS = ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh")
 LARGEST = 10_000_000  # of any size: far above every BERT, far below what fills a machine
@@ -161,7 +161,8 @@ class BertConfig:
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
         """Write ``config.json`` into a directory."""
-        write_json(os.path.join(directory, "config.json"), self.to_dict())
+        with atomic_directory(directory) as staging:
+            write_json(staging / "config.json", self.to_dict())
 
 
 def is_number(value: object) -> bool:

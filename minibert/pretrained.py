@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 
@@ -61,14 +60,7 @@ class Pretrained:
         directory = open_directory(name_or_path, **hub)
         in_file = BertConfig.from_pretrained(directory)
         config = in_file.replace(**overrides) if overrides else in_file
-        tensors, metadata = checkpoint.read(directory)
-        saved_with = json.loads(metadata.get("minibert.numbers", "{}"))
-        changed = {k: v for k, v in saved_with.items() if numbers_of(in_file).get(k) != v}
-        if changed:
-            raise ValueError(
-                f"{directory}/config.json differs from what its weights were saved with: "
-                f"{changed}; put it back, or pass the new value to from_pretrained and save again"
-            )
+        tensors = checkpoint.read(directory)
         layers = checkpoint.number_of_layers(tensors)
         if layers != config.num_hidden_layers:  # known before a model of a million layers is built
             raise ValueError(
@@ -115,21 +107,7 @@ class Pretrained:
         )
         with atomic_directory(directory) as staging:
             config.save_pretrained(staging)
-            checkpoint.save(
-                staging,
-                self.state_dict(),
-                (*checkpoint.ENCODER_NAMES, *self.names),
-                {"minibert.numbers": json.dumps(numbers_of(config))},
-            )
-
-
-def numbers_of(config: BertConfig) -> dict:
-    """What of a config the numbers depend on, while training too: all but the names of the labels.
-
-    It is saved beside the weights, because no shape shows it if one of these is changed.
-    """
-    known = config.to_dict()
-    return {name: known[name] for name in config.names() if name != "id2label"}
+            checkpoint.save(staging, self.state_dict(), (*checkpoint.ENCODER_NAMES, *self.names))
 
 
 def initialise(model: nn.Module, config: BertConfig) -> None:

@@ -305,6 +305,7 @@ def test_unknown_modules_are_refused_by_name(tiny, tmp_path, modules, message):
     tiny.save_pretrained(tmp_path)
     entries = [{"idx": 0, "name": "0", "path": "", "type": f"st.models.{m}"} for m in modules]
     (tmp_path / "modules.json").write_text(json.dumps(entries))
+    (tmp_path / "minibert.json").unlink()
     with pytest.raises(ValueError, match=message):
         SentenceEncoder.from_pretrained(tmp_path)
 
@@ -321,12 +322,14 @@ def test_unknown_modules_are_refused_by_name(tiny, tmp_path, modules, message):
 def test_unknown_pooling_is_refused_by_name(tiny, tmp_path, config, message):
     tiny.save_pretrained(tmp_path)
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "minibert.json").unlink()
     with pytest.raises(ValueError, match=message):
         SentenceEncoder.from_pretrained(tmp_path)
 
 
 def test_both_generations_of_the_pooling_config(tiny, tmp_path):
     tiny.save_pretrained(tmp_path)
+    (tmp_path / "minibert.json").unlink()
     for config, pooling in (
         ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, ("cls",)),
         ({"pooling_mode": "max", "embedding_dimension": 32}, ("max",)),

@@ -51,7 +51,7 @@ def inspect(args: argparse.Namespace) -> Result:
 
     name = args.model or DEFAULT_MODEL
     directory = locate(name)
-    tensors, _ = checkpoint.read(directory)
+    tensors = checkpoint.read(directory)
     model = load_model(directory)
     report = model.load_report
     value = {

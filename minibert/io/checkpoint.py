@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from minibert.io.directory import ModelDirectory, open_directory
-from minibert.io.files import atomic_path, stand_in
+from minibert.io.files import atomic_path, first_bytes, stand_in
 
 # Ours | official. Each row is a module, with a .weight and a .bias; {} is the number of the layer.
 ENCODER_NAMES = (
@@ -57,13 +58,6 @@ TIED = {
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
 
-Tensors = tuple[dict[str, Tensor], dict[str, str]]  # what reading gives: tensors, metadata
-DTYPES = {
-    **{torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"},
-    **{torch.int64: "I64", torch.uint8: "U8", torch.bool: "BOOL"},  # ids, random states, masks
-    **{torch.int8: "I8", torch.int32: "I32"},  # of quantised models
-}
-DIGEST = "minibert.sha256"  # the key, in the metadata of the files we save, of `content_digest`
 
 
 @dataclass(frozen=True)
@@ -115,17 +109,17 @@ def canonical_name(stored: str) -> str:
 # --------------------------------------------------------------------------------------- reading
 
 
-def read(directory: str | os.PathLike) -> Tensors:
-    """All tensors of a directory under the names they are stored by, and the file's metadata.
+def read(directory: str | os.PathLike) -> dict[str, Tensor]:
+    """All tensors of a directory, under the names they are stored by.
 
     Looks for ``model.safetensors``, its sharded form, then ``pytorch_model.bin`` and its sharded
     form (read without running any code in it). Files are memory-mapped: a tensor costs no memory
     until it is used. A file may be replaced meanwhile, as `save` does, but not be overwritten in
     place, as ``cp`` does: the model would change with it.
 
-    What is checked: the sizes, always; the content of files that minibert saved (by their digest)
-    and of ``.bin`` files (by the checksums of the zip). Safetensors files of other programs carry
-    no checksum: a changed number in one cannot be noticed here.
+    What is checked: the sizes, always; the content of files that minibert saved (by the sha256 in
+    ``minibert.json``) and of ``.bin`` files (by the checksums of the zip). Safetensors files of
+    other programs carry no checksum: a changed number in one cannot be noticed here.
 
     Raises:
         FileNotFoundError: no weights there, or a shard is missing.
@@ -134,7 +128,7 @@ def read(directory: str | os.PathLike) -> Tensors:
     """
     directory = open_directory(directory)
     for name, read_file in (
-        ("model.safetensors", read_safetensors),
+        ("model.safetensors", lambda path: read_safetensors(path)[0]),
         ("pytorch_model.bin", read_pickle),
     ):
         if directory.has(name):
@@ -148,26 +142,18 @@ def read(directory: str | os.PathLike) -> Tensors:
     )
 
 
-def read_safetensors(path: Path) -> Tensors:
-    """Memory-map one safetensors file; check the digest if `save` has put one into it."""
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Memory-map one safetensors file: its tensors and its metadata."""
     head = first_bytes(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-            metadata = file.metadata() or {}
+            return tensors, file.metadata() or {}
     except SafetensorError as error:
         raise damaged(path, head, error) from None
-    digest = metadata.pop(DIGEST, None)
-    if digest is not None and digest != content_digest(tensors, metadata):
-        raise ValueError(
-            f"{path} is damaged: the content is not what was saved (by its sha256, "
-            f"{digest[:12]}...); get the file again. If a program has changed it on purpose, let "
-            f"that program leave out {DIGEST!r} from the metadata of the file"
-        )
-    return tensors, metadata
 
 
-def read_pickle(path: Path) -> Tensors:
+def read_pickle(path: Path) -> dict[str, Tensor]:
     """Memory-map one ``.bin`` file: tensors only, no code. Older ones are no zip and are read."""
     head = first_bytes(path)
     try:
@@ -187,12 +173,12 @@ def read_pickle(path: Path) -> Tensors:
     items = tensors.items() if isinstance(tensors, dict) else [(None, None)]
     if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in items):
         raise ValueError(f"{path} holds something else than names and tensors")
-    return dict(tensors), {}
+    return dict(tensors)
 
 
 def read_shards(
-    directory: ModelDirectory, index: str, read_file: Callable[[Path], Tensors]
-) -> Tensors:
+    directory: ModelDirectory, index: str, read_file: Callable[[Path], dict[str, Tensor]]
+) -> dict[str, Tensor]:
     """Read the files that an index names, and hold the index to what they contain."""
     path, weight_map = directory.path / index, directory.json(index).get("weight_map")
     if not isinstance(weight_map, dict):
@@ -205,7 +191,7 @@ def read_shards(
             raise FileNotFoundError(f"{path.parent / shard}, named in {index}, is missing")
     tensors: dict[str, Tensor] = {}
     for shard in shards:
-        part, _ = read_file(directory.file(shard))
+        part = read_file(directory.file(shard))
         promised = {name for name, file in weight_map.items() if file == shard}
         if differ := promised ^ part.keys():
             raise ValueError(
@@ -213,17 +199,7 @@ def read_shards(
                 + ", ".join(sorted(differ)[:3])
             )
         tensors.update(part)
-    return tensors, {}
-
-
-def first_bytes(path: Path) -> bytes:
-    """The beginning of a file, to name it by. No such file, or no right to it: an OSError."""
-    if path.is_symlink() and not path.exists():
-        raise FileNotFoundError(
-            f"{path} is a link to {os.readlink(path)}, where nothing is; get the model again"
-        )
-    with open(path, "rb") as file:
-        return file.read(64)
+    return tensors
 
 
 def damaged(path: Path, head: bytes, error: Exception) -> ValueError:
@@ -348,59 +324,45 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 
 def save(
-    directory: str | os.PathLike,
-    state: Mapping[str, Tensor],
-    names: Iterable[tuple[str, str]],
-    metadata: Mapping[str, str] | None = None,
+    directory: str | os.PathLike, state: Mapping[str, Tensor], names: Iterable[tuple[str, str]]
 ) -> None:
     """Write ``model.safetensors`` into a directory, under the official names.
 
-    The file carries a digest of its content, so that a damaged copy is noticed when it is read.
-
     Raises:
         OSError: it cannot be written (a full disk).
-        ValueError: a tensor has a dtype other than those of DTYPES.
     """
     names = tuple(names)
     prefix = "bert." if any(name.startswith("bert.") for name in state) else ""
     tensors = {}
     for ours, tensor in state.items():
         name = official_name(ours, names)
-        in_encoder = head_of(name) in (None, "pooler.")
-        tensors[prefix + name if in_encoder else name] = tensor.detach().cpu()
-    metadata = {"format": "pt", **(metadata or {})}  # "format": transformers 4 insists on it
-    metadata[DIGEST] = content_digest(tensors, metadata)
-    write_safetensors(Path(directory, "model.safetensors"), tensors, metadata)
+        tensors[prefix + name if head_of(name) in (None, "pooler.") else name] = tensor
+    write_safetensors(Path(directory, "model.safetensors"), tensors)
 
 
 def write_safetensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file: a length, a header in JSON, the numbers one after the other.
+    """Write a safetensors file atomically: the same bytes for the same tensors.
 
-    By hand, because the library writes the metadata in an order that changes from run to run, and
-    the same model should give the same bytes. It also makes a temporary file of its own, which a
-    killed program leaves behind for ever, and which nobody but the owner may read.
+    With more than one key of metadata the bytes are not the same: the library puts the keys in an
+    order that changes from run to run. Its ``save_file`` is not used because it makes a file that
+    its owner alone may read, leaves it behind where the program is killed, and does not say what
+    a full disk does.
+
+    Raises:
+        OSError: it cannot be written (a full disk).
     """
-    header: dict[str, dict] = {"__metadata__": dict(metadata)}
-    end = 0
-    for name in sorted(tensors, key=lambda name: (-tensors[name].itemsize, name)):  # aligned
-        tensor, start = tensors[name], end
-        if tensor.dtype not in DTYPES:
-            allowed = ", ".join(map(str, DTYPES))
-            raise ValueError(f"{name} is {tensor.dtype}; these can be saved: {allowed}")
-        end += tensor.nbytes
-        header[name] = {
-            "dtype": DTYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in list(header)[1:]:
-            file.write(raw(tensors[name]))
+    plain, storages = {}, set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        plain[name] = tensor.clone() if storage in storages else tensor  # the library needs it so
+        storages.add(storage)
+    # "format": transformers 4 insists on it.
+    data = safetensors.torch.save(plain, dict(metadata or {"format": "pt"}))
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def content_digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -2,6 +2,9 @@
 
 Every ``from_pretrained`` begins with `open_directory`, and hands what it got to the classes it is
 made of, so that a name is looked up once on its way to an encoder.
+
+A directory that minibert saved says in ``minibert.json`` which files belong to it, with the sha256
+of each; a file that is read is held against it. Reading writes nothing and moves nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +12,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from minibert.io.files import read_json, read_text
+from minibert.io.files import (
+    MANIFEST,
+    differing,
+    first_bytes,
+    read_json,
+    read_manifest,
+    read_text,
+    stand_in,
+)
 from minibert.io.hub import locate
 
 
@@ -31,6 +42,7 @@ class ModelDirectory(os.PathLike):
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        self.unchecked = read_manifest(self.path)  # file → sha256, of what was not read yet
 
     def __fspath__(self) -> str:
         """The path, for everything that takes one."""
@@ -43,12 +55,39 @@ class ModelDirectory(os.PathLike):
         return ModelDirectory(self.path / name) if name else self
 
     def has(self, name: str) -> bool:
-        """Whether there is such a file (or a link to nowhere, which reading then reports)."""
-        return os.path.lexists(self.path / name)
+        """Whether there is such a file, or should be one: reading it then says what is wrong."""
+        return os.path.lexists(self.path / name) or name in self.unchecked
 
     def file(self, name: str) -> Path:
-        """The path of a file that is about to be read."""
-        return self.path / name
+        """The path of a file that is about to be read, once it is known to be the one saved.
+
+        Raises:
+            ValueError: the file is missing or has changed since the directory was saved.
+        """
+        path = self.path / name
+        if name in self.unchecked and differing(self.path, {name: self.unchecked[name]}):
+            raise ValueError(f"{path} {self._difference(name)}")
+        self.unchecked.pop(name, None)
+        return path
+
+    def _difference(self, name: str) -> str:
+        """What is wrong with a file that is not the one in the manifest, and what to do."""
+        path = self.path / name
+        what = "has changed since the directory was saved"
+        if not path.is_file():
+            what = "is missing or no longer a file"
+        elif instead := stand_in(first_bytes(path)):
+            return instead
+        if left := sorted(self.path.glob(".*.tmp-*")):
+            return (
+                f"{what}: a save into this directory was interrupted between two files (or is "
+                f"under way). Save again; or move what is in {left[-1]} to its place in {self.path}"
+            )
+        return (
+            f"{what}, by its sha256 in {MANIFEST}; put back the file that was saved. If the "
+            f"change is yours, accept it: delete this file's line in {self.path / MANIFEST}, or "
+            "all of that file"
+        )
 
     def text(self, name: str) -> str:
         """The text of a UTF-8 file."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
+import hashlib
 import json
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-SAVED = ".minibert-saved"  # a save that is complete, on its way to its places: see `finish_save`
 DAY = 24 * 60 * 60  # seconds
+MANIFEST = "minibert.json"  # in a directory that we saved: which files belong to it
+LISTED = (".json", ".txt", ".safetensors")  # what a model is read from; cards and curves are not
+STAGING: set[Path] = set()  # the directories of the saves that are under way
 
 
 # --------------------------------------------------------------------------------------- reading
@@ -75,6 +79,20 @@ def read_json(path: str | os.PathLike) -> dict | list:
         raise ValueError(f"{path}: not a sensible JSON file: something in it is too long") from None
 
 
+def first_bytes(path: Path) -> bytes:
+    """The beginning of a file, to name it by.
+
+    Raises:
+        OSError: there is no such file, or no right to read it.
+    """
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(
+            f"{path} is a link to {os.readlink(path)}, where nothing is; get the model again"
+        )
+    with open(path, "rb") as file:
+        return file.read(64)
+
+
 def stand_in(head: bytes) -> str:
     """Say what a file is that came in place of the one wanted, by its first bytes; or ``""``.
 
@@ -87,6 +105,55 @@ def stand_in(head: bytes) -> str:
     if head.lstrip().startswith((b"<!", b"<h", b"<H", b"<?")):
         return "is a web page, perhaps of an error or a login; get the file again"
     return ""
+
+
+# -------------------------------------------------------------------------------- which files
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 18):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def differing(directory: Path, digests: Mapping[str, str]) -> list[str]:
+    """Those of the files named that are missing or have another sha256."""
+    return [
+        name
+        for name, digest in digests.items()
+        if not (directory / name).is_file() or sha256(directory / name) != digest
+    ]
+
+
+def read_manifest(directory: Path) -> dict[str, str]:
+    """File → sha256, as the manifest of a directory has it; empty where there is none.
+
+    Raises:
+        ValueError: it is damaged, or of a later format.
+    """
+    path = directory / MANIFEST
+    manifest = read_json(path) if path.is_file() else {"format": 1, "sha256": {}}
+    if not isinstance(manifest, dict) or manifest.get("format") != 1:
+        raise ValueError(
+            f"{path} is not a manifest of format 1; a later minibert may read it. Without that "
+            "file the directory is read unchecked"
+        )
+    return dict(manifest["sha256"])
+
+
+def write_manifest(staging: Path, path: Path) -> None:
+    """List the files of a save, beside those of earlier saves into ``path`` that stay."""
+    try:
+        digests = read_manifest(path)
+    except ValueError:  # damaged: begin anew
+        digests = {}
+    for file in files_below(staging):
+        if file.suffix in LISTED:
+            digests[file.relative_to(staging).as_posix()] = sha256(file)
+    write_json(staging / MANIFEST, {"format": 1, "sha256": dict(sorted(digests.items()))})
 
 
 # --------------------------------------------------------------------------------------- writing
@@ -130,53 +197,63 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
     """Give a staging directory; its files become those of ``path`` when the block succeeds.
 
-    A full disk, an interrupt or a killed program leaves ``path`` as it was, or with all of the new
-    files. A new directory appears in one rename. In one that exists, the files that the block wrote
-    replace those of the same names, the others stay; see `finish_save`.
+    A full disk or an interrupt in the block leaves ``path`` as it was. A new directory appears in
+    one rename. In one that exists, the files that the block wrote replace those of the same names,
+    one rename each, and the others stay. The manifest goes first: a program killed between two of
+    these renames leaves files that it does not list, and whoever opens the directory is told.
+
+    A save within the block of another one becomes a part of that.
 
     Raises:
         OSError: it cannot be written (a full disk); the message names the file.
     """
     path = Path(path)
+    if any(path.is_relative_to(staging) for staging in STAGING):
+        path.mkdir(parents=True, exist_ok=True)
+        yield path
+        return
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{path} is a file; give a directory to save into")
     path.parent.mkdir(parents=True, exist_ok=True)
-    finish_save(path)
     new = not path.is_dir()
     # Inside a directory that exists: it may be a mounted disk, or the only place we may write to.
     staging = temporary_name(path, path.parent if new else path)
+    STAGING.add(staging)
     try:
         with errors_about(path, staging):
             staging.mkdir()
             yield staging
-            for file in files_below(staging):
+            write_manifest(staging, path)
+            moves = {file: path / file.relative_to(staging) for file in files_below(staging)}
+            for file in moves:
                 flush(file)
-            os.rename(staging, path if new else path / SAVED)  # from here on the save counts
-        finish_save(path)
+            if new:
+                os.rename(staging, path)
+            else:
+                make_way(path, moves.values())
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
     finally:
+        STAGING.discard(staging)
+    if not new:  # killed or failing from here on: what is left of the staging directory stays
+        for file in sorted(moves, key=lambda file: file != staging / MANIFEST):
+            os.replace(file, moves[file])
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def finish_save(path: str | os.PathLike) -> None:
-    """Move the files of a complete save to their places.
+def make_way(directory: Path, targets: Iterable[Path]) -> None:
+    """Make sure, before a file is moved, that each finds its place, and finds it in the directory.
 
-    The end of `atomic_directory`. Whoever opens a directory calls it first: a program killed
-    between two of these moves leaves a directory of old and new files, and the missing moves are
-    made up here. Nearly always there is nothing to do.
+    Raises:
+        OSError: a directory is in the way, or a link leads out.
     """
-    path = Path(path)
-    saved = path / SAVED
-    if not saved.is_dir():
-        return
-    for file in files_below(saved):
-        target = path / file.relative_to(saved)
+    for target in targets:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # another program was quicker
-            os.replace(file, target)
-    with contextlib.suppress(OSError):
-        for empty in sorted(saved.rglob("*"), reverse=True):
-            empty.rmdir()
-        saved.rmdir()
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a directory is in the way", str(target))
+        if not target.parent.resolve().is_relative_to(directory.resolve()):
+            raise OSError(errno.EPERM, f"a link leads out of {directory}", str(target))
 
 
 def files_below(directory: Path) -> list[Path]:

@@ -18,7 +18,6 @@ in a small stamp beside the files, so that a start costs a few ``stat`` calls an
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import os
 import re
@@ -32,7 +31,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from minibert.io.files import finish_save, read_json, write_json
+from minibert.io.files import differing, read_json, write_json
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -112,7 +111,6 @@ def locate(
     """
     path = os.path.expanduser(name_or_path)
     if os.path.isdir(path):
-        finish_save(path)  # where a program was killed while it saved
         return Path(path)
     name, revision, known = _resolve(os.fspath(name_or_path), revision)
     tried = [f"a directory of that name: there is none in {Path.cwd()}"]
@@ -216,29 +214,17 @@ def _checked(
 
 def _damaged(directory: Path, known: KnownModel, trust_stamp: bool = True) -> list[str]:
     """Return the files that are missing or have another sha256; stamp the directory if none is."""
-    missing = [file for file in known.sha256 if not (directory / file).is_file()]
-    if missing:
-        return missing
-    stats = {file: (directory / file).stat() for file in known.sha256}
-    files = {file: [stat.st_size, stat.st_mtime_ns] for file, stat in stats.items()}
-    stamp = {"revision": known.revision, "files": files}
-    if trust_stamp:
-        with contextlib.suppress(OSError, ValueError):  # no stamp yet, or a broken one
-            if read_json(directory / STAMP) == stamp:
-                return []
-    wrong = [file for file, digest in known.sha256.items() if _sha256(directory / file) != digest]
+    with contextlib.suppress(OSError, ValueError):  # a file is missing; no stamp, or a broken one
+        stats = {file: (directory / file).stat() for file in known.sha256}
+        files = {file: [stat.st_size, stat.st_mtime_ns] for file, stat in stats.items()}
+        stamp = {"revision": known.revision, "files": files}
+        if trust_stamp and read_json(directory / STAMP) == stamp:
+            return []
+    wrong = differing(directory, known.sha256)
     if not wrong:
         with contextlib.suppress(OSError):  # a read-only directory is read at every start
             write_json(directory / STAMP, stamp)
     return wrong
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _from_hub(

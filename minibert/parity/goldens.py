@@ -121,7 +121,7 @@ def gather(library: Minibert, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def present_heads(directory: Path) -> list[str]:
     """The heads that a directory has all weights for."""
-    stored = [canonical_name(name) for name in read(directory)[0]]
+    stored = [canonical_name(name) for name in read(directory)]
     found = []
     for head, labels in HEADS.items():
         parts = [official for _, official in getattr(heads, head).names]

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from minibert.config import BertConfig
 from minibert.io import checkpoint
+from minibert.io.directory import open_directory
 from minibert.io.files import atomic_directory
 from minibert.model import BertModel
 from minibert.pretrained import NoInitialisation
@@ -280,12 +281,9 @@ def save(model: BertModel, directory: str | os.PathLike) -> None:
         raise ValueError(
             f"{directory} has a model.safetensors; save the int8 model into a directory of its own"
         )
-    state = model.state_dict()
-    metadata = {"format": "pt"}
-    metadata[checkpoint.DIGEST] = checkpoint.content_digest(state, metadata)
     with atomic_directory(directory) as staging:
         model.config.save_pretrained(staging)
-        checkpoint.write_safetensors(staging / FILE, state, metadata)
+        checkpoint.write_safetensors(staging / FILE, model.state_dict())
 
 
 def load(directory: str | os.PathLike) -> BertModel:
@@ -295,7 +293,8 @@ def load(directory: str | os.PathLike) -> BertModel:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or does not fit the config.
     """
-    state, _ = checkpoint.read_safetensors(Path(directory, FILE))
+    directory = open_directory(directory)
+    state, _ = checkpoint.read_safetensors(directory.file(FILE))
     with torch.device("meta"), NoInitialisation():
         model = BertModel(BertConfig.from_pretrained(directory), add_pooling_layer=False)
         swap_in(model)

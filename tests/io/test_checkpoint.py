@@ -4,8 +4,6 @@ import json
 import os
 import random
 import re
-import signal
-import struct
 import subprocess
 import sys
 import warnings
@@ -19,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from support.disk import files_of_at_most, in_child, stopped_at
+from support.disk import files_of_at_most
 from support.tiny import build, ragged_batch, tiny_config
 
 from minibert.heads import (
@@ -43,6 +41,7 @@ CLASSES = (
     BertForTokenClassification,
     BertForQuestionAnswering,
 )
+FILES = ["config.json", "minibert.json", "model.safetensors"]
 # Nothing here is a default, so that a key that is lost shows.
 CONFIG = tiny_config(
     vocab_size=40,
@@ -81,8 +80,9 @@ def same_output(a: torch.nn.Module, b: torch.nn.Module) -> bool:
 
 
 def foreign(directory: Path, tensors: dict[str, torch.Tensor] | None = None) -> Path:
-    """Write the weights of a directory again, as another program would: without our digest."""
+    """Write the weights of a directory again, as another program would: without our manifest."""
     path = directory / "model.safetensors"
+    (directory / "minibert.json").unlink(missing_ok=True)
     tensors = load_file(path) if tensors is None else tensors
     save_file({name: tensor.clone() for name, tensor in tensors.items()}, path, {"format": "pt"})
     return directory
@@ -407,7 +407,7 @@ def test_files_of_other_precision_come_up_as_float32_unless_asked(tmp_path, stor
 
 def shards(directory: Path, ending: str, count: int = 3) -> dict:
     """Cut the weights of a directory into shards with an index; return the index."""
-    tensors = load_file(directory / "model.safetensors")
+    tensors = load_file(foreign(directory) / "model.safetensors")
     (directory / "model.safetensors").unlink()
     stem = "model" if ending == "safetensors" else "pytorch_model"
     weight_map = {}
@@ -437,7 +437,8 @@ def test_a_bin_file_gives_the_same_model(tmp_path, zipped):
     """With a transposed view in it, whose numbers do not lie in order."""
     model = build(BertModel, CONFIG)
     model.save_pretrained(tmp_path)
-    tensors = {k: v.clone() for k, v in load_file(tmp_path / "model.safetensors").items()}
+    file = foreign(tmp_path) / "model.safetensors"
+    tensors = {k: v.clone() for k, v in load_file(file).items()}
     tensors["pooler.dense.weight"] = tensors["pooler.dense.weight"].T.contiguous().T
     (tmp_path / "model.safetensors").unlink()
     torch.save(tensors, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
@@ -472,8 +473,7 @@ class Malicious:
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
 def test_code_in_a_bin_file_is_not_run(tmp_path, zipped):
-    saved(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
+    (foreign(saved(tmp_path)) / "model.safetensors").unlink()
     path = tmp_path / "pytorch_model.bin"
     content = {"a": Malicious(tmp_path / "trace")}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
@@ -496,7 +496,7 @@ def test_what_is_saved_is_complete_official_and_plain(tmp_path, cls):
         query = getattr(model, "bert", model).layers[0].attention.query
         query.weight.data = torch.randn(16, 16).T
     model.save_pretrained(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"]
+    assert sorted(os.listdir(tmp_path)) == FILES
     with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
         assert file.metadata()["format"] == "pt"
         names = set(file.keys())
@@ -520,13 +520,16 @@ def test_what_is_saved_is_complete_official_and_plain(tmp_path, cls):
     ).read_bytes()
 
 
-def test_a_file_of_mixed_precision_is_read_by_the_library(tmp_path):
-    """Widest numbers first, each at a place that its size divides."""
+def test_all_dtypes_and_shapes_of_memory_are_written(tmp_path):
+    """Views, the same numbers twice, nothing at all; the same bytes each time."""
+    shared = torch.randn(3, 5)
     tensors = {
-        "a": torch.randn(3, 5, dtype=torch.bfloat16),
+        "a": shared,
+        "again": shared,
+        "row": shared[1],
+        "é": shared.T,
         "b": torch.randn(7, dtype=torch.float64),
-        "c": torch.randn(3, dtype=torch.float16),
-        "é": torch.randn(2, 3).T,
+        "c": torch.randn(3, dtype=torch.bfloat16),
         "e": torch.tensor(3.0),
         "f": torch.zeros(0, 4),
         "g": torch.arange(5),
@@ -534,30 +537,13 @@ def test_a_file_of_mixed_precision_is_read_by_the_library(tmp_path):
         "i": torch.tensor([True, False]),
     }
     path = tmp_path / "a.safetensors"
-    checkpoint.write_safetensors(path, tensors, {"format": "pt", "key": "value é"})
-    again = load_file(path)
-    assert again.keys() == tensors.keys()
-    assert all(torch.equal(again[name], tensors[name]) for name in tensors)
-    assert {name: tensor.dtype for name, tensor in again.items()} == {
-        name: tensor.dtype for name, tensor in tensors.items()
-    }
-    with safe_open(path, framework="pt") as file:
-        assert file.metadata() == {"format": "pt", "key": "value é"}
+    checkpoint.write_safetensors(path, tensors, {"key": "value é"})
+    again, metadata = checkpoint.read_safetensors(path)
+    assert metadata == {"key": "value é"} and again.keys() == tensors.keys()
+    assert all(checkpoint.same(again[name], tensors[name]) for name in tensors)
     data = path.read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    for name, tensor in tensors.items():
-        assert (8 + length + header[name]["data_offsets"][0]) % tensor.itemsize == 0
-    with pytest.raises(ValueError, match="a is torch.complex64; these can be saved: torch.fl"):
-        checkpoint.write_safetensors(path, {"a": torch.zeros(2, dtype=torch.complex64)}, {})
-    assert path.read_bytes() == data
-    assert os.listdir(tmp_path) == ["a.safetensors"]
-
-
-def test_what_a_user_wrote_beside_the_model_stays(tmp_path):
-    (tmp_path / "README.md").write_text("my notes")
-    saved(tmp_path)
-    assert (tmp_path / "README.md").read_text() == "my notes"
+    checkpoint.write_safetensors(path, dict(reversed(tensors.items())), {"key": "value é"})
+    assert path.read_bytes() == data and os.listdir(tmp_path) == ["a.safetensors"]
 
 
 @pytest.mark.parametrize("there", [False, True], ids=["new", "over an old one"])
@@ -570,69 +556,15 @@ def test_a_full_disk_leaves_the_old_model(tmp_path, there, size):
     with pytest.raises(OSError, match="nothing was saved, what was there is untouched") as caught:
         with files_of_at_most(size):
             new.save_pretrained(path)
-    MESSAGES.append(("a full disk while saving", caught.value, tmp_path))
     file = "model.safetensors" if size == 5000 else "config.json"
     assert caught.value.filename == str(path / file)
     assert os.listdir(tmp_path) == (["model"] if there else [])
     if there:
-        assert sorted(os.listdir(path)) == ["config.json", "model.safetensors"]
+        assert sorted(os.listdir(path)) == FILES
         assert same_output(quiet_load(BertModel, path), old)
 
 
-def test_a_disk_that_is_really_full_leaves_the_old_model(small_disk):  # noqa: F811
-    old = build(BertModel, CONFIG)
-    old.save_pretrained(small_disk)
-    with pytest.raises(OSError, match="No space left on device; nothing was saved") as caught:
-        build(BertModel, CONFIG.replace(vocab_size=2000)).save_pretrained(small_disk)
-    assert caught.value.filename == str(small_disk / "model.safetensors")
-    assert same_output(quiet_load(BertModel, small_disk), old)
-    assert sorted(os.listdir(small_disk)) == ["config.json", "model.safetensors"]
-
-
-def test_killed_at_any_moment_of_a_save_the_model_is_the_old_or_the_new(tmp_path):
-    """Two models of different shape: config and weights must change together."""
-    old = build(BertModel, CONFIG)
-    new = build(BertModel, CONFIG.replace(num_hidden_layers=1, hidden_act="gelu"), seed=1)
-    counts = Counter()
-    for number in range(1000):
-        path = tmp_path / str(number) / "model"
-        old.save_pretrained(path)
-
-        def act(number=number, path=path):
-            stopped_at(
-                number,
-                lambda: os.kill(os.getpid(), signal.SIGKILL),
-                lambda: new.save_pretrained(path),
-            )
-
-        status = in_child(act)
-        model = quiet_load(BertModel, path)
-        assert same_output(model, old) or same_output(model, new), number
-        counts["old" if same_output(model, old) else "new"] += 1
-        if os.WIFEXITED(status):
-            break
-    print(f"\na model saved over another, killed at {number} moments: {dict(counts)}")
-    assert os.WEXITSTATUS(status) == 0
-    assert counts["old"] > 5
-    assert counts["new"] > 2
-
-
 # ----------------------------------------------------------------------------------- bad input
-
-MESSAGES = []  # (what was wrong, the error, the directory)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def messages():
-    """Print, with -s, what a user reads for each kind of bad input."""
-    yield
-    seen = set()
-    for what, error, directory in MESSAGES:
-        if what not in seen:
-            text = str(error).replace(str(directory), "DIR")
-            print(f"\n{what}\n    {type(error).__name__}: " + text.replace("\n", "\n    "))
-        seen.add(what)
-
 
 def weights(change) -> object:
     """Damage the weights file as bytes."""
@@ -645,7 +577,7 @@ def weights(change) -> object:
 
 
 def tensors(change) -> object:
-    """Change the tensors, in a file without our digest."""
+    """Change the tensors."""
 
     def damage(directory: Path) -> None:
         content = {k: v.clone() for k, v in load_file(directory / "model.safetensors").items()}
@@ -666,10 +598,9 @@ def config(change) -> object:
 
 
 def setting(**values) -> object:
-    """Change values of config.json beside a file of another program."""
+    """Change values of config.json."""
 
     def damage(directory: Path) -> None:
-        foreign(directory)
         path = directory / "config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
@@ -735,13 +666,7 @@ BAD = [
     ("truncated in the header", weights(lambda d: d[:100]), "damaged or incomplete"),
     ("one byte too many", weights(lambda d: d + b"\0"), "damaged or incomplete"),
     ("a flipped byte in the header's length", weights(lambda d: flip(d, 1)), "damaged"),
-    ("a flipped byte in the header", weights(lambda d: flip(d, 500)), "damaged"),
-    ("a flipped byte in the numbers", weights(lambda d: flip(d, len(d) - 9)), "is damaged: the"),
-    (
-        "a changed number in the metadata",
-        weights(lambda d: d.replace(b'hidden_act\\": \\"relu', b'hidden_act\\": \\"gelu')),
-        "is damaged: the content",
-    ),
+    ("a flipped byte in the header", weights(lambda d: flip(d, 9)), "damaged"),
     ("an empty file", instead(b""), "is empty"),
     ("a git-lfs pointer", instead(LFS), "is a git-lfs pointer.*git lfs pull"),
     ("a web page", instead(HTML), "is a web page"),
@@ -780,11 +705,6 @@ BAD = [
     ("heads that do not divide", setting(num_attention_heads=3), "does not divide into 3 heads"),
     ("an activation we have not", setting(hidden_act="swiglu"), "'swiglu' is not implemented"),
     ("another kind of model", setting(model_type="roberta"), "model_type is 'roberta'"),
-    (
-        "config.json changed after saving",
-        config(lambda d: d.replace(b'"layer_norm_eps": 0.001', b'"layer_norm_eps": 0.002')),
-        r"config.json differs from .* saved with: \{'layer_norm_eps': 0.001\}",
-    ),
     ("no config.json", lambda d: (d / "config.json").unlink(), "has no config.json; is it a model"),
     ("config.json cut off", config(lambda d: d[: len(d) // 2]), "not valid JSON"),
     ("config.json not UTF-8", config(lambda d: b"\xff" + d), "byte 0xff is not UTF-8"),
@@ -831,23 +751,10 @@ BAD = [
 
 @pytest.mark.parametrize(("what", "damage", "message"), BAD, ids=[row[0] for row in BAD])
 def test_bad_input_is_refused_in_plain_words(tmp_path, what, damage, message):
-    damage(saved(tmp_path))
+    damage(foreign(saved(tmp_path)))
     with pytest.raises((ValueError, OSError), match=f"(?s){message}") as caught:
         BertModel.from_pretrained(tmp_path)
     assert str(tmp_path) in str(caught.value)
-    MESSAGES.append((what, caught.value, tmp_path))
-
-
-def test_another_dtype_of_the_same_size_is_noticed(tmp_path):
-    build(BertModel, CONFIG).half().save_pretrained(tmp_path)
-    path = tmp_path / "model.safetensors"
-    data = path.read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    header = data[8 : 8 + length].replace(b'"F16"', b'"BF16"')
-    assert len(header) > length
-    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
-    with pytest.raises(ValueError, match="the content is not what was saved"):
-        BertModel.from_pretrained(tmp_path)
 
 
 def test_an_untied_decoder_is_refused(tmp_path):
@@ -918,44 +825,6 @@ def random_bytes(dice: random.Random, data: bytes, low: int = 0, high: int | Non
     return data[:other] + here[: len(there)].ljust(len(there), b"\0") + data[other + len(there) :]
 
 
-def random_header(dice: random.Random, data: bytes) -> bytes:
-    """Change the header of a safetensors file, leaving it well-formed."""
-    length = struct.unpack("<Q", data[:8])[0]
-    header = json.loads(data[8 : 8 + length])
-    names = [name for name in header if name != "__metadata__"]
-    a, b = dice.sample(names, 2)
-    kind = dice.choice(
-        ["swap", "offsets", "dtype", "shape", "delete", "rename", "reorder", "twice", "metadata"]
-    )
-    text = None
-    if kind == "swap":
-        header[a], header[b] = header[b], header[a]
-    elif kind == "offsets":
-        b = dice.choice([x for x in names if header[x]["shape"] == header[a]["shape"]])
-        header[a], header[b] = header[b], header[a]
-    elif kind == "dtype":
-        header[a]["dtype"] = dice.choice(["I32", "U32", "F16", "BF16", "F64", "F8_E4M3", "BOOL"])
-    elif kind == "shape":
-        header[a]["shape"] = dice.choice([header[a]["shape"][::-1], header[a]["shape"] + [1], []])
-    elif kind == "delete":
-        del header[a]
-    elif kind == "rename":
-        header[dice.choice([a + "x", b, "bert." + a])] = header.pop(a)
-    elif kind == "reorder":
-        header = dict(dice.sample(sorted(header.items()), len(header)))
-    elif kind == "twice":
-        text = json.dumps(header)[:-1] + f", {json.dumps(a)}: {json.dumps(header[b])}}}"
-    elif kind == "metadata":
-        key = dice.choice(sorted(header["__metadata__"]))
-        value = header["__metadata__"].pop(key)
-        if dice.random() < 0.7:
-            value = dice.choice(["", value[:-1], value[::-1], value.replace("0", "1")])
-            header["__metadata__"][dice.choice([key, key + "x"])] = value
-    text = (text or json.dumps(header)).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + data[8 + length :]
-
-
 def random_config(dice: random.Random, data: bytes) -> bytes:
     """Change config.json, leaving it well-formed."""
     values = json.loads(data)
@@ -978,109 +847,39 @@ def random_config(dice: random.Random, data: bytes) -> bytes:
     return json.dumps(values).encode()
 
 
-def fingerprint(model: torch.nn.Module) -> list[torch.Tensor]:
-    """All numbers a model can give: its output, and while training its output and gradients."""
-    batch = ragged_batch(CONFIG)
-    with torch.no_grad():
-        result = numbers(model(**batch))
-    torch.manual_seed(0)
-    output = numbers(model.train()(**batch))
-    sum((tensor**2).sum() for tensor in output).backward()
-    return result + output + [parameter.grad for parameter in model.parameters()]
-
-
-def try_to_load(directory: Path, cls: type, good: list[torch.Tensor], counts: Counter, what: str):
-    """Load a damaged directory: a clear error, or the same numbers."""
-    try:
-        model = quiet_load(cls, directory)
-    except (ValueError, OSError) as error:  # UserWarning is none of these
-        assert str(directory) in str(error), f"{what}: {error!r} does not say where"
-        kind = "ValueError" if isinstance(error, ValueError) else type(error).__name__
-        counts[what, kind] += 1
-        return
-    result = fingerprint(model)
-    assert len(result) == len(good) and all(map(torch.equal, result, good)), (
-        f"{what}: silently other numbers"
-    )
-    counts[what, "identical"] += 1
-
-
-def print_counts(title: str, counts: Counter) -> None:
-    print(f"\n{title}: {counts.total()} damaged")
-    for what in sorted({what for what, _ in counts}):
-        row = {outcome: n for (w, outcome), n in sorted(counts.items()) if w == what}
-        print(f"    {what:<22} {sum(row.values()):4}  {row}")
-    outcomes = Counter()
-    for (_, outcome), n in counts.items():
-        outcomes[outcome] += n
-    print(f"    in all: {dict(outcomes)}")
-
-
-def test_damaged_directories_of_ours_give_an_error_or_identical_numbers(tmp_path):
-    model = build(BertForSequenceClassification, CONFIG)
-    model.save_pretrained(tmp_path)
-    good = fingerprint(model)
-    files = {name: (tmp_path / name).read_bytes() for name in ("config.json", "model.safetensors")}
-    header = 8 + struct.unpack("<Q", files["model.safetensors"][:8])[0]
-    damages = (
-        ("weights, anywhere", "model.safetensors", random_bytes),
-        ("weights, header", "model.safetensors", lambda d, data: random_bytes(d, data, 0, header)),
-        ("header, well-formed", "model.safetensors", random_header),
-        ("config.json, anywhere", "config.json", random_bytes),
-        ("config, well-formed", "config.json", random_config),
-    )
-    counts = Counter()
-    for number in range(600):
-        what, name, damage = damages[number % len(damages)]
-        (tmp_path / name).unlink()
-        (tmp_path / name).write_bytes(damage(random.Random(number), files[name]))
-        try_to_load(tmp_path, BertForSequenceClassification, good, counts, what)
-        (tmp_path / name).unlink()
-        (tmp_path / name).write_bytes(files[name])
-    print_counts("directories saved by minibert", counts)
-    assert counts.total() == 600
-    identical = sum(n for (_, outcome), n in counts.items() if outcome == "identical")
-    assert 10 < identical < 200  # labels, order, padding; else the fuzzing itself is broken
-
-
-def test_damaged_bin_files_give_an_error_or_identical_numbers(tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["safetensors", "shards", "bin", "config.json"])
+def test_damaged_files_give_an_error_that_says_where_or_the_right_shapes(tmp_path, kind):
+    """Of another program: a flipped bit in a number cannot be noticed, all else must be."""
     model = build(BertModel, CONFIG)
     model.save_pretrained(tmp_path)
-    good = fingerprint(model)
-    as_bin(dict(load_file(tmp_path / "model.safetensors")))(tmp_path)
-    path = tmp_path / "pytorch_model.bin"
-    content = path.read_bytes()
-    counts = Counter()
-    for number in range(150):
-        path.unlink()
-        path.write_bytes(random_bytes(random.Random(number), content))
-        try_to_load(tmp_path, BertModel, good, counts, "pytorch_model.bin")
-    print_counts(".bin files", counts)
-
-
-def test_damaged_files_of_others_never_crash_and_a_wrong_size_is_always_noticed(tmp_path):
-    """Without a digest a flipped bit in a number cannot be noticed: that much is lost."""
-    model = build(BertModel, CONFIG)
-    model.save_pretrained(tmp_path)
-    shards(tmp_path, "safetensors", count=2)
-    good = fingerprint(model)
-    content = {path: path.read_bytes() for path in tmp_path.glob("model*")}
+    foreign(tmp_path)
+    if kind == "bin":
+        as_bin(dict(load_file(tmp_path / "model.safetensors")))(tmp_path)
+    elif kind == "shards":
+        shards(tmp_path, "safetensors", count=2)
+    content = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    if kind != "config.json":
+        content = {p: data for p, data in content.items() if p.name != "config.json"}
     counts = Counter()
     for number in range(200):
         dice = random.Random(number)
         path = dice.choice(sorted(content))
-        damaged = random_bytes(dice, content[path])
+        change = random_config if path.name == "config.json" and number % 2 else random_bytes
+        damaged = change(dice, content[path])
         path.unlink()
         path.write_bytes(damaged)
-        if path.suffix == ".json" or len(damaged) != len(content[path]):
-            try_to_load(tmp_path, BertModel, good, counts, f"{path.suffix}, size or index")
+        try:
+            again = quiet_load(BertModel, tmp_path)
+        except (ValueError, OSError) as error:  # UserWarning is none of these
+            assert str(tmp_path) in str(error), repr(error)
+            counts[type(error).__name__] += 1
         else:
-            try:
-                quiet_load(BertModel, tmp_path)
-                counts[".safetensors, content", "loaded"] += 1
-            except (ValueError, OSError) as error:
-                assert str(tmp_path) in str(error)
-                counts[".safetensors, content", "ValueError"] += 1
+            same = same_output(again, model) if kind == "bin" else True
+            whole = path.suffix != ".safetensors" or len(damaged) == len(content[path])
+            assert same and whole, f"damage {number} of {path.name} was not noticed"
+            counts["loaded"] += 1
         path.unlink()
         path.write_bytes(content[path])
-    print_counts("shards of other programs", counts)
+    print(f"\n{kind}: {dict(counts)}")
+    assert counts["ValueError"] > 50

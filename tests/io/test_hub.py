@@ -24,7 +24,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from minibert.io import hub
+from minibert.io import files, hub
 
 CHECKOUT = Path(hub.__file__).resolve().parents[2]
 OWNER, SHORT = "org", "tiny-bert"
@@ -185,8 +185,8 @@ def test_a_known_model_has_the_official_bytes_or_is_an_error(weights, file, dama
 
 def test_what_was_read_once_is_not_read_again_until_it_changes(weights, monkeypatch):
     read = []
-    sha256 = hub._sha256
-    monkeypatch.setattr(hub, "_sha256", lambda path: read.append(path.name) or sha256(path))
+    sha256 = files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: read.append(path.name) or sha256(path))
     directory = put(weights / SHORT)
 
     def files_read():
