@@ -40,7 +40,6 @@ class MultiHeadSelfAttention(nn.Module):
     """
 
     def __init__(self, config: BertConfig) -> None:
-        """Make the four linear maps."""
         super().__init__()
         H = config.hidden_size
         self.heads = config.num_attention_heads  # N
@@ -73,4 +72,6 @@ class MultiHeadSelfAttention(nn.Module):
 
     def merge_heads(self, x: Tensor) -> Tensor:
         """Put the heads side by side again: (B, N, T, D) → (B, T, H)."""
-        return x.transpose(1, 2).flatten(2)  # (B, T, N, D) → (B, T, H)
+        # Contiguous, as in the reference: a view with other strides (D = 1) is multiplied another
+        # way, and the last bit differs.
+        return x.transpose(1, 2).contiguous().flatten(2)  # (B, T, N, D) → (B, T, H)

@@ -26,9 +26,9 @@ def make_batches(
 
     Args:
         lengths: tokens of every text.
-        tokens: at most so many tokens in a batch, padding included; None = any number.
-        size: at most so many texts in a batch; None = any number.
-        padding: at most so many tokens of padding in a batch; None = any number.
+        tokens: the most tokens in a batch, padding included; None = no limit.
+        size: the most texts in a batch; None = no limit.
+        padding: the most tokens of padding in a batch; None = no limit.
         order: the order in which texts are put into batches; None = the longest first.
 
     Raises:

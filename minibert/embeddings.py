@@ -35,7 +35,6 @@ class Embeddings(nn.Module):
     """
 
     def __init__(self, config: BertConfig) -> None:
-        """Make the three tables and the LayerNorm."""
         super().__init__()
         # The third argument is padding_idx: lookups give the [PAD] row no gradient, as in the
         # reference. The masked-LM head shares this table and can still change that row.

@@ -40,13 +40,12 @@ def activation(name: str) -> nn.Module:
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with an activation between them, on every token by itself.
+    """Two linear layers with an activation between them, on every token by itself.
 
     Shapes: (B, T, H) → (B, T, F) → (B, T, H). Source: Vaswani 2017, §3.3 equation 2.
     """
 
     def __init__(self, config: BertConfig) -> None:
-        """Make the two linear maps."""
         super().__init__()
         self.expand = nn.Linear(config.hidden_size, config.intermediate_size)
         self.activation = activation(config.hidden_act)
@@ -69,7 +68,6 @@ class EncoderLayer(nn.Module):
     """
 
     def __init__(self, config: BertConfig) -> None:
-        """Make the two sub-layers and their norms."""
         super().__init__()
         H, eps = config.hidden_size, config.layer_norm_eps
         self.attention = MultiHeadSelfAttention(config)

@@ -35,7 +35,6 @@ class BertModel(Pretrained, nn.Module):
     optional = ("pooler",)
 
     def __init__(self, config: BertConfig, add_pooling_layer: bool = True) -> None:
-        """Make a model with random weights (`from_pretrained` loads official ones)."""
         super().__init__()
         self.config = config
         self.embeddings = Embeddings(config)
@@ -76,7 +75,7 @@ class BertModel(Pretrained, nn.Module):
 
 
 class Pooler(nn.Module):
-    """The [CLS] state through a linear map and tanh: what the next-sentence head was trained on.
+    """The [CLS] state through a linear layer and tanh: what the next-sentence head was trained on.
 
     Not to be confused with pooling (``pooling.py``), which has no weights.
 
@@ -84,7 +83,6 @@ class Pooler(nn.Module):
     """
 
     def __init__(self, config: BertConfig) -> None:
-        """Make the linear map."""
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.activation = nn.Tanh()

@@ -19,7 +19,7 @@ from torch import Tensor
 from minibert.batching import make_batches, progress, side_by_side
 from minibert.io import sentence_transformers
 from minibert.io.checkpoint import content_digest
-from minibert.io.directory import ModelDirectory, open_directory
+from minibert.io.directory import open_directory
 from minibert.io.files import atomic_directory, write_text
 from minibert.io.hub import DEFAULT_MODEL
 from minibert.model import BertModel
@@ -27,9 +27,9 @@ from minibert.pooling import POOLING
 from minibert.similarity import SIMILARITY
 from minibert.tokenization.tokenizer import BertTokenizer
 
-BATCH_TOKENS = 512  # at most so many tokens in a batch, padding included
-PADDING = 64  # so many tokens of padding cost about what another batch costs
-LEAST = 128  # tokens: fewer are not shared out among threads
+BATCH_TOKENS = 512  # the most tokens in a batch, padding included
+PADDING = 64  # the most tokens of padding in a batch: more would cost more than another batch
+LEAST = 128  # tokens: fewer are not divided among threads
 
 
 class SentenceEncoder:
@@ -67,7 +67,6 @@ class SentenceEncoder:
         similarity_fn_name: str = "cosine",
         lower_case: bool = False,
     ) -> None:
-        """Put the parts together."""
         config, words = model.config, len(tokenizer)
         if words > config.vocab_size:
             raise ValueError(
@@ -151,14 +150,14 @@ class SentenceEncoder:
     ) -> np.ndarray | Tensor:
         """One vector for each text.
 
-        Texts are sorted by their number of tokens and cut into batches, so that next to nothing is
-        padding; the vectors come back in the order of the texts. A vector does not depend on the
-        other texts (2e-6 in float32).
+        Texts of like length are computed together, so that there is hardly any padding; the vectors
+        come back in the order of the texts. A vector does not depend on the other texts (2e-6 in
+        float32, exactly in int8).
 
         Args:
-            texts: a text, or texts; for more than the memory holds see `stream`.
-            batch_size: at most so many texts in a batch; None = as ``batch_tokens`` allows.
-            batch_tokens: at most so many tokens in a batch, padding included.
+            texts: a text, or texts; for more than fit into memory see `stream`.
+            batch_size: the most texts in a batch; None = as many as ``batch_tokens`` allows.
+            batch_tokens: the most tokens in a batch, padding included.
             on_long: what to do with a text of more than ``max_length`` tokens: ``"warn"`` cuts it
                 and says how many were cut, ``"error"`` raises, ``"window"`` encodes overlapping
                 windows and averages their vectors, weighted by their tokens.
@@ -190,13 +189,36 @@ class SentenceEncoder:
             raise TypeError(f"encode takes a text or texts (str), not a {type(texts).__name__}")
         texts = list(texts)
         rows, owners = self.rows(texts, self.prompt(prompt, prompt_name), on_long)
+        vectors = self.compute(rows, batch_size, batch_tokens, show_progress_bar)
+        vectors = merge_windows(vectors, rows, owners, len(texts))
+        if self.normalize if normalize_embeddings is None else normalize_embeddings:
+            vectors = torch.nn.functional.normalize(vectors, dim=1)
+        if not torch.isfinite(vectors).all():
+            bad = (~torch.isfinite(vectors)).any(1).nonzero().flatten().tolist()
+            raise ValueError(
+                f"the vectors of texts {bad[:5]} are not numbers (NaN or infinity): the weights "
+                "are damaged or training diverged; get the model again, or its last good checkpoint"
+            )
+        return vectors if convert_to_tensor else vectors.cpu().numpy()
+
+    def compute(
+        self,
+        rows: list[list[int]],
+        batch_size: int | None = None,
+        batch_tokens: int = BATCH_TOKENS,
+        show_progress_bar: bool | None = False,
+    ) -> Tensor:
+        """The pooled vectors of lists of token ids, not normalised, batch by batch.
+
+        Shapes: returns (rows, dimension), in the order of the rows.
+        """
         lengths = [len(row) for row in rows]
         threads = torch.get_num_threads() if self.device.type == "cpu" else 1
-        if threads > 1 and batch_size is None:  # some batches for each thread, so that none waits
+        if threads > 1 and batch_size is None:  # several batches for each thread: none waits long
             batch_tokens = min(batch_tokens, max(sum(lengths) // (4 * threads), LEAST))
-        padding = 0 if self.engine == "int8" else PADDING  # without padding: exact to the last bit
+        padding = 0 if self.engine == "int8" else PADDING  # without padding int8 is exact
         batches = make_batches(lengths, tokens=batch_tokens, size=batch_size, padding=padding)
-        batches.sort(key=lambda batch: -len(batch) * lengths[batch[0]])
+        batches.sort(key=lambda batch: -len(batch) * lengths[batch[0]])  # the largest first
         vectors = torch.empty(len(rows), self.dimension, device=self.device)
 
         def work(batch: list[int]) -> list[int]:
@@ -214,24 +236,15 @@ class SentenceEncoder:
         finally:
             for part in training:
                 part.training = True
-        vectors = merge_windows(vectors, rows, owners, len(texts))
-        if self.normalize if normalize_embeddings is None else normalize_embeddings:
-            vectors = torch.nn.functional.normalize(vectors, dim=1)
-        if not torch.isfinite(vectors).all():
-            bad = (~torch.isfinite(vectors)).any(1).nonzero().flatten().tolist()
-            raise ValueError(
-                f"the vectors of texts {bad[:5]} are not numbers (NaN or infinity): the weights "
-                "are damaged or training diverged; get the model again, or its last good checkpoint"
-            )
-        return vectors if convert_to_tensor else vectors.cpu().numpy()
+        return vectors
 
     def stream(
         self, texts: Iterable[str], *, chunk: int = 4096, **options: object
     ) -> Iterator[np.ndarray]:
-        """The vectors of texts without end, from a file or a generator: an array for each chunk.
+        """The vectors of any number of texts, from a file or a generator: an array for each chunk.
 
-        The same numbers as `encode` gives, which takes the ``options``; but only one chunk of
-        texts and vectors is in memory at a time.
+        The numbers are those of `encode`, which takes the ``options``; but only one chunk of texts
+        and vectors is in memory at a time.
 
         Raises:
             TypeError, ValueError: as `encode`; ``chunk`` is less than 1.
@@ -350,7 +363,7 @@ class SentenceEncoder:
                 faster, within 2e-6 (`speed.packed`). ``"int8"``: whole numbers, about twice as
                 fast with VNNI, a cosine of about 0.999 (`speed.int8`). None = as it was saved
                 where that is int8; else packed on a CPU in float32, textbook elsewhere.
-            precision: another way to say it: ``"int8"`` = that engine, ``"float32"`` = not int8.
+            precision: ``"int8"`` = the engine of that name; ``"float32"`` = the default, not int8.
             hub: options of ``hub.locate``, such as ``revision`` and ``cache_dir``.
 
         Raises:
@@ -368,8 +381,10 @@ class SentenceEncoder:
             )
         tokenizer = BertTokenizer.from_pretrained(home)
         settings["max_length"] = settings["max_length"] or tokenizer.model_max_length
-        encoder = cls(load_model(home, engine, precision, dtype, device), tokenizer, **settings)
-        return encoder
+        from minibert.speed.engines import load_model  # the one way from the book into a wing
+
+        model = load_model(home, engine or precision, dtype, best_device(device))
+        return cls(model, tokenizer, **settings)
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
         """Write a directory that opens in sentence-transformers, transformers and minibert.
@@ -381,16 +396,12 @@ class SentenceEncoder:
             OSError: the directory cannot be written.
             ValueError: an int8 encoder, and the directory has float32 weights.
         """
-        if self.engine == "int8" and Path(directory, "model.safetensors").exists():
-            raise ValueError(
-                f"{directory} has a model.safetensors; save the int8 encoder into another directory"
-            )
         settings = {name: getattr(self, name) for name in sentence_transformers.SETTINGS}
         with atomic_directory(directory) as staging:
             if self.engine == "int8":
-                from minibert.speed import int8
+                from minibert.speed.int8 import save
 
-                int8.save(self.model, staging)
+                save(self.model, staging, instead_of=directory)
             else:
                 self.model.save_pretrained(staging)
             self.tokenizer.model_max_length = self.max_length
@@ -427,48 +438,6 @@ def merge_windows(vectors: Tensor, rows: list[list[int]], owners: list[int], tex
     merged = vectors[:texts].clone()
     merged[windowed] = total[windowed] / weights[windowed]
     return merged
-
-
-def load_model(
-    home: ModelDirectory,
-    engine: str | None,
-    precision: str | None,
-    dtype: torch.dtype,
-    device: str | torch.device,
-) -> BertModel:
-    """The model of a directory, its linear layers swapped for those of an engine.
-
-    Raises:
-        ValueError: an unknown engine, or one that is not for this device or dtype.
-    """
-    # The one way from the book into a wing: parts that are swapped in for nn.Linear.
-    from minibert.speed import int8, packed
-
-    if engine not in (None, "packed", "textbook", "int8"):
-        raise ValueError(f'engine is {engine!r}; "packed", "textbook", "int8" or None is allowed')
-    if precision not in (None, "float32", "int8"):
-        raise ValueError(f'precision is {precision!r}; "float32", "int8" or None is allowed')
-    device, saved = best_device(device), int8.is_int8(home)
-    fits = device.type == "cpu" and dtype == torch.float32
-    best = "packed" if fits and packed.available() else "textbook"
-    chosen = engine or ("int8" if precision == "int8" else None)
-    if chosen is None:
-        chosen = "int8" if saved and fits and precision is None else best
-    if chosen != "textbook" and not fits:
-        raise ValueError(f'engine "{chosen}" is for a CPU in float32; {device}, {dtype} came')
-    if chosen == "packed" and best != "packed":
-        raise ValueError('engine "packed" needs oneDNN, which this torch lacks; "textbook" works')
-    if chosen == "int8" and (reason := int8.unsupported()):
-        warnings.warn(f"{reason}: the model computes in float32, not int8", stacklevel=3)
-        chosen = best
-    model = int8.load(home) if saved else BertModel.from_pretrained(home, dtype=dtype)
-    if saved and chosen != "int8":
-        model = int8.dequantize(model)
-    elif chosen == "int8" and not saved:
-        model = int8.quantize(model)
-    if chosen == "packed":
-        model = packed.pack(model)
-    return model.to(device, dtype) if chosen != "int8" else model
 
 
 def best_device(device: str | torch.device) -> torch.device:

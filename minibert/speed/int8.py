@@ -267,19 +267,25 @@ def dequantize(model: BertModel) -> BertModel:
 # ----------------------------------------------------------------------------- load and save
 
 
-def save(model: BertModel, directory: str | os.PathLike) -> None:
+def save(
+    model: BertModel, directory: str | os.PathLike, instead_of: str | os.PathLike | None = None
+) -> None:
     """Write ``config.json`` and ``model.int8.safetensors``, a quarter of the float32 file.
 
     The file has a name of its own because no other library can read it: transformers says that
     there is no ``model.safetensors``, which is better than wrong numbers.
 
+    Args:
+        instead_of: the directory that the files will end up in, if that is another one.
+
     Raises:
         ValueError: the directory has a ``model.safetensors``: which of the two would be meant?
         OSError: the directory cannot be written.
     """
-    if Path(directory, "model.safetensors").exists():
+    target = directory if instead_of is None else instead_of
+    if Path(target, "model.safetensors").exists():
         raise ValueError(
-            f"{directory} has a model.safetensors; save the int8 model into a directory of its own"
+            f"{target} has a model.safetensors; save the int8 model into a directory of its own"
         )
     with atomic_directory(directory) as staging:
         model.config.save_pretrained(staging)

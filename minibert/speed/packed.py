@@ -1,9 +1,9 @@
-"""The same linear layers, sooner: the weights lie as the processor reads them.
+"""Faster linear layers: the weights are laid out for the processor once, not at every call.
 
 A product of matrices first lays the weights out in blocks that suit the processor, at every call.
 For the few tokens of one short text that is half of the time. `PackedLinear` does it once, and
-again when the weight has changed. It is swapped in for ``nn.Linear``; the model around it stays the
-one that you read, and its numbers differ by the order of the sums alone (about 3e-7).
+again when the weight has changed. It takes the place of ``nn.Linear``; the model around it stays
+the one that you read. The sums are added in another order, so the numbers differ by about 3e-7.
 """
 
 from __future__ import annotations

@@ -132,9 +132,9 @@ def test_precision_of_a_float32_directory(tmp_path):
     for choice in ({"precision": "int8"}, {"engine": "int8"}):
         assert SentenceEncoder.from_pretrained(tmp_path, **choice).engine == "int8"
     assert SentenceEncoder.from_pretrained(tmp_path).engine == "packed"
-    with pytest.raises(ValueError, match='engine is \'int4\'; "packed", "textbook", "int8"'):
+    with pytest.raises(ValueError, match="no engine is named 'int4'; these"):
         SentenceEncoder.from_pretrained(tmp_path, engine="int4")
-    with pytest.raises(ValueError, match="precision is 'int4'"):
+    with pytest.raises(ValueError, match="no engine is named 'int4'"):
         SentenceEncoder.from_pretrained(tmp_path, precision="int4")
     with pytest.raises(ValueError, match='"int8" is for a CPU in float32; cpu, torch.float64'):
         SentenceEncoder.from_pretrained(tmp_path, precision="int8", dtype=torch.float64)
