@@ -218,31 +218,9 @@ def padded_length(s: Here) -> Tensor:
     return torch.full_like(s.real[:, :1], s.real.shape[1])
 
 
-def mean_gradients(s: Here) -> Tensor:
-    """The mean gradient of each micro-batch of this step, (M, n)."""
-    return s.run.cast(s.run.batch["gradients"][s.number - 1])
-
-
-def previous(s: Here) -> Tensor:
-    """The parameters before this step."""
-    return s.before("parameters", "parameters")
-
-
-def average(beta: str, new: Callable[[Here], Tensor]) -> Step:
-    """A running average in which another number enters, or with another beta."""
-    return lambda s: (
-        s.setting(beta) * s.before(s.step, "zeros") + (1 - s.setting(beta)) * new(s)
-    )
-
-
 def with_penalty(s: Here) -> Tensor:
     """The gradient of the loss plus half the decay times the squared weights."""
-    return s["clipped"] + s.setting("weight_decay") * s.run.batch["decayed"] * previous(s)
-
-
-def clip_factor(s: Here, gradient: Tensor) -> Tensor:
-    """What clipping multiplies a gradient that is too long by."""
-    return s.setting("max_norm") / (gradient.norm() + 1e-6)
+    return s["clipped"] + s.setting("weight_decay") * s.run.batch["decayed"] * s.previous
 
 
 def rate_of(step: Callable[[Here], int]) -> dict[str, Step]:
@@ -281,7 +259,8 @@ def identity_norms(name: str, weight: Tensor) -> Tensor:
 
 # --------------------------------------------------------------------------------- the changes
 
-EMBEDDINGS: dict[str, dict[str, Step]] = {
+CHANGES: dict[str, dict[str, Callable]] = {
+    # Embeddings
     "no-position": {"embeddings.position": zeros},
     "position-from-one": position_ids(lambda s: s.right + 1),
     "position-like-roberta": position_ids(roberta_positions),
@@ -299,9 +278,8 @@ EMBEDDINGS: dict[str, dict[str, Step]] = {
         "embeddings.norm": lambda s: s.right + s["embeddings.position"],
     },
     "padding-vector-zeroed": {"embeddings.word": lambda s: s.right * s.real[..., None]},
-}
 
-ATTENTION: dict[str, dict[str, Step]] = {
+    # Attention
     "no-qkv-bias": each(QKV, no_bias),
     "no-query-bias": {"attention.query": no_bias},
     "no-key-bias": {"attention.key": no_bias},
@@ -376,9 +354,8 @@ ATTENTION: dict[str, dict[str, Step]] = {
     "attention-adds-input": {"attention.output": lambda s: s.right + s.input},
     "attention-adds-and-norms": {"attention.output": lambda s: (
         s.norm("attention_norm", s.right + s.input))},
-}
 
-RESIDUAL_AND_NORM: dict[str, dict[str, Step]] = {
+    # Residuals and LayerNorms
     "no-residual": {
         "attention_sum": lambda s: s["attention.output"],
         "feed_forward_sum": lambda s: s["feed_forward.contract"],
@@ -417,9 +394,8 @@ RESIDUAL_AND_NORM: dict[str, dict[str, Step]] = {
     "norm-without-bias": each(NORMS, lambda s: s.right - s.weight(f"{s.step}.bias")),
     "norm-without-weight": each(NORMS, lambda s: plain_norm(s) + s.weight(f"{s.step}.bias")),
     "norm-weight-plus-one": each(NORMS, lambda s: s.right + plain_norm(s)),
-}
 
-FEED_FORWARD: dict[str, dict[str, Step]] = {
+    # Feed-forward network
     "gelu-tanh": each(GELUS, lambda s: F.gelu(into(s), approximate="tanh")),
     "gelu-exact": each(GELUS, lambda s: F.gelu(into(s))),
     "gelu-quick": each(GELUS, lambda s: into(s) * (1.702 * into(s)).sigmoid()),
@@ -438,9 +414,8 @@ FEED_FORWARD: dict[str, dict[str, Step]] = {
     "feed-forward-adds-input": {"feed_forward.contract": lambda s: s.right + s["attention_norm"]},
     "feed-forward-adds-and-norms": {"feed_forward.contract": lambda s: (
         s.norm("feed_forward_norm", s.right + s["attention_norm"]))},
-}
 
-POOLER_AND_POOLING: dict[str, dict[str, Step]] = {
+    # Pooler and pooling
     "pooler-no-tanh": {"pooler": into},
     "pooler-relu": {"pooler": lambda s: into(s).relu()},
     "pooler-mean": {"pooler.first": mean_real},
@@ -469,9 +444,8 @@ POOLER_AND_POOLING: dict[str, dict[str, Step]] = {
     "not-normalised": {"sentence": into},
     "normalised-over-batch": {"sentence": lambda s: F.normalize(into(s), dim=0)},
     "normalised-l1": {"sentence": lambda s: F.normalize(into(s), p=1, dim=-1)},
-}
 
-MODEL_HEADS: dict[str, dict[str, Step]] = {
+    # Heads
     "mlm-no-bias": {"predictions": lambda s: (
         F.linear(s["predictions.norm"], s.weight("embeddings.word.weight")))},
     "mlm-no-transform": {
@@ -500,9 +474,8 @@ MODEL_HEADS: dict[str, dict[str, Step]] = {
     },
     "span-masked": {"qa_outputs": lambda s: (
         s.right.masked_fill(s.real[..., None] == 0, minimum(s)))},
-}
 
-LOSS: dict[str, dict[str, Step]] = {
+    # Loss
     "softmax-before-loss": {"loss.logits": lambda s: s["predictions"].softmax(-1)},
     "nothing-ignored": {"loss.labelled": lambda s: torch.ones_like(s.right)},
     "loss-over-all": {"loss": lambda s: s["loss.tokens"].sum() / s["loss.labelled"].numel()},
@@ -513,22 +486,21 @@ LOSS: dict[str, dict[str, Step]] = {
     "labels-shifted": {"loss.labels": lambda s: F.pad(s.right[:, 1:], (0, 1), value=-100)},
     "loss-log-of-logits": {"loss.log_probabilities": lambda s: s["loss.logits"]},
     "loss-base-two": {"loss.tokens": lambda s: s.right / math.log(2)},
-}
 
-OPTIMIZER: dict[str, dict[str, Step]] = {
-    "mean-of-means": {"gradient": lambda s: mean_gradients(s).mean(0)},
-    "accumulation-not-divided": {"gradient": lambda s: mean_gradients(s).sum(0)},
+    # Optimizer
+    "mean-of-means": {"gradient": lambda s: s.gradients.mean(0)},
+    "accumulation-not-divided": {"gradient": lambda s: s.gradients.sum(0)},
     "no-zero-grad": {"total": lambda s: (
         s.right + s.before("clipped", "zeros") * s.run.batch["counts"].sum())},
-    "last-micro-batch": {"gradient": lambda s: mean_gradients(s)[-1]},
-    "last-share": {"total": lambda s: s.run.batch["counts"][-1] * mean_gradients(s)[-1]},
+    "last-micro-batch": {"gradient": lambda s: s.gradients[-1]},
+    "last-share": {"total": lambda s: s.run.batch["counts"][-1] * s.gradients[-1]},
     "loss-summed": {"gradient": lambda s: s["total"]},
     "no-clipping": {"clipped": lambda s: s["gradient"]},
     "clip-by-value": {"clipped": lambda s: (
         s["gradient"].clamp(-s.setting("max_norm"), s.setting("max_norm")))},
-    "clip-always": {"clipped": lambda s: s["gradient"] * clip_factor(s, s["gradient"])},
+    "clip-always": {"clipped": lambda s: s["gradient"] * s.clip_factor(s["gradient"])},
     "clip-before-unscale": {
-        "gradient": lambda s: s["total"] * clip_factor(s, s["total"]).clamp(max=1),
+        "gradient": lambda s: s["total"] * s.clip_factor(s["total"]).clamp(max=1),
         "clipped": lambda s: s["gradient"] / s.run.batch["counts"].sum(),
     },
     "no-bias-correction": {
@@ -542,39 +514,38 @@ OPTIMIZER: dict[str, dict[str, Step]] = {
         "second_corrected": lambda s: s["second"] / (1 - s.setting("beta2")),
     },
     "betas-swapped": {
-        "first": average("beta2", lambda s: s["clipped"]),
-        "second": average("beta1", lambda s: s["clipped"] ** 2),
+        "first": lambda s: s.average("beta2", s["clipped"]),
+        "second": lambda s: s.average("beta1", s["clipped"] ** 2),
     },
     "momentum-undamped": {"first": lambda s: (
         s.setting("beta1") * s.before("first", "zeros") + s["clipped"])},
-    "second-not-squared": {"second": average("beta2", lambda s: s["clipped"].abs())},
+    "second-not-squared": {"second": lambda s: s.average("beta2", s["clipped"].abs())},
     "no-root": {"update": lambda s: (
         s["first_corrected"] / (s["second_corrected"] + s.setting("eps")))},
-    "ascent": {"parameters": lambda s: previous(s) - s["decay"] + s["rate"] * s["update"]},
+    "ascent": {"parameters": lambda s: s.previous - s["decay"] + s["rate"] * s["update"]},
     "eps-in-root": {"update": lambda s: (
         s["first_corrected"] / (s["second_corrected"] + s.setting("eps")).sqrt())},
-    "no-rate": {"parameters": lambda s: previous(s) - s["decay"] - s["update"]},
+    "no-rate": {"parameters": lambda s: s.previous - s["decay"] - s["update"]},
     "decay-after": {"parameters": lambda s: (
-        (previous(s) - s["rate"] * s["update"])
+        (s.previous - s["rate"] * s["update"])
         * (1 - s["rate"] * s.setting("weight_decay") * s.run.batch["decayed"]))},
     "decay-sign": {"decay": lambda s: -s.right},
     "l2-instead-of-decay": {
-        "first": average("beta1", with_penalty),
-        "second": average("beta2", lambda s: with_penalty(s) ** 2),
+        "first": lambda s: s.average("beta1", with_penalty(s)),
+        "second": lambda s: s.average("beta2", with_penalty(s) ** 2),
         "decay": zeros,
     },
     "decay-without-rate": {"decay": lambda s: (
-        s.setting("weight_decay") * s.run.batch["decayed"] * previous(s))},
+        s.setting("weight_decay") * s.run.batch["decayed"] * s.previous)},
     "no-decay": {"decay": zeros},
     "decay-on-everything": {"decay": lambda s: (
-        s["rate"] * s.setting("weight_decay") * previous(s))},
+        s["rate"] * s.setting("weight_decay") * s.previous)},
     "decay-groups-inverted": {"decay": lambda s: (
-        s["rate"] * s.setting("weight_decay") * (1 - s.run.batch["decayed"]) * previous(s))},
+        s["rate"] * s.setting("weight_decay") * (1 - s.run.batch["decayed"]) * s.previous)},
     "scheduler-first": rate_of(lambda s: s.number + 1),
     "no-schedule": rate_of(lambda s: 1),
-}
 
-WEIGHTS: dict[str, dict[str, Callable]] = {
+    # Weights
     "layers-off-by-one": layer(lambda i, n: min(i + 1, n - 1)),
     "layers-in-text-order": layer(lambda i, n: sorted(range(n), key=str)[i]),
     "layers-reversed": layer(lambda i, n: n - 1 - i),
@@ -586,8 +557,5 @@ WEIGHTS: dict[str, dict[str, Callable]] = {
         s.input if s.number == s.config.num_hidden_layers - 1 else s.right)},
 }
 
-CATALOGUE = read_mistakes(Path(__file__).with_name("mistakes.md"), {
-    **EMBEDDINGS, **ATTENTION, **RESIDUAL_AND_NORM, **FEED_FORWARD, **POOLER_AND_POOLING,
-    **MODEL_HEADS, **LOSS, **OPTIMIZER, **WEIGHTS,
-})
+CATALOGUE = read_mistakes(Path(__file__).with_name("mistakes.md"), CHANGES)
 BY_KEY = {mistake.key: mistake for mistake in CATALOGUE}

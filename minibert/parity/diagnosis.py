@@ -19,6 +19,7 @@ from minibert.parity.catalogue import CATALOGUE, Mistake
 from minibert.parity.steps import Computation, Inputs, parse_name
 
 MASKED = -5e3  # a score below this is a masked one, however it was masked
+HALF = (torch.bfloat16, torch.float16)
 PARTS = {"sentence": "pooling", "start": "qa", "end": "qa"}  # first words that belong together
 Answer = tuple[Mistake, ...]
 
@@ -32,6 +33,8 @@ class Diagnosis:
     best of all, ``residual`` the part of the difference that it leaves (1 = all of it).
     ``hidden``: by the key of a mistake that is an answer, those that change no number beside it;
     ``also``: pairs of mistakes that give the same numbers as the single ones in ``answers``.
+    ``partial``: it explains ``name`` and not all that was seen; ``harmless``: only padding differs.
+    ``layers``: where the same happens.
     """
 
     name: str
@@ -39,36 +42,36 @@ class Diagnosis:
     hidden: dict[str, list[Mistake]] = field(default_factory=dict)
     also: list[Answer] = field(default_factory=list)
     partial: bool = False
-    harmless: bool = False  # only padding differs
+    harmless: bool = False
     nearest: Answer = ()
     residual: float = 1.0
-    noise: float = 0.0
-    tried: int = 0
     layers: list[int] = field(default_factory=list)
 
     def __str__(self) -> str:
         """The finding in words."""
+        if not self.answers and not self.nearest:
+            return "not in the catalogue, and nothing in the catalogue comes near"
         if not self.answers:
-            if not self.nearest:
-                return "not in the catalogue, and nothing in it comes near"
-            titles = " + ".join(mistake.title for mistake in self.nearest)
             return (
-                f"not in the catalogue; the nearest is: {titles}. It leaves a residual of "
-                f"{self.residual:.2g} of the difference, so it is not what happened here"
+                "not in the catalogue; the nearest mistake there is: "
+                + " + ".join(mistake.title for mistake in self.nearest)
+                + f". It leaves {self.residual:.2g} of the difference unexplained, so it is not "
+                "what happened here"
             )
         lines = []
         for number, answer in enumerate(self.answers):
-            if number:
-                lines.append("or, which gives the same numbers here:")
+            lines += ["or, which gives the same numbers here:"] * (number > 0)
             for mistake in answer:
                 lines += [
                     f"{mistake.title}  [{mistake.key}]",
-                    f"    seen:  {mistake.effect}",
-                    f"    cure:  {mistake.cure}",
+                    f"    effect: {mistake.effect}",
+                    f"    cure:   {mistake.cure}",
                 ]
-                if mistake.source:
-                    lines.append(f"    known: {mistake.source}")
-                lines += self.beside(mistake)
+                lines += [f"    source: {mistake.source}"] * bool(mistake.source)
+                if others := self.hidden.get(mistake.key):
+                    lines.append("    hides:  these change no number as long as it is there, so "
+                                 "they may be there too; fix it and run again:")
+                    lines += [f"            {other.title}  [{other.key}]" for other in others]
         lines += [
             "or both of these at once, which give the same numbers here: "
             + " + ".join(f"{mistake.title} [{mistake.key}]" for mistake in pair)
@@ -79,34 +82,29 @@ class Diagnosis:
         if self.partial:
             lines.append(f"This explains {self.name}; there is another difference after it.")
         if len(self.layers) > 1:
-            lines.append(f"The same in layers {', '.join(map(str, self.layers))}.")
+            lines.append(f"The same happens in layers {', '.join(map(str, self.layers))}.")
         return "\n".join(lines)
 
-    def beside(self, mistake: Mistake) -> list[str]:
-        """What cannot show beside a mistake, in words."""
-        if not self.hidden.get(mistake.key):
-            return []
-        return [
-            "    hides: beside it these change no number, so they may be there too; mend it and "
-            "run again:",
-            *(f"           {other.title}  [{other.key}]" for other in self.hidden[mistake.key]),
-        ]
-
     def to_dict(self) -> dict:
-        """For JSON."""
+        """For JSON: mistakes by their keys."""
+
+        def keys(mistakes: Iterable[Mistake]) -> list[str]:
+            return [mistake.key for mistake in mistakes]
+
         return {
             "tensor": self.name,
-            "answers": [[mistake.key for mistake in answer] for answer in self.answers],
-            "hidden": {key: [m.key for m in others] for key, others in self.hidden.items()},
-            "also": [[mistake.key for mistake in pair] for pair in self.also],
+            "answers": list(map(keys, self.answers)),
+            "hidden": {key: keys(others) for key, others in self.hidden.items()},
+            "also": list(map(keys, self.also)),
             "harmless": self.harmless,
             "partial": self.partial,
-            "nearest": [mistake.key for mistake in self.nearest],
+            "nearest": keys(self.nearest),
             "residual": self.residual,
-            "noise": self.noise,
-            "candidates": self.tried,
             "layers": self.layers,
         }
+
+
+# ------------------------------------------------------------------------------------- precision
 
 
 def precision(tensors: Mapping[str, Tensor]) -> torch.dtype:
@@ -114,14 +112,10 @@ def precision(tensors: Mapping[str, Tensor]) -> torch.dtype:
 
     Masked scores do not count: a minus infinity fits everywhere.
     """
-    numbers = [
-        tensor.detach().double().flatten()
-        for tensor in tensors.values()
-        if tensor.is_floating_point()
-    ]
-    numbers = torch.cat(numbers) if numbers else torch.zeros(1, dtype=torch.float64)
+    floats = [t.detach().double().flatten() for t in tensors.values() if t.is_floating_point()]
+    numbers = torch.cat([*floats, torch.zeros(1, dtype=torch.float64)])
     numbers = numbers[numbers.isfinite() & (numbers > MASKED)]
-    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+    for dtype in (*HALF, torch.float32):
         if torch.equal(numbers.to(dtype).double(), numbers):
             return dtype
     return torch.float64
@@ -129,7 +123,7 @@ def precision(tensors: Mapping[str, Tensor]) -> torch.dtype:
 
 def rounding(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Half a unit of the last digit of each number: what rounding to a dtype may change."""
-    if dtype not in (torch.bfloat16, torch.float16):
+    if dtype not in HALF:
         return torch.zeros_like(values)
     _, exponent = torch.frexp(values)
     digits = 8 if dtype == torch.bfloat16 else 11
@@ -153,6 +147,9 @@ def part_of(name: str) -> tuple:
     return (PARTS.get(word, word),)
 
 
+# ------------------------------------------------------------------------------------- the judge
+
+
 class Judge:
     """Somebody's tensors, and what should have come out of the same inputs.
 
@@ -173,15 +170,12 @@ class Judge:
         mine: Mapping[str, Tensor],
         catalogue: Sequence[Mistake] = CATALOGUE,
     ) -> None:
-        """Compute the right values, and find the stages whose inputs do not explain them."""
-        self.inputs = inputs
-        self.catalogue = catalogue
-        names = Computation(inputs).steps()
-        self.order = {name: number for number, name in enumerate(names)}
+        self.inputs, self.catalogue = inputs, catalogue
+        self.order = {name: i for i, name in enumerate(Computation(inputs).steps())}
         self.names = sorted(mine, key=self.order.__getitem__)
         self.mine = {name: mine[name].detach() for name in self.names}
         self.dtype = precision(self.mine)
-        self.rounded = self.dtype in (torch.bfloat16, torch.float16)
+        self.rounded = self.dtype in HALF
         self.cache: dict = {}  # converted weights
         self.runs: dict[tuple[str, torch.dtype], Computation] = {}
         self.screens: dict[str, float] = {}
@@ -197,22 +191,22 @@ class Judge:
         self.faults = [name for name, found in self.verdicts.items() if found == "differs"]
 
     @property
-    def poisoned(self) -> bool:
+    def expects_nan(self) -> bool:
         """Whether some weight is not a number, so that the result should not be one."""
         return any(bool(weight.isnan().any()) for weight in self.inputs.weights.values())
 
+    # -- predicting
+
     def run(self, known: Mapping, changes: Mapping, dtype: torch.dtype) -> Computation:
-        """A computation over this batch."""
+        """A computation over these inputs."""
         return Computation(self.inputs, known, changes, dtype, self.cache)
 
     def known_before(self, name: str) -> dict[str, Tensor]:
         """What a tensor is predicted from."""
-        position = self.order[name]
-        if self.rounded:
-            if name.startswith("steps."):  # a fault may hide below the rounding in earlier steps
-                return {}
-            return {n: v for n, v in self.good.items() if self.order[n] < position}
-        return {n: self.mine[n] for n in self.names if self.order[n] < position}
+        if self.rounded and name.startswith("steps."):
+            return {}  # a fault may hide below the rounding in earlier steps
+        given = self.good if self.rounded else self.mine
+        return {n: v for n, v in given.items() if self.order[n] < self.order[name]}
 
     def predict(self, name: str, changes: Mapping, dtype=torch.float64) -> Tensor:
         """What should have come under this name, with some steps done differently."""
@@ -236,46 +230,49 @@ class Judge:
             self.runs[name, dtype][name]
         return self.runs[name, dtype]
 
+    # -- comparing
+
     def counts(self, name: str, values: Tensor) -> Tensor:
         """Which numbers matter: those of real tokens (as a mask that broadcasts)."""
         real = self.inputs.batch.get("attention_mask")
-        if real is None or name.startswith("steps."):
+        if real is None or name.startswith("steps.") or not values.dim():
             return torch.ones((), dtype=torch.bool)
-        real = real.bool()
-        B, T = real.shape
-        if values.dim() == 4 and values.shape[-2] == T:
+        (B, T), real = real.shape, real.bool()
+        if values.dim() == 4 and values.shape[2] == T:
             return real[:, None, :, None]
-        if values.dim() >= 2 and values.shape[:2] == (B, T) and not name.startswith("pool"):
+        if values.shape[:2] == (B, T) and not name.startswith("pool"):
             return real.reshape(B, T, *[1] * (values.dim() - 2))
-        if values.dim() and values.shape[0] == B:
-            return real.any(1).reshape(B, *[1] * (values.dim() - 1))
-        return torch.ones((), dtype=torch.bool)
+        rows = real.any(1) if values.shape[0] == B else torch.ones(1, dtype=torch.bool)
+        return rows.reshape(-1, *[1] * (values.dim() - 1))
 
     def residual(self, name: str, predicted: Tensor, everywhere: bool = False) -> float:
         """The largest difference between what came and what is predicted, less the rounding."""
         mine, predicted = self.mine[name].double(), predicted.double()
         if mine.shape != predicted.shape:
-            return float("inf")
+            return math.inf
         mine, predicted = canonical(name, mine), canonical(name, predicted)
-        rest = (mine - predicted).abs()
-        rest = (rest - rounding(predicted, self.dtype)).clamp(min=0)
+        rest = ((mine - predicted).abs() - rounding(predicted, self.dtype)).clamp(min=0)
         rest = torch.where((mine == predicted) | (mine.isnan() & predicted.isnan()), 0.0, rest)
         if not everywhere:
             rest = torch.where(self.counts(name, mine), rest, 0.0)
-        return float(rest.nan_to_num(nan=float("inf"), posinf=float("inf")).max())
+        return float(rest.nan_to_num(nan=math.inf, posinf=math.inf).max())
 
     def noise(self, name: str, exact: Tensor, single: Tensor) -> float:
         """How far right code may be from the exact value, in the precision at hand.
 
         In float32: what our own order of operations loses, times 16, and some last digits.
         """
-        exact, single = canonical(name, exact.double()), canonical(name, single.double())
-        exact, single = exact.clamp(min=MASKED), single.clamp(min=MASKED)
-        exact, single = (torch.where(t == MASKED, 0.0, t) for t in (exact, single))
-        size = float(exact.abs().nan_to_num(0, 0, 0).max()) if exact.numel() else 0.0
+
+        def finite(values: Tensor) -> Tensor:  # and masked scores as zeros
+            values = canonical(name, values.double())
+            return torch.where(values <= MASKED, 0.0, values).nan_to_num(0, 0, 0)
+
+        if not exact.numel():
+            return 0.0
+        size = float(finite(exact).abs().max())
         if self.dtype == torch.float64:
             return 1e4 * torch.finfo(torch.float64).eps * size + 1e-15
-        lost = float((exact - single).abs().nan_to_num(0, 0, 0).max()) if exact.numel() else 0.0
+        lost = float((finite(exact) - finite(single)).abs().max())
         return 16 * lost + 8 * torch.finfo(torch.float32).eps * size
 
     def left_over(self, name: str, changes: Mapping, everywhere: bool = False) -> float:
@@ -283,15 +280,13 @@ class Judge:
         try:
             return self.residual(name, self.predict(name, changes), everywhere)
         except (RuntimeError, IndexError):
-            return float("inf")
+            return math.inf
 
     def explained(self, name: str, changes: Mapping, everywhere: bool = False) -> bool:
         """Whether what came is what the changed steps predict, to within the noise."""
         rest = self.left_over(name, changes, everywhere)
-        if rest == 0:
-            return True
-        if rest == float("inf") or rest > self.screen(name):
-            return False
+        if rest in (0, math.inf) or rest > self.screen(name):
+            return rest == 0
         exact, single = self.predict(name, changes), self.predict(name, changes, torch.float32)
         return rest <= self.noise(name, exact, single)
 
@@ -309,43 +304,38 @@ class Judge:
             return "equal"
         return "padding" if self.explained(name, {}) else "differs"
 
+    # -- mistakes
+
     def scope(self, first: str) -> list[str]:
         """The tensors that belong to the same layer (or part) as the first fault, itself first."""
         same = [name for name in self.names if part_of(name) == part_of(first)]
         return sorted(same, key=lambda name: name != first)
 
-    def changes(self, mistake: Mistake, names: Sequence[str]) -> bool:
-        """Whether a mistake changes any of these tensors that are not as they should be."""
+    def suspects(self, names: Sequence[str]) -> list[Mistake]:
+        """The mistakes that change any of these tensors that are not as they should be."""
         wrong = [name for name in names if self.verdicts.get(name) != "equal"]
-        return self.touches(mistake, wrong) and self.visible(mistake, wrong)
+        return [m for m in self.catalogue if self.touches(m, wrong) and self.visible(m, wrong)]
 
     def touches(self, mistake: Mistake, names: Sequence[str]) -> bool:
         """Whether a mistake changes anything between what is known and these tensors."""
-        if "weights" in mistake.changes:
-            return True
-        return any(
+        return "weights" in mistake.changes or any(
             parse_name(done)[2] in mistake.changes
             for name in names
             for done in self.right_run(name, torch.float64).computed
         )
 
     def visible(self, mistake: Mistake, names: Sequence[str]) -> bool:
-        """Whether a mistake changes any of these tensors by more than the noise; no crash."""
+        """Whether a mistake changes any of these tensors, in float64, by at least a bit."""
+
+        def bits(name: str, changes: Mapping) -> Tensor:
+            return canonical(name, self.predict(name, changes)).nan_to_num(1e30)
+
         try:
             return any(
-                self.predict(name, mistake.changes).shape != self.right[name].shape
-                or not self.same(name, self.predict(name, mistake.changes))
-                for name in names
+                not torch.equal(bits(name, mistake.changes), bits(name, {})) for name in names
             )
         except (RuntimeError, IndexError, KeyError):
             return False  # the mistake does not fit these shapes: it would have crashed
-
-    def same(self, name: str, predicted: Tensor) -> bool:
-        """Whether a prediction equals the right one, bit for bit (in float64)."""
-        return torch.equal(
-            canonical(name, predicted).nan_to_num(1e30),
-            canonical(name, self.predict(name, {})).nan_to_num(1e30),
-        )
 
     def explains(self, answer: Answer, names: Sequence[str], everywhere: bool = False) -> bool:
         """Whether some mistakes, put in together, give all of these tensors."""
@@ -373,8 +363,8 @@ def together(answer: Answer) -> dict:
 def disjoint_pairs(mistakes: Sequence[Mistake]) -> list[Answer]:
     """The pairs of mistakes that change different steps, so that both can be there at once."""
     return [
-        pair for pair in itertools.combinations(mistakes, 2)
-        if not pair[0].changes.keys() & pair[1].changes.keys()
+        (one, two) for one, two in itertools.combinations(mistakes, 2)
+        if not one.changes.keys() & two.changes.keys()
     ]
 
 
@@ -393,10 +383,11 @@ def find(
         except (RuntimeError, IndexError):
             return False  # the mistake does not fit these shapes: it would have crashed
 
-    both = disjoint_pairs(mistakes) if pairs else []
-    for candidates in ([(mistake,) for mistake in mistakes], both):
-        if answers := list(filter(fits, candidates)):
+    for candidates in ([(mistake,) for mistake in mistakes], disjoint_pairs(mistakes)):
+        if answers := [answer for answer in candidates if fits(answer)]:
             return Diagnosis("", answers)
+        if not pairs:
+            break
     return None
 
 
@@ -438,7 +429,7 @@ def diagnose(judges: Sequence[Judge], pairs: bool = True) -> Diagnosis | None:
     it is named where it can be (``harmless``).
     """
     # What wrong code makes of NaN depends on how it is written: asked only where all else is right.
-    numbers = [judge for judge in judges if not judge.poisoned]
+    numbers = [judge for judge in judges if not judge.expects_nan]
     judges = numbers if any(judge.faults for judge in numbers) else judges
     wrong = [judge for judge in judges if judge.faults]
     if not wrong:
@@ -447,10 +438,7 @@ def diagnose(judges: Sequence[Judge], pairs: bool = True) -> Diagnosis | None:
     first = main.faults[0]
     seen = [(judge, names) for judge in judges if (names := judge.scope(first))]
     mistakes = suspects(seen)
-    both = disjoint_pairs(mistakes) if pairs else []
-    result = Diagnosis(first, [], tried=len(mistakes) + len(both))
-    right = main.predict(first, {})
-    result.noise = main.noise(first, right, main.predict(first, {}, torch.float32))
+    result = Diagnosis(first, [])
 
     def fit(candidates: Iterable[Answer], everywhere: bool = False) -> list[Answer]:
         return [
@@ -458,32 +446,32 @@ def diagnose(judges: Sequence[Judge], pairs: bool = True) -> Diagnosis | None:
             if all(judge.explains(answer, names, everywhere) for judge, names in seen)
         ]
 
-    alone, beside = fit((mistake,) for mistake in mistakes), fit(both)
+    singles = [(mistake,) for mistake in mistakes]
+    alone, beside = fit(singles), fit(disjoint_pairs(mistakes) if pairs else [])
     if finer := fit(alone, True):  # padding too, if anything explains that
         alone, beside = finer, fit(beside, True)
     elif finer := fit(beside, True):
         alone, beside = [], finer
     result.answers = alone or beside
-    if alone:
+    if result.answers:
         for (mistake,) in alone:
             result.hidden[mistake.key] = [
                 other for pair in beside if mistake in pair for other in pair if other != mistake
             ]
-        result.also = [pair for pair in beside if not any((m,) in alone for m in pair)]
-    if not result.answers:
+        result.also = [p for p in beside if alone and not any((m,) in alone for m in p)]
+    else:
         result.answers = [
-            (mistake,) for mistake in mistakes
-            if all(judge.explains((mistake,), [first]) for judge, names in seen if first in names)
+            answer for answer in singles
+            if all(judge.explains(answer, [first]) for judge, names in seen if first in names)
         ]
         result.partial = bool(result.answers)
     if result.answers:
         result.layers, result.residual = main.layers_with(result.answers[0]), 0.0
     elif mistakes:
-        whole = main.residual(first, right) or 1.0
         rests = [main.left_over(first, mistake.changes) for mistake in mistakes]
-        least = min(range(len(rests)), key=rests.__getitem__)
-        if rests[least] / whole <= 0.9:
-            result.residual, result.nearest = rests[least] / whole, (mistakes[least],)
+        share = min(rests) / (main.residual(first, main.predict(first, {})) or 1.0)
+        if share <= 0.9:
+            result.residual, result.nearest = share, singles[rests.index(min(rests))]
     return result
 
 
@@ -504,7 +492,5 @@ def on_padding_only(judges: Sequence[Judge]) -> Diagnosis | None:
 
 def suspects(seen: Sequence[tuple[Judge, list[str]]]) -> list[Mistake]:
     """The mistakes that change any of these tensors, on any of the inputs."""
-    return [
-        mistake for mistake in seen[0][0].catalogue
-        if any(judge.changes(mistake, names) for judge, names in seen)
-    ]
+    found = {m.key for judge, names in seen for m in judge.suspects(names)}
+    return [mistake for mistake in seen[0][0].catalogue if mistake.key in found]

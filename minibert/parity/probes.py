@@ -15,6 +15,8 @@ from minibert.config import BertConfig
 from minibert.model import BertModel
 from minibert.parity.steps import Inputs
 
+ADAMW = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-6, "weight_decay": 0.1, "max_norm": 4.0}
+
 
 def example(
     seed: int = 0,
@@ -36,7 +38,6 @@ def example(
         heads, size, wide: N, D and F.
         lengths: of the texts, in tokens; the first is the longest.
         scale: makes what goes into every norm so much smaller, so that eps counts.
-
     """
     config = BertConfig(
         vocab_size=50,
@@ -96,14 +97,7 @@ def example(
         "parameters": draw(40),
         "zeros": torch.zeros(40),
         "decayed": (torch.arange(40) < 25).long(),
-        "settings": {
-            "lr": [0.01, 0.02, 0.03, 0.02, 0.01],
-            "beta1": 0.9,
-            "beta2": 0.999,
-            "eps": 1e-6,
-            "weight_decay": 0.1,
-            "max_norm": 4.0,
-        },
+        "settings": {"lr": [0.01, 0.02, 0.03, 0.02, 0.01], **ADAMW},
     }
     return Inputs(config, weights, batch)
 

@@ -23,13 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minibert.config import BertConfig
-
-ACTIVATIONS = {
-    "gelu": F.gelu,
-    "relu": F.relu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
-}
+from minibert.encoder import activation
 
 
 class Inputs(NamedTuple):
@@ -77,26 +71,14 @@ class Here:
             value = self.run[name]
         return value
 
-    def before(self, name: str, first: str) -> Tensor:
-        """A value of the optimizer step before this one; of the batch, in the first step."""
-        if self.number == 1:
-            return self.run.cast(self.run.batch[first])
-        return self.run[f"steps.{self.number - 1}.{name}"]
-
-    def setting(self, name: str) -> float:
-        """A setting of the optimizer; of a list, the entry for this step."""
-        value = self.run.batch["settings"][name]
-        return value[self.number - 1] if isinstance(value, (list, tuple)) else value
-
     def weight(self, name: str) -> Tensor:
         """A parameter of this layer, or of the model, in the precision of the run."""
         return self.run.weight(self.prefix + name)
 
     def linear(self, name: str, x: Tensor, bias: bool = True) -> Tensor:
-        """X Wᵀ + b with the weights of a linear map."""
-        return F.linear(
-            x, self.weight(f"{name}.weight"), self.weight(f"{name}.bias") if bias else None
-        )
+        """X Wᵀ + b with the weights of a linear layer."""
+        b = self.weight(f"{name}.bias") if bias else None
+        return F.linear(x, self.weight(f"{name}.weight"), b)
 
     def norm(self, name: str, x: Tensor, eps: float | None = None) -> Tensor:
         """LayerNorm with the weights of a norm."""
@@ -106,7 +88,7 @@ class Here:
 
     def activate(self, x: Tensor) -> Tensor:
         """The activation that the config names."""
-        return ACTIVATIONS[self.config.hidden_act](x)
+        return activation(self.config.hidden_act)(x)
 
     def split(self, x: Tensor) -> Tensor:
         """(B, T, H) → (B, N, T, D)."""
@@ -121,6 +103,38 @@ class Here:
     def real(self) -> Tensor:
         """1 = real token, 0 = padding, (B, T), in the precision of the run."""
         return self.run.real
+
+    # -- of an optimizer step
+
+    def before(self, name: str, first: str) -> Tensor:
+        """A value of the optimizer step before this one; of the batch, in the first step."""
+        if self.number == 1:
+            return self.run.cast(self.run.batch[first])
+        return self.run[f"steps.{self.number - 1}.{name}"]
+
+    def setting(self, name: str) -> float:
+        """A setting of the optimizer; of a list, the entry for this step."""
+        value = self.run.batch["settings"][name]
+        return value[self.number - 1] if isinstance(value, (list, tuple)) else value
+
+    def average(self, beta: str, new: Tensor) -> Tensor:
+        """The running average of this step's name, with one number more."""
+        beta = self.setting(beta)
+        return beta * self.before(self.step, "zeros") + (1 - beta) * new
+
+    def clip_factor(self, gradient: Tensor) -> Tensor:
+        """What clipping multiplies a gradient by that is too long."""
+        return self.setting("max_norm") / (gradient.norm() + 1e-6)
+
+    @property
+    def gradients(self) -> Tensor:
+        """The mean gradient of each micro-batch of this step, (M, n)."""
+        return self.run.cast(self.run.batch["gradients"][self.number - 1])
+
+    @property
+    def previous(self) -> Tensor:
+        """The parameters before this step, (n,)."""
+        return self.before("parameters", "parameters")
 
 
 Step = Callable[[Here], Tensor]
@@ -206,7 +220,7 @@ def order(config: BertConfig, optimizer_steps: int = 5) -> list[str]:
     """The names of a whole model, and of its training, in the order of computation."""
     layers = [f"layers.{i}.{name}" for i in range(config.num_hidden_layers) for name in LAYER]
     steps = [f"steps.{t}.{name}" for t in range(1, optimizer_steps + 1) for name in OPTIMIZER]
-    return [*EMBEDDINGS, *layers, *POOLER, *POOLING, *HEADS, *LOSS, *steps]
+    return [*EMBEDDINGS, *layers, *ON_TOP, *steps]
 
 
 EMBEDDINGS: dict[str, Step] = {
@@ -230,8 +244,8 @@ LAYER: dict[str, Step] = {
     "attention.query_heads": lambda s: s.split(s["attention.query"]),  # (B, N, T, D)
     "attention.key_heads": lambda s: s.split(s["attention.key"]),
     "attention.value_heads": lambda s: s.split(s["attention.value"]),
-    "attention.products": lambda s: (
-        s["attention.query_heads"] @ s["attention.key_heads"].transpose(-1, -2)  # (B, N, T, T)
+    "attention.products": lambda s: (  # (B, N, T, T)
+        s["attention.query_heads"] @ s["attention.key_heads"].transpose(-1, -2)
     ),
     "attention.scaled": lambda s: s["attention.products"] * s.head_size**-0.5,
     "attention.mask": lambda s: (1 - s.real[:, None, None]) * torch.finfo(s.run.dtype).min,
@@ -252,21 +266,20 @@ LAYER: dict[str, Step] = {
     "feed_forward_norm": lambda s: s.norm("feed_forward_norm", s["feed_forward_sum"]),
 }
 
-POOLER: dict[str, Step] = {
+ON_TOP: dict[str, Step] = {
+    # the pooler
     "pooler.first": lambda s: s.input[:, 0],  # (B, T, H) → (B, H)
     "pooler.dense": lambda s: s.linear("pooler.dense", s["pooler.first"]),
     "pooler": lambda s: s["pooler.dense"].tanh(),
-}
 
-POOLING: dict[str, Step] = {
+    # a sentence vector
     "pooling.mask": lambda s: s.real,  # (B, T)
     "pooling.sum": lambda s: (s.input * s["pooling.mask"][..., None]).sum(1),  # (B, H)
     "pooling.count": lambda s: s["pooling.mask"].sum(1, keepdim=True).clamp(min=1e-9),  # (B, 1)
     "pooling": lambda s: s["pooling.sum"] / s["pooling.count"],
     "sentence": lambda s: F.normalize(s["pooling"], dim=-1),
-}
 
-HEADS: dict[str, Step] = {
+    # the heads
     "predictions.dense": lambda s: s.linear("predictions.dense", s.input),
     "predictions.activation": lambda s: s.activate(s["predictions.dense"]),
     "predictions.norm": lambda s: s.norm("predictions.norm", s["predictions.activation"]),
@@ -279,10 +292,8 @@ HEADS: dict[str, Step] = {
     "qa_outputs": lambda s: s.linear("qa_outputs", s.input),  # (B, T, 2)
     "start_logits": lambda s: s["qa_outputs"][..., 0],
     "end_logits": lambda s: s["qa_outputs"][..., 1],
-}
 
-# Classification of each token: logits (B, T, C), labels (B, T), -100 = not asked for.
-LOSS: dict[str, Step] = {
+    # the loss of a classification of each token: logits (B, T, C), labels (B, T), -100 = no label
     "loss.logits": lambda s: s["predictions"],
     "loss.labels": lambda s: s.run.batch["labels"],
     "loss.log_probabilities": lambda s: s["loss.logits"].log_softmax(-1),
@@ -299,33 +310,19 @@ LOSS: dict[str, Step] = {
 # each has; "parameters" (n,), "zeros" (n,); "decayed" (n,), 1 where weights decay; "settings" with
 # lr (one for each step), beta1, beta2, eps, weight_decay, max_norm.
 OPTIMIZER: dict[str, Step] = {
-    "total": lambda s: (
-        s.run.batch["counts"].to(s.run.dtype) @ s.run.cast(s.run.batch["gradients"][s.number - 1])
-    ),
+    "total": lambda s: s.run.batch["counts"].to(s.run.dtype) @ s.gradients,
     "gradient": lambda s: s["total"] / s.run.batch["counts"].sum(),
-    "clipped": lambda s: (
-        s["gradient"] * (s.setting("max_norm") / (s["gradient"].norm() + 1e-6)).clamp(max=1)
-    ),
-    "first": lambda s: (
-        s.setting("beta1") * s.before("first", "zeros") + (1 - s.setting("beta1")) * s["clipped"]
-    ),
-    "second": lambda s: (
-        s.setting("beta2") * s.before("second", "zeros")
-        + (1 - s.setting("beta2")) * s["clipped"] ** 2
-    ),
+    "clipped": lambda s: s["gradient"] * s.clip_factor(s["gradient"]).clamp(max=1),
+    "first": lambda s: s.average("beta1", s["clipped"]),
+    "second": lambda s: s.average("beta2", s["clipped"] ** 2),
     "first_corrected": lambda s: s["first"] / (1 - s.setting("beta1") ** s.number),
     "second_corrected": lambda s: s["second"] / (1 - s.setting("beta2") ** s.number),
     "rate": lambda s: torch.tensor(s.setting("lr"), dtype=s.run.dtype),
     "update": lambda s: s["first_corrected"] / (s["second_corrected"].sqrt() + s.setting("eps")),
     "decay": lambda s: (
-        s["rate"] * s.setting("weight_decay") * s.run.batch["decayed"]
-        * s.before("parameters", "parameters")
+        s["rate"] * s.setting("weight_decay") * s.run.batch["decayed"] * s.previous
     ),
-    "parameters": lambda s: (
-        s.before("parameters", "parameters") - s["decay"] - s["rate"] * s["update"]
-    ),
+    "parameters": lambda s: s.previous - s["decay"] - s["rate"] * s["update"],
 }
 GROUPS = {"layers": LAYER, "steps": OPTIMIZER}
-STEPS: dict[str, Step] = {
-    **EMBEDDINGS, **LAYER, **POOLER, **POOLING, **HEADS, **LOSS, **OPTIMIZER
-}
+STEPS: dict[str, Step] = {**EMBEDDINGS, **LAYER, **ON_TOP, **OPTIMIZER}

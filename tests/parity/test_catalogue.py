@@ -77,7 +77,7 @@ def test_what_a_mistake_hides_is_listed_and_nothing_else(keys, listed):
     _, diagnosis = outcome("pooling", [BY_KEY[key] for key in keys], torch.float32)
     assert diagnosis.answers == [(BY_KEY[keys[0]],)]
     assert {mistake.key for mistake in diagnosis.hidden[keys[0]]} == listed
-    assert ("mend it and run again" in str(diagnosis)) == bool(listed)
+    assert ("fix it and run again" in str(diagnosis)) == bool(listed)
     assert all(f"[{key}]" in str(diagnosis) for key in listed)
     named = BY_KEY[keys[0]].changes
     alone = Computation(EXAMPLE, changes=named)

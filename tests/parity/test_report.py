@@ -482,7 +482,7 @@ def test_the_page_stands_alone_and_escapes():
     report.notes.append("<script>alert(1)</script>")
     page = to_html([report])
     assert "no-mask" in page and "layers.0.attention.output" in page
-    assert "[no-key-bias]" in page and "mend it and run again" in page
+    assert "[no-key-bias]" in page and "fix it and run again" in page
     for outside in ("http:", "https:", "src=", "<script", "@import", "url("):
         assert outside not in page, outside
     json.dumps(report.to_dict())
