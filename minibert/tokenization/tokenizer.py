@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CACHED_SPANS = 50_000  # how many spans of text are remembered with their ids
-CACHED_LENGTH = 50  # characters; a longer span hardly comes twice
+CACHED_LENGTH = 50  # characters; a longer span is unlikely to come again
 
 ASCII_WORD = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9 ]")  # what `split` does to printable ASCII
 BLANKS = re.escape("".join(sorted(SPACE)))
@@ -76,9 +76,9 @@ def strip_accents(text: list[Character]) -> list[Character]:
     """Take characters apart (NFD), then drop the non-spacing marks: é → e, U+0301 → e.
 
     NFD also sorts the marks behind a letter by their combining class (``rank``; 0 begins a new
-    group, counted in ``letters``). The reference deals out the original places only after that
-    sort, left to right: it moves on at each part that was the first of its character. It shows in
-    the offsets of the rare marks that stay.
+    group, counted in ``letters``). The reference assigns the original places only after that sort,
+    from left to right: it moves on at each part that was the first of its character. This shows
+    only in the offsets of the rare marks that stay.
     """
     parts = [part for c, _ in text for part in decompose(c)]
     if any(rank for _, rank, _ in parts):
@@ -122,9 +122,9 @@ def split(text: list[Character]) -> list[list[Character]]:
 def wordpiece(word: str, vocab: Mapping[str, int]) -> tuple[list[str], str]:
     """Cut a word into pieces of the vocabulary, taking the longest that fits each time.
 
-    A piece that does not begin the word is spelt with ``##``. Returns the pieces and the rest of
-    the word that no piece fits. A word with such a rest is [UNK] as a whole, and so is one of more
-    than 100 characters.
+    A piece that does not begin the word is written with ``##`` before it. Returns the pieces, and
+    the rest of the word if no piece fits there. A word with such a rest is [UNK] as a whole, and so
+    is one of more than 100 characters.
 
     Source: Wu 2016 §4.1, as the greedy longest match of google-research/bert.
     """
@@ -299,7 +299,7 @@ class BertTokenizer(PretrainedTokenizer):
     # ------------------------------------------------------------------- the same, fast
 
     def ids(self, text: str) -> list[int]:
-        """Return the ids of a text, without [CLS] and [SEP]: those of `pieces`, sooner.
+        """Return the ids of a text, without [CLS] and [SEP]: those of `pieces`, but faster.
 
         No rule looks across white space or past a CJK ideograph, so a span between two of them
         always gives the same ids, and they are remembered.
@@ -308,8 +308,8 @@ class BertTokenizer(PretrainedTokenizer):
             spans = text.split()
         else:
             _check_text(text)
-            cut = SPAN_OR_IDEOGRAPH if self.tokenize_chinese_chars else SPAN
-            spans = cut.findall(text) if self._by_span else [text]
+            pattern = SPAN_OR_IDEOGRAPH if self.tokenize_chinese_chars else SPAN
+            spans = pattern.findall(text) if self._by_span else [text]
         ids = []
         for span in spans:
             known = self._cache.get(span)
