@@ -208,7 +208,7 @@ def training_steps(name: str, peers: bool) -> dict:
     from minibert.speed.peers import plain_training
     from minibert.tokenization.tokenizer import BertTokenizer
     from minibert.training.data import Example
-    from minibert.training.loop import collate, make_optimizer, parameter_groups
+    from minibert.training.optim import make_optimizer, parameter_groups
     from minibert.training.tasks import Similarity
 
     directory = locate(name)
@@ -227,8 +227,8 @@ def training_steps(name: str, peers: bool) -> dict:
     features = task.encode(examples)
 
     def ours() -> None:
-        batch = collate(task, features, range(16), (0, 0), "cpu")
-        loss = task.loss(task.outputs(model, batch), batch) / task.weight(batch)
+        batch = task.collate(features)
+        loss = task.loss(model, batch) / task.weight(batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -89,12 +89,14 @@ def encoding_options(run: Callable) -> Callable:
         help="texts too long for the model: cut them off and warn (the default), stop, or average "
         "over windows",
     )  # fmt: skip
-    precision = option(
-        "--precision", choices=("float32", "int8"),
-        help="of the weights (default: as saved); int8 is two to three times as fast on a CPU with "
-        "VNNI, and the vectors, still float32, differ a little",
+    engine = option(
+        "--engine", choices=("packed", "textbook", "int8"),
+        help="how the model computes: packed (the default on a CPU) is fast; textbook is plain "
+        "PyTorch, bit for bit the reference; int8 is about twice as fast as packed on a CPU with "
+        "VNNI, and its vectors differ a little",
     )  # fmt: skip
-    return model_option(precision(long(run)))
+    precision = option("--precision", choices=("float32", "int8"), help="int8: --engine int8")
+    return model_option(engine(precision(long(run))))
 
 
 class Columns(argparse.Action):

@@ -25,7 +25,6 @@ def similarity(args: argparse.Namespace) -> Result:
     from minibert.similarity import SIMILARITY
 
     encoder = load_encoder(args)
-    encoder.model.eval()  # itself: a packed copy takes longer to make than a few texts
     vectors = encoder.encode(args.texts, on_long=args.on_long)
     measure = args.measure or encoder.similarity_fn_name
     value = {
@@ -200,4 +199,6 @@ def load_encoder(args: argparse.Namespace):
     """The sentence encoder that the arguments name."""
     from minibert.sentence_encoder import SentenceEncoder
 
-    return SentenceEncoder.from_pretrained(args.model, precision=args.precision)
+    return SentenceEncoder.from_pretrained(
+        args.model, engine=args.engine, precision=args.precision
+    )

@@ -25,7 +25,7 @@ SHOW = {  # what `minibert show` prints: topic → (file, name in it, or None fo
     "encode": ("sentence_encoder.py", "SentenceEncoder"),
     "similarity": ("similarity.py", None),
     "loop": ("training/loop.py", "loop"),
-    "tasks": ("training/tasks.py", None),
+    "tasks": ("training/tasks/base.py", "Task"),
 }
 
 
@@ -47,10 +47,11 @@ def download(args: argparse.Namespace) -> Result:
 def inspect(args: argparse.Namespace) -> Result:
     """List the tensors of a model: their official names and ours, their shapes."""
     from minibert.io import checkpoint
-    from minibert.io.hub import DEFAULT_MODEL, locate
+    from minibert.io.directory import open_directory
+    from minibert.io.hub import DEFAULT_MODEL
 
     name = args.model or DEFAULT_MODEL
-    directory = locate(name)
+    directory = open_directory(name)
     tensors = checkpoint.read(directory)
     model = load_model(directory)
     report = model.load_report
@@ -99,10 +100,10 @@ def fill_mask(args: argparse.Namespace) -> Result:
     import torch
 
     from minibert.heads import BertForMaskedLM
-    from minibert.io.hub import locate
+    from minibert.io.directory import open_directory
     from minibert.tokenization.tokenizer import BertTokenizer
 
-    directory = locate(args.model)
+    directory = open_directory(args.model)
     tokenizer = BertTokenizer.from_pretrained(directory)
     batch = tokenizer(args.text)
     masked = (batch["input_ids"][0] == tokenizer.mask_token_id).nonzero().flatten().tolist()
@@ -145,13 +146,13 @@ def trace(args: argparse.Namespace) -> Result:
     import torch
 
     from minibert.io.checkpoint import write_safetensors
+    from minibert.io.directory import open_directory
     from minibert.io.files import need_ending
-    from minibert.io.hub import locate
     from minibert.tokenization.tokenizer import BertTokenizer
     from minibert.trace import trace as recorded
 
     need_ending(args.out, ".safetensors")
-    directory = locate(args.model)
+    directory = open_directory(args.model)
     tokenizer = BertTokenizer.from_pretrained(directory)
     batch = tokenizer(args.texts)
     tokens = [tokenizer.convert_ids_to_tokens(row) for row in batch["input_ids"].tolist()]

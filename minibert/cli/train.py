@@ -21,7 +21,8 @@ def settings_options(parser: argparse.ArgumentParser) -> None:
     """The task, and an option for every setting of a fine-tuning, with its help and default."""
     import dataclasses
 
-    from minibert.training.settings import CHOICES, FILES, GROUPS, TASKS, Settings
+    from minibert.training.settings import CHOICES, FILES, GROUPS, Settings
+    from minibert.training.tasks import TASKS
 
     parser.add_argument("task", nargs="?", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
     parser.add_argument("train", nargs="?", metavar="TRAIN", help="csv, tsv, jsonl or txt")
@@ -65,7 +66,7 @@ def finetune(args: argparse.Namespace) -> Result | None:
     """Train a model on a file; the result opens in transformers and sentence-transformers."""
     from minibert.io.distributed import rank
     from minibert.training.finetune import finetune as run
-    from minibert.training.finetune import several
+    from minibert.training.seeds import several
 
     settings = None if args.resume else settings_of(args)
     try:
@@ -85,24 +86,22 @@ def settings_of(args: argparse.Namespace):
     """The settings that the arguments ask for."""
     import dataclasses
 
-    from minibert.training.settings import Settings, small
+    from minibert.training.settings import Settings
 
     if args.task is None or args.train is None:
         raise ValueError("what is to be learnt from which file? minibert finetune TASK TRAIN ...")
     names = [field.name for field in dataclasses.fields(Settings)]
     settings = Settings(**{name: getattr(args, name) for name in names})
     if args.recipe == "small":
-        from minibert.training.data import read
-        from minibert.training.finetune import TASKS, width
+        from minibert.training.seeds import small_recipe
 
-        examples = read(settings.train, TASKS[settings.task].roles, settings.columns)
-        settings = small(settings, len(examples), width(settings.base))
+        settings = small_recipe(settings)
     return settings
 
 
 def finetune_text(value: dict) -> str:
     """Every measure before and after, then where the model is."""
-    from minibert.training.plots import FAILED
+    from minibert.training.tasks.base import FAILED
 
     lines = []
     for name, after in value["after"].items():

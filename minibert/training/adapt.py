@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from minibert.model import BertModel
 from minibert.pretrained import initialise
+from minibert.training.settings import Settings
 
 PROJECTIONS = ("query", "key", "value", "output")  # of the attention
 
@@ -21,6 +22,23 @@ PROJECTIONS = ("query", "key", "value", "output")  # of the attention
 def encoder_of(model: nn.Module) -> BertModel:
     """The encoder in a model: of a model with a head its ``bert``, else the model itself."""
     return getattr(model, "bert", model)
+
+
+def adapt(model: nn.Module, settings: Settings) -> None:
+    """Decide what of the model may change, and what begins anew."""
+    bert = encoder_of(model)
+    if bert is model and bert.pooler is not None:
+        bert.pooler.requires_grad_(False)  # a sentence encoder does not use it
+    if settings.reinit is not None:
+        reinitialise(model, settings.reinit)
+    if settings.freeze is not None:
+        freeze(model, settings.freeze)
+    if settings.lora is not None:
+        add_lora(model, settings.lora)
+    if settings.dropout is not None:
+        for part in model.modules():
+            if isinstance(part, nn.Dropout):
+                part.p = settings.dropout
 
 
 def freeze(model: nn.Module, what: str | int) -> None:
@@ -62,14 +80,13 @@ def reinitialise(model: nn.Module, layers: int) -> None:
 
 
 class LoRALinear(nn.Linear):
-    """A linear map that stays as it is, plus a learned one of low rank: W x + b + s · up (down x).
+    """A linear layer that stays as it is, plus a change of low rank: W x + b + s · up (down x).
 
     ``up`` begins at zero, so at first nothing has changed. Source: Hu 2021, §4.1.
     Shapes: down (rank, in), up (out, rank).
     """
 
     def __init__(self, linear: nn.Linear, rank: int, alpha: float) -> None:
-        """Take over the weights of a linear map and freeze them."""
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
@@ -81,7 +98,7 @@ class LoRALinear(nn.Linear):
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The map as it was, plus the change."""
+        """The layer as it was, plus the change."""
         change = F.linear(F.linear(x, self.down), self.up)  # (..., in) → (..., rank) → (..., out)
         return F.linear(x, self.weight, self.bias) + self.scale * change
 
@@ -105,7 +122,7 @@ def add_lora(
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Add every low-rank change to the weights it belongs to; plain linear maps remain."""
+    """Add every low-rank change to the weights it belongs to; plain linear layers remain."""
     for part in list(model.modules()):
         for name, child in list(part.named_children()):
             if isinstance(child, LoRALinear):

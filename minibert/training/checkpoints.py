@@ -7,7 +7,7 @@ A run directory is the finished model with a folder ``run/`` in it:
     log.jsonl                one line a step and one an evaluation
     checkpoint.safetensors   while it trains: weights, optimizer, random states, position
     best.safetensors         while it trains: the weights that were best on the dev data
-    metrics.json ...         when it is done (``report.py``)
+    metrics.json ...         when it is done
 
 Killed at any moment, a run resumes from its checkpoint to the very same bytes. For that the order
 of the examples is a function of seed and epoch alone, and everything else that chance decides
@@ -21,17 +21,18 @@ import json
 import math
 import os
 import signal
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from minibert.io import distributed as parallel
+from minibert.io import distributed
 from minibert.io.checkpoint import write_safetensors
 from minibert.io.files import read_text, write_text
+
+POSITION = {"epoch", "epoch_step", "step", "best", "best_epoch"}  # of a run, in a checkpoint
 
 
 class Diverged(ArithmeticError):
@@ -39,52 +40,43 @@ class Diverged(ArithmeticError):
 
 
 class Run:
-    """Where a training run stands. ``epoch``, ``batch`` in it, ``step`` count what is done.
+    """Where a training run stands. ``step``, ``epoch``, ``epoch_step`` in it count what is done.
 
     Args:
         model, optimizer: what a checkpoint keeps (of the model, what is being trained).
-        epochs: how many the run has.
         directory: ``run/`` of the run directory; None = nothing is written.
         best_on: the measure that decides which epoch was best; higher is better.
         every: steps between checkpoints.
         patience: stop after so many epochs that were no better than the best.
-        on_line: is told every line of the log.
+        on_line: is told every line of the log; may be set later.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        epochs: int,
-        directory: str | os.PathLike | None = None,
-        *,
-        best_on: str | None = None,
-        every: int = 200,
-        patience: int | None = None,
-        on_line=lambda line: None,
-    ) -> None:
-        """Begin at the beginning; `resume` goes to where the checkpoint is."""
-        self.model, self.optimizer, self.epochs = model, optimizer, epochs
+        self, model: nn.Module, optimizer: torch.optim.Optimizer,
+        directory: str | os.PathLike | None = None, *, best_on: str | None = None,
+        every: int = 200, patience: int | None = None,
+        on_line: Callable[[dict], object] = lambda line: None,
+    ) -> None:  # fmt: skip
+        self.model, self.optimizer = model, optimizer
         self.directory = None if directory is None else Path(directory)
         self.best_on, self.every, self.patience, self.on_line = best_on, every, patience, on_line
-        self.epoch = self.batch = self.step = 0
+        self.epoch = self.epoch_step = self.step = 0
         self.best: float | None = None
         self.best_epoch = 0
         self.lines: list[dict] = []
         self.interrupted = False
-        self.examples, self.seconds = 0, 0.0  # of this process's life: never in the log
-        self.clock = time.perf_counter()
 
     # ----------------------------------------------------------------- what the loop asks and tells
 
     @property
-    def goes_on(self) -> bool:
-        """Whether there is another epoch to train."""
-        stalled = self.patience is not None and self.epoch - self.best_epoch >= self.patience
-        return self.epoch < self.epochs and not (stalled and self.best is not None)
+    def out_of_patience(self) -> bool:
+        """Whether too many epochs in a row were no better than the best one."""
+        if self.patience is None or self.best is None:
+            return False
+        return self.epoch - self.best_epoch >= self.patience
 
     def check(self, loss: Tensor, norm: Tensor) -> None:
-        """Stop the run before numbers that are none get into the weights.
+        """Stop the run before NaN or infinity gets into the weights.
 
         Raises:
             Diverged: the loss or the norm of the gradients is NaN or infinite.
@@ -99,15 +91,10 @@ class Run:
     def after_step(self, loss: Tensor, norm: Tensor) -> None:
         """Count and log a step; save when it is time, or when somebody wants to stop."""
         self.step += 1
-        self.batch += 1
-        self.log(
-            step=self.step,
-            epoch=self.epoch,
-            loss=float(loss),
-            norm=float(norm),
-            lr=self.optimizer.param_groups[-1]["lr"],
-        )
-        stop = parallel.add_up(self.interrupted) > 0  # all processes stop, or none
+        self.epoch_step += 1
+        lr = self.optimizer.param_groups[-1]["lr"]
+        self.log(step=self.step, epoch=self.epoch, loss=float(loss), norm=float(norm), lr=lr)
+        stop = distributed.add_up(self.interrupted) > 0  # all processes stop, or none
         if stop or self.step % self.every == 0:
             self.save()
         if stop:
@@ -116,12 +103,12 @@ class Run:
     def after_epoch(self, measures: dict[str, float]) -> None:
         """Count and log an epoch; keep its weights if they are the best so far."""
         self.epoch += 1
-        self.batch = 0
+        self.epoch_step = 0
         self.log(step=self.step, epoch=self.epoch, **measures)
         score = measures.get(self.best_on)
         if score is not None and not is_nan(score) and (self.best is None or score > self.best):
             self.best, self.best_epoch = score, self.epoch
-            if self.directory and parallel.rank() == 0:
+            if self.directory and distributed.rank() == 0:
                 write_tensors(self.directory / "best.safetensors", self.trained())
 
     def log(self, **line: object) -> None:
@@ -129,7 +116,7 @@ class Run:
         line = {key: (None if is_nan(value) else value) for key, value in line.items()}
         self.lines.append(line)
         self.on_line(line)
-        if self.directory and parallel.rank() == 0:
+        if self.directory and distributed.rank() == 0:
             append(self.directory / "log.jsonl", json.dumps(line) + "\n")
 
     @contextlib.contextmanager
@@ -158,8 +145,8 @@ class Run:
 
     def save(self) -> None:
         """Write ``checkpoint.safetensors``: one file, replaced in one moment."""
-        states = parallel.gather(torch.get_rng_state())
-        if not self.directory or parallel.rank():
+        states = distributed.gather(torch.get_rng_state())
+        if not self.directory or distributed.rank():
             return
         tensors = {f"model.{name}": tensor for name, tensor in self.trained().items()}
         for i, state in self.optimizer.state_dict()["state"].items():
@@ -167,8 +154,8 @@ class Run:
         tensors |= {f"random.{i}": state for i, state in enumerate(states)}
         if torch.cuda.is_available():
             tensors |= {f"cuda.{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
-        position = {name: getattr(self, name) for name in ("epoch", "batch", "step")}
-        position |= {"best": self.best, "best_epoch": self.best_epoch, "lines": len(self.lines)}
+        position = {name: getattr(self, name) for name in POSITION}
+        position["lines"] = len(self.lines)
         write_tensors(self.directory / "checkpoint.safetensors", tensors, position)
 
     def resume(self) -> bool:
@@ -181,20 +168,20 @@ class Run:
             ValueError: the checkpoint is damaged, or is that of another model or world size.
         """
         path = self.directory / "checkpoint.safetensors"
-        parallel.wait()
-        if parallel.rank() == 0:
+        distributed.wait()
+        if distributed.rank() == 0:
             for stale in self.directory.glob(".*.tmp-*"):
                 stale.unlink()
         tensors, position = read_tensors(path) if path.exists() else ({}, {"lines": 0})
         if tensors:
             self.restore(tensors)
-        for name in ("epoch", "batch", "step", "best", "best_epoch"):
-            setattr(self, name, position.get(name, getattr(self, name)))
+        for name in POSITION & position.keys():
+            setattr(self, name, position[name])
         log = self.directory / "log.jsonl"
         kept = read_text(log).splitlines(keepends=True)[: position["lines"]] if log.exists() else []
         self.lines = [json.loads(line) for line in kept]
-        parallel.wait()  # all have read it
-        if parallel.rank() == 0:
+        distributed.wait()  # all have read it
+        if distributed.rank() == 0:
             write_text(log, "".join(kept))
         return bool(tensors)
 
@@ -208,18 +195,18 @@ class Run:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         states = part(tensors, "random")
-        if len(states) != parallel.processes():
+        if len(states) != distributed.processes():
             raise ValueError(
                 f"the checkpoint is that of {len(states)} processes, this run has "
-                f"{parallel.processes()}; resume with as many"
+                f"{distributed.processes()}; resume with as many"
             )
-        torch.set_rng_state(states[str(parallel.rank())])
+        torch.set_rng_state(states[str(distributed.rank())])
         if cuda := part(tensors, "cuda"):
             torch.cuda.set_rng_state_all([cuda[str(i)] for i in range(len(cuda))])
 
     def load_best(self) -> None:
         """Put the weights of the best epoch into the model, if the dev data chose one."""
-        parallel.wait()
+        distributed.wait()
         if self.directory and self.best is not None:
             load_trained(self.model, read_tensors(self.directory / "best.safetensors")[0])
 

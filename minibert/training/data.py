@@ -1,4 +1,4 @@
-"""Data: a file becomes examples, examples are checked and split, and lie in batches by length.
+"""Data: a file becomes examples; examples are checked and split.
 
 Files are csv, tsv, jsonl (one JSON object a line) or txt (one text a line), on this disk or in a
 data set on the hub. Nothing here knows a model; ``roles`` say what a task needs of a row.
@@ -36,6 +36,7 @@ NAMES = {
     "start": "start answer_start",
 }
 NAMES = {role: names.split() for role, names in NAMES.items()}
+TRUTH = ("label", "score", "tags", "answer", "start")  # what is to be learnt about the others
 SCALES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 5.0), (1.0, 5.0), (0.0, 10.0), (0.0, 100.0))
 
 
@@ -52,6 +53,16 @@ class Example(NamedTuple):
         roles = ("text", "pair", "negative", "question", "context")
         texts = tuple(self.values[role] for role in roles if self.values.get(role) is not None)
         return texts or (" ".join(self.values["tokens"]),)
+
+    @property
+    def truth(self) -> list:
+        """What the row says about its texts."""
+        return [self.values.get(role) for role in TRUTH]
+
+    def without_truth(self) -> Example:
+        """The texts alone, as they come when nobody knows the truth."""
+        values = {role: value for role, value in self.values.items() if role not in TRUTH}
+        return self._replace(values=values)
 
 
 # --------------------------------------------------------------------------------------- reading
@@ -304,8 +315,8 @@ def check(train: Sequence[Example], dev: Sequence[Example] = ()) -> list[str]:
     for example in train:
         other = first.setdefault(fingerprint(example), example)
         if other is not example:
-            same = verdict(other) == verdict(example)
-            (twins if same else quarrels).append(f"{example.where} = {other.where}")
+            found = twins if other.truth == example.truth else quarrels
+            found.append(f"{example.where} = {other.where}")
     if twins:
         remarks.append(f"{len(twins)} rows of the training data repeat another: {some(twins)}")
     if quarrels:
@@ -339,18 +350,13 @@ def fingerprint(example: Example) -> tuple[str, ...]:
     return tuple(" ".join(text.lower().split()) for text in example.texts)
 
 
-def verdict(example: Example) -> list:
-    """What an example says about its texts: label, score, tags or answer."""
-    return [example.values.get(role) for role in ("label", "score", "tags", "answer", "start")]
-
-
 def some(items: Sequence[str], n: int = 3) -> str:
     """The first few of a list, and how many more there are."""
     more = f" and {len(items) - n} more" if len(items) > n else ""
     return ", ".join(items[:n]) + more
 
 
-# --------------------------------------------------------------------------- splits and batches
+# ---------------------------------------------------------------------------------------- splits
 
 
 def split(
@@ -389,50 +395,3 @@ def subset(examples: Sequence[Example], n: int, seed: int = 0) -> list[Example]:
         order = np.random.default_rng([seed, g]).permutation(groups[name]).tolist()
         places += [((rank + 0.5) / len(order), i) for rank, i in enumerate(order)]
     return [examples[i] for i in sorted(i for _, i in sorted(places)[:n])]
-
-
-def make_batches(
-    lengths: Sequence[int],
-    *,
-    size: int | None = 16,
-    tokens: int | None = None,
-    seed: int = 0,
-    epoch: int = 0,
-    by_length: bool = True,
-) -> list[list[int]]:
-    """The batches of one epoch: a shuffled list of lists of example numbers.
-
-    The order depends on ``seed`` and ``epoch`` alone, so a run that is resumed finds the same
-    batches, and no two epochs have the same.
-
-    Args:
-        lengths: tokens of every example.
-        size: at most so many examples in a batch; None = as many as ``tokens`` allows.
-        tokens: at most so many tokens in a batch, padding included (a longer example is a batch
-            of its own).
-        by_length: put examples of like length together: within each hundred batches' worth of the
-            shuffled examples, so that chance still decides who meets whom.
-    """
-    if size is None and tokens is None:
-        raise ValueError("a batch needs a limit: size, tokens, or both")
-    if (size is not None and size < 1) or (tokens is not None and tokens < 1):
-        raise ValueError(f"batch size {size}, tokens {tokens}; both must be at least 1")
-    random = np.random.default_rng([seed, epoch])
-    order = random.permutation(len(lengths)).tolist()
-    if by_length:
-        pool = 100 * (size or max(tokens // max(lengths, default=1), 1))
-        order = [
-            i
-            for start in range(0, len(order), pool)
-            for i in sorted(order[start : start + pool], key=lambda i: lengths[i])
-        ]
-    batches: list[list[int]] = []
-    longest = 0
-    for i in order:
-        longest = max(longest, lengths[i])
-        full = not batches or len(batches[-1]) == size
-        if full or (tokens is not None and (len(batches[-1]) + 1) * longest > tokens):
-            batches.append([])
-            longest = lengths[i]
-        batches[-1].append(i)
-    return [batches[i] for i in random.permutation(len(batches))] if by_length else batches

@@ -1,6 +1,6 @@
 """A whole fine-tuning, from data files to a directory that opens everywhere.
 
-`finetune` puts the rooms together: data → task and model → what may move → the loop → the report.
+`finetune` puts the rooms together: data → task and model → what may change → the loop → the result.
 Everything it was asked for is in `Settings`, which is written beside the result.
 """
 
@@ -13,229 +13,144 @@ import os
 import platform
 import resource
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 import minibert
-from minibert.config import BertConfig
-from minibert.io import distributed as parallel
+from minibert.io import distributed
 from minibert.io.checkpoint import content_digest
 from minibert.io.directory import open_directory
 from minibert.io.files import atomic_directory, read_json, write_json, write_text
-from minibert.io.sentence_transformers import read_modules
-from minibert.sentence_encoder import SentenceEncoder, best_device
-from minibert.tokenization.tokenizer import BertTokenizer
-from minibert.training import data, metrics
-from minibert.training import plots as report
-from minibert.training.adapt import (
-    add_lora,
-    encoder_of,
-    freeze,
-    merge_lora,
-    pull_to_start,
-    reinitialise,
-)
+from minibert.sentence_encoder import best_device
+from minibert.training import data
+from minibert.training.adapt import adapt, encoder_of, merge_lora, pull_to_start
 from minibert.training.checkpoints import Run
-from minibert.training.loop import (
-    SCHEDULES,
-    Batches,
-    evaluate,
-    loop,
-    make_optimizer,
-    parameter_groups,
-    predict,
-)
-from minibert.training.settings import Settings
-from minibert.training.tasks import (
-    Classification,
-    Contrastive,
-    MaskedLM,
-    PairRegression,
-    QuestionAnswering,
-    Similarity,
-    TokenClassification,
-)
+from minibert.training.loader import data_loader
+from minibert.training.loop import loop
+from minibert.training.optim import SCHEDULES, make_optimizer, parameter_groups
+from minibert.training.plots import curves, model_card, smooth
+from minibert.training.settings import FILES, Settings
+from minibert.training.tasks import task_class
+from minibert.training.tasks.base import Task
+from minibert.training.tasks.similarity import Similarity
 
-TASKS = {
-    "classify": Classification,
-    "regression": PairRegression,
-    "similarity": Similarity,
-    "contrastive": Contrastive,
-    "mlm": MaskedLM,
-    "tokens": TokenClassification,
-    "qa": QuestionAnswering,
-}
-SIDE_BY_SIDE = (Similarity, Contrastive)  # no head: the result is a sentence encoder
+Say = Callable[[str], None]
 
 
-# -------------------------------------------------------------------------------------- one run
+def silent(line: str) -> None:
+    """Say nothing."""
 
 
 def finetune(
-    settings: Settings,
-    out: str | os.PathLike,
-    *,
-    resume: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    settings: Settings | None, out: str | os.PathLike, *, resume: bool = False, say: Say = silent
 ) -> dict:
     """Fine-tune and write ``out``: the model, and in ``out/run`` how it came about.
 
     Args:
         settings: what to do; with ``resume`` they are read from ``out``, and these are ignored.
-        out: a directory; ``out/run/metrics.json`` says when the run is finished.
+        out: a directory; ``out/run/metrics.json`` says that the run is finished.
         resume: go on where a stopped run was.
         say: is told what happens.
 
     Returns:
-        What ``metrics.json`` says: measures on dev (and test, and general data) before and after.
+        What ``metrics.json`` says: metrics on dev (and test, and general data) before and after.
 
     Raises:
         ValueError: data, settings and model do not fit, or ``out`` already has a run in it.
         Diverged: loss or gradients became NaN; the last checkpoint stands.
         KeyboardInterrupt: Ctrl-C; the run was saved before.
     """
-    out = Path(out)
-    here = out / "run"
-    if resume:
-        settings = read_settings(here)
-        if (here / "metrics.json").exists():
-            say(f"{out} is finished already")
-            clear(here)
-            return read_json(here / "metrics.json")
-    elif (here / "settings.json").exists():
-        raise ValueError(
-            f"{out} already holds a run; go on with it (--resume), name another directory, or "
-            f"remove {here}"
-        )
+    out, here = Path(out), Path(out) / "run"
+    settings = settings_of(out) if resume else new_run(out, settings)
+    if (here / "metrics.json").exists():
+        say(f"{out} is finished already")
+        return clear(here)
     device = best_device(settings.device)
-    parallel.start(device.type)
-    chief = parallel.rank() == 0
-    say = say if chief else lambda line: None
+    distributed.start(device.type)
+    say = say if distributed.rank() == 0 else silent
 
-    sets = read_data(settings, say)
-    torch.manual_seed(settings.seed)
-    task, model, save = build(settings, sets["train"])
-    digests = {
-        **{name: data.digest(path) for name, path in files(settings).items()},
-        "base": content_digest(model.state_dict(), {}),
-    }
-    general = keeper(settings, task, sets["keep"]) if "keep" in sets else None
-    known = evaluate(encoder_of(model), *general)["spearman"] if general else None
-    adapt(settings, model)
-    features = {name: task.encode(examples) for name, examples in sets.items() if name != "keep"}
-    training = features.pop("train") + features.pop("replay", [])
+    examples = read_data(settings, say)
+    torch.manual_seed(settings.seed)  # of the new head
+    task, model = start(settings, examples["train"])
+    origin = {**digests(settings), "base": content_digest(model.state_dict(), {})}
+    evaluation = Evaluation(settings, task, model, examples)
+    known = evaluation.on("general")  # before any of it begins anew
+    adapt(model, settings)
     model.to(device)
+    loader = training_batches(settings, task, examples, device)
+    optimizer = start_optimizer(settings, model)
 
-    batches = Batches(
-        task,
-        training,
-        epochs=settings.epochs,
-        steps=settings.steps,
-        size=None if settings.batch_tokens else settings.batch_size,
-        tokens=settings.batch_tokens,
-        accumulate=settings.accumulate,
-        seed=settings.seed,
-        device=device,
-    )
-    groups = parameter_groups(model, settings.lr, settings.decay, settings.layer_decay)
-    if not groups:
-        raise ValueError("every parameter is frozen: there is nothing to train")
-    optimizer = make_optimizer(settings.optimizer, groups)
-    if settings.pull:
-        pull_to_start(optimizer, encoder_of(model).parameters(), settings.pull)
-    schedule = SCHEDULES[settings.schedule](
-        math.ceil(settings.warmup * batches.steps), batches.steps
-    )
+    begin(settings, origin, out, resume)
     run = Run(
-        model,
-        optimizer,
-        len(batches.plan),
-        here,
-        best_on=task.best,
-        every=settings.checkpoint_every,
+        model, optimizer, here, best_on=f"dev_{task.best}", every=settings.checkpoint_every,
         patience=settings.patience,
-        on_line=narrator(say, batches, len(training), task.best),
-    )
-
-    def measures() -> dict[str, float]:
-        found = {f"dev_{key}": v for key, v in evaluate(model, task, features["dev"]).items()}
-        if general:
-            found["general_spearman"] = evaluate(encoder_of(model), *general)["spearman"]
-        return {task.best: found[f"dev_{task.best}"], **found}
-
-    def loss(model: nn.Module, batch: dict) -> torch.Tensor:
-        with autocast(device, settings.autocast):
-            return task.loss(task.outputs(model, batch), batch)
-
-    if chief and resume:
-        for stale in out.glob(".*.tmp-*"):  # the result, half-written when the run was killed
-            shutil.rmtree(stale)
-    if chief and not resume:
-        write_json(here / "versions.json", {**versions(), "sha256": digests})
-        write_json(here / "settings.json", dataclasses.asdict(settings))  # from now on it is a run
-    before = read_json(here / "versions.json")["sha256"] if resume else digests
-    if changed := [name for name in digests if digests[name] != before.get(name)]:
-        raise ValueError(f"since the run began, this has changed: {changed}; begin a new run")
-    if resume:
-        for stale in out.parent.glob(f".{out.name}.tmp-*"):  # of a killed process
-            shutil.rmtree(stale, ignore_errors=True)
+    )  # fmt: skip
     if run.resume():
-        say(f"resumed after step {run.step} of {batches.steps}")
+        say(f"resumed after step {run.step} of {loader.batch_sampler.steps}")
     else:
-        torch.manual_seed(settings.seed + parallel.rank())  # each process its own dropout
-        untouched = evaluate(model, task, features["test"]) if "test" in features else {}
-        untouched = {f"test_{key}": value for key, value in untouched.items()}
-        before = {**measures(), **({"general_spearman": known} if general else {})}
-        run.log(step=0, epoch=0, **before, **untouched)
-    started = time.perf_counter(), run.step
-    with run.interruptible():
-        loop(
-            model, batches, loss, task.weight, optimizer, schedule, measures, run, settings.clip
-        )
-    seconds, steps = time.perf_counter() - started[0], run.step - started[1]
-    run.load_best()
-    merge_lora(model)
-    result = finish(settings, task, model, features, general, run, save, out if chief else None)
-    if chief:
-        share = steps / max(batches.steps, 1)
-        write_json(here / "timing.json", timing(seconds, share * len(training) * run.epoch))
+        torch.manual_seed(settings.seed + distributed.rank())  # each process its own dropout
+        run.log(step=0, epoch=0, **evaluation.on("dev", "test"), **known)
+    timing = train(settings, task, loader, run, evaluation, say)
+    result = summary(task, run, evaluation)
+    if distributed.rank() == 0:
+        save(settings, task, run, evaluation, result, out)
+        write_json(here / "timing.json", timing)
         write_json(here / "metrics.json", result)  # from now on the run is finished
         clear(here)
-    parallel.wait()
+    distributed.wait()
     for remark in result["remarks"]:
         say(f"warning: {remark}")
     return result
 
 
-def read_settings(here: Path) -> Settings:
-    """The settings of a run that has begun."""
-    if not (here / "settings.json").exists():
-        raise FileNotFoundError(f"{here} holds no run that could be resumed; begin one")
-    values = read_json(here / "settings.json")
-    values["scale"] = values["scale"] and tuple(values["scale"])
-    return Settings(**values)
+# ---------------------------------------------------------------------------------- before training
+
+
+def new_run(out: Path, settings: Settings) -> Settings:
+    """The settings, if ``out`` has no run in it yet."""
+    if (out / "run" / "settings.json").exists():
+        raise ValueError(
+            f"{out} already holds a run; go on with it (--resume), name another directory, or "
+            f"remove {out / 'run'}"
+        )
+    return settings
+
+
+def settings_of(out: Path) -> Settings:
+    """The settings of the run that ``out`` has in it."""
+    path = out / "run" / "settings.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path.parent} holds no run that could be resumed; begin one")
+    values = read_json(path)
+    return Settings(**{**values, "scale": values["scale"] and tuple(values["scale"])})
 
 
 def files(settings: Settings) -> dict[str, str]:
     """The data files that the settings name."""
-    names = ("train", "dev", "test", "keep", "replay")
-    return {name: getattr(settings, name) for name in names if getattr(settings, name)}
+    return {name: path for name in ("train", *FILES) if (path := getattr(settings, name))}
 
 
-def read_data(settings: Settings, say: Callable[[str], None]) -> dict[str, list[data.Example]]:
-    """Read all files, set a development part aside if there is none, say what is remarkable."""
-    roles = TASKS[settings.task].roles
+def digests(settings: Settings) -> dict[str, str]:
+    """sha256 of every data file."""
+    return {name: data.digest(path) for name, path in files(settings).items()}
+
+
+def read_data(settings: Settings, say: Say) -> dict[str, list[data.Example]]:
+    """Read all files, set development data aside if there are none, say what is remarkable."""
+    columns = {"keep": (Similarity.columns(), None)}  # all others are of the task
+    task = (task_class(settings.task).columns(), settings.columns)
     sets = {
-        name: data.read(path, Similarity.roles, say=say)
-        if name == "keep"
-        else data.read(path, roles, settings.columns, say)
+        name: data.read(path, *columns.get(name, task), say)
         for name, path in files(settings).items()
     }
     if "dev" not in sets:
@@ -243,10 +158,9 @@ def read_data(settings: Settings, say: Callable[[str], None]) -> dict[str, list[
         say(f"{len(sets['dev'])} of the training rows are set aside as development data")
     for remark in data.check(sets["train"], sets["dev"]):
         say(f"warning: {remark}")
-    for name in ("train", "dev"):
-        if settings.task == "classify":
-            counts = data.count_classes(sets[name])
-            say(f"{name}: " + ", ".join(f"{label} {count}" for label, count in counts.items()))
+    for name in ("train", "dev") if settings.task == "classify" else ():
+        counts = data.count_classes(sets[name])
+        say(f"{name}: " + ", ".join(f"{label} {count}" for label, count in counts.items()))
     if "replay" in sets:
         n = round(settings.replay_share * len(sets["train"]))
         sets["replay"] = data.subset(sets["replay"], n, settings.seed)
@@ -254,304 +168,220 @@ def read_data(settings: Settings, say: Callable[[str], None]) -> dict[str, list[
     return sets
 
 
-def build(settings: Settings, train: Sequence[data.Example]) -> tuple[Any, nn.Module, Callable]:
-    """The task, the model it trains, and how both are saved: (directory) → None."""
-    base = open_directory(settings.base)
-    kind = TASKS[settings.task]
+def start(settings: Settings, examples: Sequence[data.Example]) -> tuple[Task, nn.Module]:
+    """The task, and the model to train for it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "new, untrained tensors")  # they are about to be trained
         warnings.filterwarnings("ignore", ".*does not say how to pool")
-        options: dict[str, Any] = {"max_length": settings.max_length}
-        if kind in SIDE_BY_SIDE:
-            encoder = SentenceEncoder.from_pretrained(base, device="cpu")
-            options["pooling"] = encoder.pooling
-            if kind is Similarity:
-                options["scale"] = settings.scale or data.score_scale(train)
-                options["objective"] = settings.objective
-            return kind(encoder.tokenizer, **options), encoder.model, encoder.save_pretrained
-        tokenizer = BertTokenizer.from_pretrained(base)
-        if kind is Classification:
-            options["classes"] = data.class_names(train)
-            options["label_smoothing"] = settings.label_smoothing
-            if settings.class_weights:
-                counts = data.count_classes(train).values()
-                options["class_weights"] = [len(train) / len(counts) / n for n in counts]
-        elif kind is TokenClassification:
-            options["classes"] = sorted({tag for e in train for tag in e.values["tags"]})
-        elif kind is PairRegression:
-            options["scale"] = settings.scale or data.score_scale(train)
-        task = kind(tokenizer, **options)
-        model = kind.head.from_pretrained(base, **task.config)
-
-    def save(directory: Path) -> None:
-        model.save_pretrained(directory)
-        tokenizer.model_max_length = settings.max_length
-        tokenizer.save_pretrained(directory)
-
-    return task, model, save
+        return task_class(settings.task).start(open_directory(settings.base), settings, examples)
 
 
-def width(base: str) -> int:
-    """The hidden size of a model: H."""
-    directory = open_directory(base)
-    home = directory.folder(read_modules(directory)["Transformer"])
-    return BertConfig.from_pretrained(home).hidden_size
+def training_batches(
+    settings: Settings, task: Task, examples: dict[str, list], device: torch.device
+) -> DataLoader:
+    """The batches of the training data, and of the general examples mixed in."""
+    features = [f for name in ("train", "replay") if name in examples
+                for f in task.encode(examples[name])]  # fmt: skip
+    return data_loader(
+        task, features, device, epochs=settings.epochs, steps=settings.steps,
+        size=None if settings.batch_tokens else settings.batch_size, tokens=settings.batch_tokens,
+        accumulate=settings.accumulate, seed=settings.seed,
+    )  # fmt: skip
 
 
-def adapt(settings: Settings, model: nn.Module) -> None:
-    """Decide what of the model may move, and from where."""
-    bert = encoder_of(model)
-    if bert is model and bert.pooler is not None:
-        bert.pooler.requires_grad_(False)  # a sentence encoder does not use it
-    if settings.reinit is not None:
-        reinitialise(model, settings.reinit)
-    if settings.freeze is not None:
-        freeze(model, settings.freeze)
-    if settings.lora is not None:
-        add_lora(model, settings.lora)
-    if settings.dropout is not None:
-        for part in model.modules():
-            if isinstance(part, nn.Dropout):
-                part.p = settings.dropout
+def start_optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer, and what pulls the weights back to where they are now."""
+    groups = parameter_groups(model, settings.lr, settings.decay, settings.layer_decay)
+    optimizer = make_optimizer(settings.optimizer, groups)
+    if settings.pull:
+        pull_to_start(optimizer, encoder_of(model).parameters(), settings.pull)
+    return optimizer
 
 
-def keeper(settings: Settings, task: Any, examples: Sequence[data.Example]) -> tuple:
-    """The task and the features that measure what the encoder still knows in general."""
-    pooling = getattr(task, "pooling", ("mean",))
-    general = Similarity(
-        task.tokenizer,
-        pooling=pooling,
-        scale=data.score_scale(examples),
-        max_length=settings.max_length,
-    )
-    return general, general.encode(examples)
+def begin(settings: Settings, origin: dict[str, str], out: Path, resume: bool) -> None:
+    """Write what a run is to do and from what it begins; a resumed run must begin from the same.
+
+    Raises:
+        ValueError: a data file or the base model is another one now.
+    """
+    here = out / "run"
+    if resume:
+        before = read_json(here / "versions.json")["sha256"]
+        if changed := [name for name in origin if origin[name] != before.get(name)]:
+            raise ValueError(f"since the run began, this has changed: {changed}; begin a new run")
+    if distributed.rank() > 0:
+        return
+    if not resume:
+        write_json(here / "versions.json", {**versions(), "sha256": origin})
+        write_json(here / "settings.json", dataclasses.asdict(settings))  # from now on it is a run
+    for half_written in (*out.glob(".*.tmp-*"), *out.parent.glob(f".{out.name}.tmp-*")):
+        shutil.rmtree(half_written, ignore_errors=True)  # by a process that was killed
+
+
+def versions() -> dict:
+    """Where a run took place: what another one needs to give the same numbers."""
+    return {
+        "minibert": minibert.__version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "numpy", "safetensors")},
+        "machine": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "processes": distributed.processes(),
+    }
+
+
+# ------------------------------------------------------------------------- training and measuring
+
+
+class Evaluation:
+    """What a model is measured on: "dev", "test", and "general" pairs for what it forgets.
+
+    ``last``, ``tables``: the metrics and the tables of the last one.
+    """
+
+    def __init__(
+        self, settings: Settings, task: Task, model: nn.Module, examples: dict[str, list]
+    ) -> None:
+        pooling = getattr(task, "pooling", ("mean",))
+        general = Similarity(task.tokenizer, pooling=pooling, max_length=settings.max_length)
+        self.task, self.model, self.general = task, model, general
+        self.features = {
+            name: (general if name == "keep" else task).encode(examples[name])
+            for name in ("dev", "test", "keep")
+            if name in examples
+        }
+
+    def on(self, *names: str) -> dict[str, float]:
+        """The loss and the metrics on those that are there."""
+        found = {}
+        for name in names:
+            if name == "general" and "keep" in self.features:
+                encoder, pairs = encoder_of(self.model), self.features["keep"]
+                found["general_spearman"] = self.general.evaluate(encoder, pairs)["spearman"]
+            elif name in self.features:
+                features = self.features[name]
+                predictions, loss = self.task.predict(self.model, features)
+                self.last = {"loss": loss, **self.task.measure(predictions, features)}
+                self.tables = self.task.tables(predictions, features)
+                found |= {f"{name}_{key}": value for key, value in self.last.items()}
+        return found
+
+
+def train(
+    settings: Settings, task: Task, loader: DataLoader, run: Run, evaluation: Evaluation, say: Say
+) -> dict:
+    """Train to the end, take the weights of the best epoch, and say how fast it went."""
+    plan, device = loader.batch_sampler, next(run.model.parameters()).device
+
+    def loss(model: nn.Module, batch: dict) -> torch.Tensor:
+        with autocast(device, settings.autocast):
+            return task.loss(model, batch)
+
+    began, first = time.perf_counter(), run.step
+    with run.interruptible(), narrator(run, plan.steps, say):
+        loop(
+            run.model, loader, loss, run.optimizer, epochs=len(plan.plan),
+            accumulate=settings.accumulate, weight=task.weight, clip=settings.clip,
+            schedule=SCHEDULES[settings.schedule](
+                math.ceil(settings.warmup * plan.steps), plan.steps
+            ),
+            evaluate=lambda: evaluation.on("dev", "general"), run=run,
+        )  # fmt: skip
+    seconds = time.perf_counter() - began
+    run.load_best()
+    merge_lora(run.model)
+    examples = (run.step - first) / max(plan.steps, 1) * len(loader.dataset) * len(plan.plan)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {  # all that may differ between two equal runs
+        "seconds": round(seconds, 1),
+        "examples_per_second": round(examples / seconds, 1) if seconds else None,
+        "peak_memory_bytes": peak if platform.system() == "Darwin" else peak * 1024,
+    }
 
 
 def autocast(device: torch.device, wanted: bool) -> contextlib.AbstractContextManager:
     """bfloat16 for the matrix products, where it is wanted."""
-    if not wanted:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
 
-def narrator(say: Callable, batches: Batches, examples: int, best: str) -> Callable[[dict], None]:
-    """Tell a person how it goes: every epoch, and within one every ten seconds."""
-    told = [time.monotonic()]
-    began: list[tuple[float, int]] = []  # when, and after which step
+@contextlib.contextmanager
+def narrator(run: Run, total: int, say: Say) -> Any:
+    """Draw a progress bar (in a file: a line every ten seconds), and say the scores of an epoch."""
+    interval = 0.1 if sys.stderr.isatty() else 10
+    bar = tqdm(
+        total=total, initial=run.step, unit="step", mininterval=interval, disable=say is silent
+    )
 
     def on_line(line: dict) -> None:
-        if not began:
-            began.append((time.monotonic(), line["step"]))
-        scores = {k: v for k, v in line.items() if k in (f"dev_{best}", "general_spearman")}
-        if not scores and time.monotonic() - told[0] < 10:
+        if "norm" in line:
+            bar.set_postfix_str(f"loss {line['loss']:.4g}, lr {line['lr']:.3g}", refresh=False)
+            bar.update()
             return
-        told[0] = time.monotonic()
-        numbers = {**scores, **{k: line[k] for k in ("loss", "lr") if k in line}}
-        seconds, done = told[0] - began[0][0], line["step"] - began[0][1]
-        say(
-            f"step {line['step']} of {batches.steps}, epoch {line['epoch']}: "
-            + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items() if v is not None)
-            + time_left(seconds, done, batches.steps - line["step"])
-        )
+        scores = {name: line.get(name) for name in (run.best_on, "general_spearman")}
+        told = ", ".join(f"{k} {score:.4g}" for k, score in scores.items() if score is not None)
+        with tqdm.external_write_mode(sys.stderr):
+            say(f"epoch {line['epoch']}, step {line['step']} of {total}: {told}")
 
-    return on_line
-
-
-def time_left(seconds: float, done: int, left: int) -> str:
-    """A guess for a person, from how long the steps that are done took; or nothing."""
-    if not done or not left:
-        return ""
-    guess = seconds / done * left
-    return f"; about {guess:.0f} s left" if guess < 90 else f"; about {guess / 60:.0f} min left"
+    run.on_line = on_line
+    with bar:
+        yield
 
 
 # ---------------------------------------------------------------------------------- what remains
 
 
-def finish(
-    settings: Settings,
-    task: Any,
-    model: nn.Module,
-    features: dict[str, list],
-    general: tuple | None,
-    run: Run,
-    save: Callable[[Path], None],
-    out: Path | None,
-) -> dict:
-    """Measure the finished model and write it, with everything a person wants to see."""
-    first = next(line for line in run.lines if "step" in line and line["step"] == 0)
+def summary(task: Task, run: Run, evaluation: Evaluation) -> dict:
+    """Metrics before and after the training, and what they should make a person doubt."""
+    before = {k: v for k, v in run.lines[0].items() if k not in ("step", "epoch")}
     after = {"best_epoch": run.best_epoch or run.epoch, "steps": run.step}
-    for name in ("dev", "test"):
-        if name in features:
-            predictions, loss = predict(model, task, features[name])
-            measured = {"loss": loss, **task.measure(predictions, features[name])}
-            after |= {f"{name}_{key}": value for key, value in measured.items()}
-            last = features[name], predictions, measured
-    if general:
-        after["general_spearman"] = evaluate(encoder_of(model), *general)["spearman"]
-    result = {
-        "before": {k: v for k, v in first.items() if k.startswith(("dev_", "test_", "general_"))},
-        "after": after,
-    }
-    classes = getattr(task, "classes", None)
-    result["remarks"] = report.warnings_about(last[2], len(classes or ()))
-    if out is None:
-        return result
+    after |= evaluation.on("dev", "test", "general")
+    return {"before": before, "after": after, "remarks": task.remarks(evaluation.last)}
 
-    names = [f"dev_{task.best}", f"test_{task.best}", "general_spearman"]
+
+def save(
+    settings: Settings, task: Task, run: Run, evaluation: Evaluation, result: dict, out: Path
+) -> None:
+    """Write the model, its card, the curves and the tables of the task."""
+    before, after = result["before"], result["after"]
     facts = {
-        name.replace("_", " "): f"{result['before'][name]:.4f} before, {after[name]:.4f} after "
-        f"({after[name] - result['before'][name]:+.4f})"
-        for name in names
-        if name in after and result["before"].get(name) is not None
+        name.replace("_", " "): f"{before[name]:.4f} before, {after[name]:.4f} after "
+        f"({after[name] - before[name]:+.4f})"
+        for name in (f"dev_{task.best}", f"test_{task.best}", "general_spearman")
+        if name in after and before.get(name) is not None
     }
-    named = {
-        f.name: getattr(settings, f.name)
-        for f in dataclasses.fields(settings)
-        if getattr(settings, f.name) != f.default
+    asked = {
+        field.name: getattr(settings, field.name)
+        for field in dataclasses.fields(settings)
+        if getattr(settings, field.name) != field.default
     }
+    title = f"{Path(settings.base).name}, fine-tuned: {settings.task}"
     with atomic_directory(out) as staging:
-        save(staging)
-        title = f"{Path(settings.base).name}, fine-tuned: {settings.task}"
-        write_text(
-            staging / "README.md", report.model_card(title, settings.task, named, facts)
-        )
-        write_text(staging / "run" / "curves.svg", draw(settings, run, task.best))
-        if isinstance(task, Classification):
-            examples, predictions, _ = last
-            table = metrics.confusion_matrix(
-                [feature.target for feature in examples],
-                np.stack(predictions).argmax(-1),
-                range(len(classes)),
-            )
-            write_text(
-                staging / "run" / "confusion.csv", report.confusion_csv(classes, table.tolist())
-            )
-    return result
+        task.save(run.model, staging)
+        card = model_card(title, task.library, task.pipeline, facts, asked)
+        write_text(staging / "README.md", card)
+        write_text(staging / "run" / "curves.svg", draw(settings, run))
+        for name, table in evaluation.tables.items():
+            write_text(staging / "run" / name, table)
 
 
-def draw(settings: Settings, run: Run, best: str) -> str:
+def draw(settings: Settings, run: Run) -> str:
     """The curves of a run: loss of every step, scores of every epoch."""
     steps = [line for line in run.lines if "norm" in line]
     epochs = [line for line in run.lines if "norm" not in line]
-    scores = {f"dev {best}": [(line["step"], line[f"dev_{best}"]) for line in epochs]}
+
+    def curve(name: str, lines: list[dict] = epochs) -> list[tuple[int, float]]:
+        return [(line["step"], line[name]) for line in lines]
+
+    scores = {run.best_on.replace("_", " "): curve(run.best_on)}
     if "general_spearman" in epochs[0]:
-        scores["general"] = [(line["step"], line["general_spearman"]) for line in epochs]
-    loss = {
-        "train": report.smooth([(line["step"], line["loss"]) for line in steps]),
-        "dev": [(line["step"], line["dev_loss"]) for line in epochs],
-    }
-    panels = {"loss": loss, "score": scores}
-    return report.curves(f"{settings.task}: {Path(settings.train).name}", "step", panels)
+        scores["general"] = curve("general_spearman")
+    loss = {"train": smooth(curve("loss", steps)), "dev": curve("dev_loss")}
+    title = f"{settings.task}: {Path(settings.train).name}"
+    return curves(title, "step", {"loss": loss, "score": scores})
 
 
-def versions() -> dict:
-    """Where a run took place: what another one needs to give the same numbers."""
-    import safetensors
-
-    return {
-        "minibert": minibert.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "safetensors": safetensors.__version__,
-        "machine": f"{platform.system()} {platform.machine()}",
-        "threads": torch.get_num_threads(),
-        "processes": parallel.processes(),
-    }
-
-
-def timing(seconds: float, examples: float) -> dict:
-    """How fast it went, and how much memory it took: all that may differ between two equal runs."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak = peak if platform.system() == "Darwin" else peak * 1024  # bytes there, kilobytes here
-    return {
-        "seconds": round(seconds, 1),
-        "examples_per_second": round(examples / seconds, 1) if seconds else None,
-        "peak_memory_bytes": peak,
-    }
-
-
-def clear(here: Path) -> None:
-    """Remove what a finished run needs no more."""
+def clear(here: Path) -> dict:
+    """Remove what a finished run needs no more; return its result."""
     for name in ("checkpoint.safetensors", "best.safetensors"):
         (here / name).unlink(missing_ok=True)
-
-
-# --------------------------------------------------------------------- several seeds, and baselines
-
-
-def several(
-    settings: Settings,
-    out: str | os.PathLike,
-    seeds: int,
-    *,
-    say: Callable[[str], None] = lambda line: None,
-) -> dict:
-    """The same run with ``seeds`` seeds, in ``out/seed-0`` and so on; ``out/seeds.json`` sums up.
-
-    A run that is finished already is not done again, one that was stopped goes on. A classifier
-    has failed (is "degenerate") when it is no better than always naming the most frequent class.
-    """
-    out = Path(out)
-    best = TASKS[settings.task].best
-    scores, found = [], []
-    for seed in range(settings.seed, settings.seed + seeds):
-        where = out / f"seed-{seed}"
-        begun = (where / "run" / "settings.json").exists()
-        result = finetune(settings.replace(seed=seed), where, resume=begun, say=say)
-        part = "test" if settings.test else "dev"
-        scores.append(result["after"][f"{part}_{best}"])
-        found.append({"seed": seed, **result["after"]})
-        say(f"seed {seed}: {part} {best} {scores[-1]:.4f}")
-    summary = {
-        "measure": f"{part} {best}",
-        "mean": float(np.mean(scores)),
-        "sd": float(np.std(scores, ddof=1)) if seeds > 1 else None,
-        "worst": float(np.min(scores)),
-        "runs": found,
-    }
-    if settings.task == "classify":
-        bases = baselines(settings)
-        floor = bases["majority class"]
-        summary |= {"baselines": bases, "failed": sum(score <= floor for score in scores)}
-    write_json(out / "seeds.json", summary)
-    return summary
-
-
-def baselines(settings: Settings) -> dict[str, float]:
-    """Accuracies that a classifier must beat: the commonest class; a linear map on frozen vectors.
-
-    The vectors are the means of the untouched model's last states, standardised; the map is
-    logistic regression with a little weight decay, fitted until it stands still.
-    """
-    sets = read_data(settings, lambda line: None)
-    train, test = sets["train"], sets.get("test", sets["dev"])
-    names = data.class_names(train)
-    labels = [[names.index(e.values["label"]) for e in part] for part in (train, test)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        encoder = SentenceEncoder.from_pretrained(settings.base)
-        texts = [[" ".join(e.texts) for e in part] for part in (train, test)]
-        vectors = [torch.from_numpy(encoder.encode(part)) for part in texts]
-    mean, spread = vectors[0].mean(0), vectors[0].std(0) + 1e-9  # (H,) each
-    seen, unseen = ((v - mean) / spread for v in vectors)  # (n, H)
-    linear = nn.Linear(seen.shape[1], len(names))
-    nn.init.zeros_(linear.weight)
-    optimizer = torch.optim.LBFGS(linear.parameters(), max_iter=200, line_search_fn="strong_wolfe")
-    target = torch.tensor(labels[0])
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(linear(seen), target)
-        loss = loss + 0.01 * linear.weight.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    commonest = max(set(labels[0]), key=labels[0].count)
-    guesses = linear(unseen).argmax(-1).tolist()
-    return {
-        "majority class": metrics.accuracy(labels[1], [commonest] * len(test)),
-        "frozen encoder": metrics.accuracy(labels[1], guesses),
-    }
+    return read_json(here / "metrics.json")

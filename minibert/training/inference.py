@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -13,26 +12,19 @@ from minibert.config import BertConfig
 from minibert.io.directory import open_directory
 from minibert.io.files import atomic_directory, write_text
 from minibert.model import BertModel
-from minibert.sentence_encoder import SentenceEncoder
-from minibert.tokenization.tokenizer import BertTokenizer
 from minibert.training import data
-from minibert.training import plots as report
 from minibert.training.adapt import blend, encoder_of
-from minibert.training.loop import evaluate, predict
-from minibert.training.tasks import (
-    Classification,
-    MaskedLM,
-    PairRegression,
-    QuestionAnswering,
-    Similarity,
-    TokenClassification,
-)
+from minibert.training.plots import curves
+from minibert.training.tasks import TASKS, task_class
+from minibert.training.tasks.base import Task
+from minibert.training.tasks.similarity import Similarity
 
 HEADS = ("classifier", "qa_outputs")  # what a fine-tuning puts on top, and only a fine-tuning
+Columns = Mapping[str, str] | None
 
 
-def load(name_or_path: str | os.PathLike) -> tuple[Any, nn.Module, Callable[[Path], None]]:
-    """The task a directory was trained for, its model, and how to save it: (directory) → None.
+def load(name_or_path: str | os.PathLike) -> tuple[Task, nn.Module]:
+    """The task a directory was trained for, and its model.
 
     Raises:
         ValueError: its head is none that minibert can fine-tune, or the fine-tuning is unfinished.
@@ -45,42 +37,47 @@ def load(name_or_path: str | os.PathLike) -> tuple[Any, nn.Module, Callable[[Pat
         )
     directory = open_directory(name_or_path)
     if directory.has("modules.json"):
-        encoder = SentenceEncoder.from_pretrained(directory)
-        task = Similarity(
-            encoder.tokenizer, pooling=encoder.pooling, max_length=encoder.max_length
-        )
-        return task, encoder.model, encoder.save_pretrained
+        return Similarity.load(directory)
     config = BertConfig.from_pretrained(directory)
-    tokenizer = BertTokenizer.from_pretrained(directory)
-    positions = config.max_position_embeddings
-    options = {"max_length": min(tokenizer.model_max_length or positions, positions)}
-    classes = list(config.id2label.values())
+    for task in map(task_class, TASKS):
+        if task.fits(config):
+            return task.load(directory, config)
     name = (config.extra.get("architectures") or ["no head"])[0]
-    if name == "BertForSequenceClassification" and len(classes) > 1:
-        task = Classification(tokenizer, classes, **options)
-    elif name == "BertForSequenceClassification":
-        task = PairRegression(tokenizer, **options)
-    elif name == "BertForTokenClassification":
-        task = TokenClassification(tokenizer, classes, **options)
-    elif name == "BertForQuestionAnswering":
-        task = QuestionAnswering(tokenizer, **options)
-    elif name == "BertForMaskedLM":
-        task = MaskedLM(tokenizer, **options)
-    else:
-        raise ValueError(f"{directory} has {name}; what `minibert finetune` has written is needed")
-    model = task.head.from_pretrained(directory)
+    raise ValueError(f"{directory} has {name}; what `minibert finetune` has written is needed")
 
-    def save(target: Path) -> None:
-        model.save_pretrained(target)
-        tokenizer.save_pretrained(target)
 
-    return task, model, save
+def read(
+    name_or_path: str | os.PathLike, task: Task, path: str | os.PathLike, columns: Columns = None,
+    **options: object,
+) -> list[data.Example]:
+    """The examples of a file, as the task of a model needs them.
+
+    Raises:
+        ValueError: as ``data.read``; or the model compares, and there is but one text in a row.
+    """
+    try:
+        return data.read(path, columns=columns, **{"roles": task.columns(), **options})
+    except ValueError:
+        if isinstance(task, Similarity) and not has_pairs(path, columns):
+            raise ValueError(
+                f"{name_or_path} compares two texts and has no classifier; needed is what "
+                "`minibert finetune classify` wrote, or a file with two texts in a row"
+            ) from None
+        raise
+
+
+def has_pairs(path: str | os.PathLike, columns: Columns) -> bool:
+    """Whether the rows of a file have two texts, or cannot be read for another reason."""
+    try:
+        return "pair" in data.read(path, ("text", "pair?"), columns, blank=True)[0].values
+    except ValueError:
+        return True
 
 
 def predict_file(
     name_or_path: str | os.PathLike,
     path: str | os.PathLike,
-    columns: Mapping[str, str] | None = None,
+    columns: Columns = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[dict]:
     """What the model says about every row of a file: the texts, and the answer of its task.
@@ -89,74 +86,25 @@ def predict_file(
     was guessed about the columns, and which blank lines of a table were left out.
 
     Raises:
-        ValueError: as ``load`` and ``data.read``; or the model compares, and there is but one text.
+        ValueError: as `load` and `read`.
     """
-    task, model, _ = load(name_or_path)
-    truth = ("label", "score", "tags", "answer", "start")  # may stand in the file; is not looked at
-    roles = [role + "?" if role in truth else role for role in task.roles]
-    try:
-        examples = data.read(path, roles, columns, say, blank=True)
-    except ValueError:
-        need_pairs(name_or_path, task, path, columns)
-        raise
-    examples = [
-        example._replace(values={k: v for k, v in example.values.items() if k not in truth})
-        for example in examples
-    ]
-    predictions, _ = predict(model, task, task.encode(examples))
+    task, model = load(name_or_path)
+    roles = task.inputs + tuple(f"{role}?" for role in task.truth)  # may be there, is not looked at
+    examples = read(name_or_path, task, path, columns, roles=roles, say=say, blank=True)
+    examples = [example.without_truth() for example in examples]
+    predictions, _ = task.predict(model, task.encode(examples))
     return [
         {**example.values, **task.answer(prediction)}
         for example, prediction in zip(examples, predictions, strict=True)
     ]
 
 
-def need_pairs(
-    name_or_path: str | os.PathLike,
-    task: Any,
-    path: str | os.PathLike,
-    columns: Mapping[str, str] | None,
-) -> None:
-    """Say that a file has one text in a row where the model compares two, if that is its fault.
-
-    Raises:
-        ValueError: it is.
-    """
-    if not isinstance(task, Similarity):
-        return
-    try:
-        pairs = "pair" in data.read(path, ("text", "pair?"), columns, blank=True)[0].values
-    except ValueError:  # another fault, with a message of its own
-        return
-    if not pairs:
-        raise ValueError(
-            f"{name_or_path} compares two texts and has no classifier; needed is what "
-            "`minibert finetune classify` wrote, or a file with two texts in a row"
-        ) from None
-
-
-def measured_on(
-    task: Any, path: str | os.PathLike, columns: Mapping[str, str] | None = None
-) -> list:
-    """The features of a file with the truth in it."""
-    examples = data.read(path, task.roles, columns)
-    if isinstance(task, (Similarity, PairRegression)):
-        task.scale = data.score_scale(examples)
-    return task.encode(examples)
-
-
 def evaluate_file(
-    name_or_path: str | os.PathLike,
-    path: str | os.PathLike,
-    columns: Mapping[str, str] | None = None,
+    name_or_path: str | os.PathLike, path: str | os.PathLike, columns: Columns = None
 ) -> dict[str, float]:
-    """The loss and the measures of the model's task on a file."""
-    task, model, _ = load(name_or_path)
-    try:
-        features = measured_on(task, path, columns)
-    except ValueError:
-        need_pairs(name_or_path, task, path, columns)
-        raise
-    return evaluate(model, task, features)
+    """The loss and the metrics of the model's task on a file."""
+    task, model = load(name_or_path)
+    return task.evaluate(model, task.encode(read(name_or_path, task, path, columns)))
 
 
 class Blend:
@@ -166,17 +114,15 @@ class Blend:
 
     >>> mix = Blend("sentence-transformers/all-MiniLM-L6-v2", "my-model")
     >>> mix.save(0.5, "half-way")
+
+    Raises:
+        ValueError: as ``load``; or only the base has a classifier, so they are exchanged.
     """
 
     def __init__(self, base: str | os.PathLike, tuned: str | os.PathLike) -> None:
-        """Load both.
-
-        Raises:
-            ValueError: as ``load``; or only the base has a classifier, so they are exchanged.
-        """
         untuned = BertModel.from_pretrained(base)
         lost = {name.split(".")[0] for name in untuned.load_report.dropped} & {*HEADS}
-        self.task, self.model, self.saver = load(tuned)
+        self.task, self.model = load(tuned)
         inside = encoder_of(self.model)
         names = [] if inside is self.model else self.model.state_dict()
         self.heads = sorted({name.split(".")[0] for name in names} - {"bert"})
@@ -195,7 +141,7 @@ class Blend:
         """Write the mixture as the tuned model was written."""
         self.at(alpha)
         with atomic_directory(directory) as staging:
-            self.saver(staging)
+            self.task.save(self.model, staging)
 
     def sweep(
         self,
@@ -203,26 +149,22 @@ class Blend:
         general: str | os.PathLike,
         alphas: Sequence[float] = tuple(i / 10 for i in range(11)),
     ) -> list[dict[str, float]]:
-        """For every alpha, the task's measure on domain data and Spearman on general pairs."""
-        features = measured_on(self.task, domain)
-        pooling = getattr(self.task, "pooling", ("mean",))
-        keeper = Similarity(self.task.tokenizer, pooling=pooling)
-        pairs = measured_on(keeper, general)
+        """For every alpha, the task's best metric on domain data and Spearman on general pairs."""
+        keeper = Similarity(self.task.tokenizer, pooling=getattr(self.task, "pooling", ("mean",)))
+        features = self.task.encode(data.read(domain, self.task.columns()))
+        pairs = keeper.encode(data.read(general, keeper.columns()))
         rows = []
         for alpha in alphas:
             model = self.at(alpha)
-            rows.append(
-                {
-                    "alpha": alpha,
-                    "domain": evaluate(model, self.task, features)[self.task.best],
-                    "general": evaluate(encoder_of(model), keeper, pairs)["spearman"],
-                }
-            )
+            score = self.task.evaluate(model, features)[self.task.best]
+            kept = keeper.evaluate(encoder_of(model), pairs)["spearman"]
+            rows.append({"alpha": alpha, "domain": score, "general": kept})
         return rows
 
 
 def draw_sweep(rows: Sequence[Mapping[str, float]], path: str | os.PathLike) -> None:
     """Write the two curves of a sweep as SVG."""
-    lines = {name: [(row["alpha"], row[name]) for row in rows] for name in ("domain", "general")}
-    panels = {name: {"": curve} for name, curve in lines.items()}
-    write_text(path, report.curves("base (0) to tuned (1)", "alpha", panels))
+    panels = {
+        name: {"": [(row["alpha"], row[name]) for row in rows]} for name in ("domain", "general")
+    }
+    write_text(path, curves("base (0) to tuned (1)", "alpha", panels))

@@ -76,32 +76,6 @@ def matthews_correlation(labels: Any, predictions: Any) -> float:
     return float(covariance / np.sqrt(variances)) if variances else 0.0
 
 
-def classification_report(labels: Any, predictions: Any, classes: Any = None) -> dict:
-    """Return all of the above in one dictionary that can be written as JSON.
-
-    ``{"accuracy", "matthews_correlation", "macro": {"precision", "recall", "f1"}, "weighted": ...,
-    "classes": {"name": {"precision", "recall", "f1", "support"}, ...}}``; support is the number of
-    labels of that class.
-    """
-    classes, table = _confusion(labels, predictions, classes)
-    names = ("precision", "recall", "f1")
-    report: dict[str, Any] = {
-        "accuracy": accuracy(labels, predictions),
-        "matthews_correlation": matthews_correlation(labels, predictions),
-    }
-    for average in ("macro", "weighted"):
-        scores = precision_recall_f1(labels, predictions, average, classes)
-        report[average] = dict(zip(names, scores, strict=True))
-    per_class = np.stack(precision_recall_f1(labels, predictions, None, classes), axis=1)  # (C, 3)
-    report["classes"] = {
-        str(name): {**dict(zip(names, scores, strict=True)), "support": support}
-        for name, scores, support in zip(
-            classes.tolist(), per_class.tolist(), table.sum(axis=1).tolist(), strict=True
-        )
-    }
-    return report
-
-
 def pearson(x: Any, y: Any) -> float:
     """Return Pearson's linear correlation, -1 to 1; NaN where x or y is constant.
 
@@ -133,12 +107,6 @@ def mean_squared_error(targets: Any, predictions: Any) -> float:
     """Return the mean of the squared differences. Units: those of the targets, squared."""
     targets, predictions = _numbers(targets, predictions)
     return float(((targets - predictions) ** 2).mean())
-
-
-def mean_absolute_error(targets: Any, predictions: Any) -> float:
-    """Return the mean of the absolute differences. Units: those of the targets."""
-    targets, predictions = _numbers(targets, predictions)
-    return float(abs(targets - predictions).mean())
 
 
 def _confusion(labels: Any, predictions: Any, classes: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What remains of a run for people to look at: curves, confusion matrix, model card, remarks."""
+"""What remains of a run for people to look at: curves and a model card."""
 
 from __future__ import annotations
 
@@ -87,56 +87,21 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def smooth(points: Sequence[tuple[float, float]], n: int = 100) -> list[tuple[float, float]]:
-    """At most about n points: the means of equal stretches of a curve."""
+    """At most about n points: the means of equal spans of a curve."""
     size = max(math.ceil(len(points) / n), 1)
-    stretches = [points[i : i + size] for i in range(0, len(points), size)]
-    return [(s[-1][0], sum(y for _, y in s) / len(s)) for s in stretches]
+    spans = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(s[-1][0], sum(y for _, y in s) / len(s)) for s in spans]
 
 
-def confusion_csv(classes: Sequence[str], table: Sequence[Sequence[int]]) -> str:
-    """The confusion matrix as csv: a row for each true class, a column for each predicted one."""
-    quoted = ['"' + name.replace('"', '""') + '"' for name in classes]
-    lines = [",".join(['"true \\ predicted"', *quoted])]
-    lines += [",".join([q, *map(str, row)]) for q, row in zip(quoted, table, strict=True)]
-    return "\n".join(lines) + "\n"
+def model_card(
+    title: str, library: str, pipeline: str, facts: Mapping[str, str], settings: Mapping
+) -> str:
+    """A ``README.md`` for the model: what it is, what it can do, what it was made from."""
+    from huggingface_hub import ModelCardData
 
-
-FAILED = "the run has failed"  # in a remark; the command line looks for it
-
-
-def warnings_about(measures: Mapping[str, float], classes: int | None) -> list[str]:
-    """What the measures of a finished run should make a person doubt."""
-    found = []
-    if classes and classes > 1 and measures.get("predicted_classes") == 1:
-        found.append(
-            f"every text was given the same class: {FAILED}. Another seed, more steps, a longer "
-            "warm-up or --recipe small usually help"
-        )
-    spread, mean = measures.get("cosine_sd"), measures.get("cosine_mean")
-    if spread is not None and (spread < 0.02 or (mean > 0.95 and spread < 0.05)):
-        found.append(
-            f"the cosines have collapsed: {mean:.3f} on average with a spread of {spread:.3f}. A "
-            "lower learning rate, cosent instead of cosine, or scores that use the whole scale help"
-        )
-    return found
-
-
-def model_card(title: str, task: str, settings: Mapping, facts: Mapping[str, str]) -> str:
-    """A ``README.md`` for the model: what it is, what it was made from, what it can do."""
-    head = {
-        "library_name": "sentence-transformers"
-        if task in ("similarity", "contrastive")
-        else "transformers",
-        "pipeline_tag": {
-            "similarity": "sentence-similarity",
-            "contrastive": "sentence-similarity",
-            "mlm": "fill-mask",
-            "tokens": "token-classification",
-            "qa": "question-answering",
-        }.get(task, "text-classification"),
-    }
-    lines = ["---", *(f"{key}: {value}" for key, value in head.items()), "---", "", f"# {title}"]
-    lines += ["", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in facts.items())]
+    head = ModelCardData(library_name=library, pipeline_tag=pipeline).to_yaml()
+    lines = ["---", head, "---", "", f"# {title}", "", "| | |", "|---|---|"]
+    lines += [f"| {key} | {value} |" for key, value in facts.items()]
     lines += ["", "Trained with minibert, as follows:", "", "| setting | value |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in settings.items() if value is not None]
     lines += ["", "`run/` holds the log, the curves and the digests of the data.", ""]

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from minibert.io.hub import DEFAULT_MODEL
+from minibert.training.tasks import TASKS
 
-TASKS = ("classify", "regression", "similarity", "contrastive", "mlm", "tokens", "qa")
 CHOICES = {
-    "task": TASKS,
+    "task": tuple(TASKS),
     "schedule": ("linear", "cosine", "constant"),
     "optimizer": ("adamw", "adam", "sgd"),
     "objective": ("cosine", "cosent"),
@@ -22,17 +22,17 @@ CHOICES = {
 }
 # For the help of the command line: the field that begins each group.
 GROUPS = {
-    "dev": "data and what is learnt",
-    "epochs": "how long, how fast",
-    "freeze": "how much of the model may change",
-    "device": "the machine",
+    "dev": "data and objective",
+    "epochs": "training",
+    "freeze": "which weights may change, and how far",
+    "device": "hardware",
 }
 FILES = ("dev", "test", "keep", "replay")
 
 
-def setting(default: Any, text: str) -> Any:
-    """A field with a default and what it means."""
-    return dataclasses.field(default=default, metadata={"help": text})
+def setting(default: Any, text: str, low: float = -math.inf, high: float = math.inf) -> Any:
+    """A field with a default, what it means, and the values that are allowed."""
+    return dataclasses.field(default=default, metadata={"help": text, "low": low, "high": high})
 
 
 @dataclass(frozen=True)
@@ -46,64 +46,54 @@ class Settings:
     task: str
     train: str
     dev: str | None = setting(None, "development data; without it a tenth of TRAIN is set aside")
-    test: str | None = setting(None, "test data, measured once, at the end")
-    keep: str | None = setting(None, "general scored pairs: shows what is forgotten meanwhile")
-    base: str = setting(DEFAULT_MODEL, "the model to begin with: a directory or a hub name")
+    test: str | None = setting(None, "test data, measured before and after the training")
+    keep: str | None = setting(None, "scored pairs of general texts, to measure forgetting")
+    base: str = setting(DEFAULT_MODEL, "pre-trained model: a directory or a name on the hub")
     columns: dict[str, str] | None = None  # role → column
     scale: tuple[float, float] | None = None  # of the scores; None = the narrowest usual one
-    max_length: int = setting(128, "tokens of an input; what is longer is cut, and counted")
-    objective: str = setting("cosine", "of similarity: squared error of the cosine, or their order")
-    label_smoothing: float = setting(0.0, "this much of the truth is spread over all classes")
-    class_weights: str | None = setting(None, "balanced: all classes count the same in sum")
+    max_length: int = setting(128, "maximum tokens in an input; longer ones are truncated", 1)
+    objective: str = setting("cosine", "loss of `similarity`: MSE of the cosine, or CoSENT")
+    label_smoothing: float = setting(0.0, "label smoothing of `classify`", 0, 1)
+    class_weights: str | None = setting(None, "balanced: weight classes by inverse frequency")
 
-    epochs: int = setting(3, "times that all examples are seen")
-    steps: int | None = setting(None, "steps of the optimizer, instead of epochs")
-    batch_size: int = setting(16, "examples in a micro-batch")
-    batch_tokens: int | None = setting(None, "instead: tokens in a micro-batch, with padding")
-    accumulate: int = setting(1, "micro-batches in a step")
-    lr: float = setting(2e-5, "learning rate at its peak")
-    schedule: str = setting("linear", "of the learning rate after the warm-up")
-    warmup: float = setting(0.1, "share of the steps in which the learning rate rises from 0")
-    optimizer: str = setting("adamw", "of torch, with bias correction")
-    decay: float = setting(0.01, "weight decay of matrices; biases and LayerNorms have none")
-    clip: float = setting(1.0, "longest gradient of a step")
-    dropout: float | None = setting(None, "instead of what the config of the model says")
-    seed: int = setting(0, "of everything that chance decides")
-    patience: int | None = setting(None, "stop after so many epochs that were no better")
-    checkpoint_every: int = setting(200, "steps between checkpoints")
+    epochs: int = setting(3, "passes over the training data", 1)
+    steps: int | None = setting(None, "optimizer steps, instead of epochs", 1)
+    batch_size: int = setting(16, "examples in a batch", 1)
+    batch_tokens: int | None = setting(None, "tokens in a batch, instead of a batch size", 1)
+    accumulate: int = setting(1, "gradient accumulation: batches in a step", 1)
+    lr: float = setting(2e-5, "peak learning rate", 1e-12)
+    schedule: str = setting("linear", "learning rate after the warm-up")
+    warmup: float = setting(0.1, "share of the steps that are warm-up", 0, 1)
+    optimizer: str = setting("adamw", "optimizer")
+    decay: float = setting(0.01, "weight decay of matrices; biases and LayerNorms have none", 0)
+    clip: float = setting(1.0, "maximum gradient norm", 1e-12)
+    dropout: float | None = setting(None, "dropout, instead of the model's own", 0, 1)
+    seed: int = setting(0, "random seed", 0)
+    patience: int | None = setting(None, "early stopping: epochs without improvement", 1)
+    checkpoint_every: int = setting(200, "steps between checkpoints", 1)
 
-    freeze: str | int | None = setting(None, "embeddings, encoder, or a number: so many layers too")
-    reinit: int | None = setting(None, "begin anew with the pooler and so many top layers")
-    layer_decay: float = setting(1.0, "learning rate of each layer against the one above")
-    lora: int | None = setting(None, "rank of the change of the attention, all else frozen")
-    pull: float = setting(0.0, "after each step, towards the start weights by lr times this")
+    freeze: str | int | None = setting(None, "embeddings, encoder, or how many layers to freeze")
+    reinit: int | None = setting(None, "re-initialise the pooler and this many top layers", 0)
+    layer_decay: float = setting(1.0, "learning rate of a layer relative to the one above", 0, 1)
+    lora: int | None = setting(None, "LoRA rank; the rest of the encoder is frozen", 1)
+    pull: float = setting(0.0, "L2-SP: strength of the pull back to the pre-trained weights", 0)
     replay: str | None = setting(None, "general examples of the same task, mixed in")
-    replay_share: float = setting(0.5, "so many of them for each example of TRAIN")
+    replay_share: float = setting(0.5, "how many of them for each example of TRAIN", 0)
 
-    device: str = setting("auto", "cpu, cuda, mps; auto takes the best there is")
-    autocast: bool = setting(False, "bfloat16 matrix products; what is saved is float32")
+    device: str = setting("auto", "cpu, cuda or mps; auto takes the best available")
+    autocast: bool = setting(False, "mixed precision: bfloat16 matrix products")
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; one of {list(allowed)}")
-        whole = ("epochs", "steps", "batch_size", "batch_tokens", "accumulate", "checkpoint_every")
-        for name in (*whole, "max_length", "patience", "lora"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; at least 1 is needed")
-        for name, low, high in (
-            ("warmup", 0, 1),
-            ("label_smoothing", 0, 1),
-            ("decay", 0, math.inf),
-            ("pull", 0, math.inf),
-            ("replay_share", 0, math.inf),
-            ("layer_decay", 0, 1),
-            ("lr", 1e-12, math.inf),
-            ("clip", 1e-12, math.inf),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} is {getattr(self, name)}; {low:g} to {high:g} is allowed")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            low, high = field.metadata.get("low", -math.inf), field.metadata.get("high", math.inf)
+            if isinstance(value, (int, float)) and not low <= value <= high:
+                limits = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
+                raise ValueError(f"{field.name} is {value}; {limits} is allowed")
 
     def replace(self, **changes: object) -> Settings:
         """A copy with some values changed."""
@@ -124,7 +114,5 @@ def small(settings: Settings, examples: int, width: int) -> Settings:
     per_epoch = math.ceil(examples / (settings.batch_size * settings.accumulate))
     epochs = max(settings.epochs, min(20, math.ceil(200 / per_epoch)))
     fresh = settings.task in ("classify", "regression")
-    lr = (1e-4 if fresh else 5e-5) * 384 / width
-    return settings.replace(
-        epochs=epochs, warmup=0.1, lr=max(settings.lr, lr), reinit=0 if fresh else None
-    )
+    lr = max(settings.lr, (1e-4 if fresh else 5e-5) * 384 / width)
+    return settings.replace(epochs=epochs, warmup=0.1, lr=lr, reinit=0 if fresh else None)

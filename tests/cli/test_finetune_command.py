@@ -39,7 +39,7 @@ def test_from_a_file_to_predictions(world, tmp_path, capsys):
         "--base", world / "base", "--epochs", 2, "--lr", 1e-3, "--max-length", 40,
         "--keep", world / "pairs.csv", "--out", tmp_path / "model",
     )  # fmt: skip
-    assert "train: bad" in err and "step 4 of 4, epoch 2" in err
+    assert "train: bad" in err and "epoch 2, step 4 of 4: " in err
     assert "dev_accuracy" in out and "before:" in out and "general_spearman" in out
     out, _ = run(capsys, "predict", world / "new.txt", "--model", tmp_path / "model")
     lines = [line.split("\t") for line in out.splitlines()]

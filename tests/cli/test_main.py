@@ -96,6 +96,9 @@ def test_similarity(capsys, model, tiny):
     ):
         _, out, _ = run(capsys, *words, "--measure", measure, "--json")
         assert np.isclose(json.loads(out)["similarity"][0][1], expected, atol=1e-5), measure
+    for engine in ("textbook", "packed"):
+        _, out, _ = run(capsys, *words, "--engine", engine, "--json")
+        assert np.allclose(json.loads(out)["similarity"], table, atol=2e-6)
     status, out, err = run(capsys, "similarity", "a", "--model", model)
     assert (status, out) == (2, "")
     assert err == "minibert: one text; at least two are needed to compare\n"

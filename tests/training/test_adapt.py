@@ -12,7 +12,7 @@ from minibert.training.adapt import (
     pull_to_start,
     reinitialise,
 )
-from minibert.training.loop import make_optimizer, parameter_groups
+from minibert.training.optim import make_optimizer, parameter_groups
 
 CONFIG = tiny_config(num_labels=3)
 

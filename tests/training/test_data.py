@@ -1,6 +1,5 @@
 import json
 
-import numpy as np
 import pytest
 
 from minibert.training import data
@@ -173,7 +172,7 @@ def test_scales():
         data.scaled_score(scored(6)[0], (0, 5))
 
 
-# --------------------------------------------------------------------------- splits and batches
+# --------------------------------------------------------------------------- splits-------------
 
 
 def test_a_split_is_stratified_repeatable_and_loses_nothing():
@@ -191,32 +190,3 @@ def test_a_subset_keeps_the_proportions():
     assert data.count_classes(data.subset(rows, 20, seed=1)) == {"often": 15, "rare": 5}
     assert data.subset(rows, 20, seed=1) != data.subset(rows, 20, seed=2)
     assert len(data.subset(rows, 33)) == 33 and data.subset(rows, 200) == rows
-
-
-LENGTHS = np.random.default_rng(0).integers(3, 60, 203).tolist()
-
-
-@pytest.mark.parametrize("how", [{}, {"by_length": False}, {"size": None, "tokens": 256}])
-def test_every_example_once_an_epoch_and_another_order_in_the_next(how):
-    first, second = (data.make_batches(LENGTHS, seed=1, epoch=epoch, **how) for epoch in (0, 1))
-    for batches in (first, second):
-        assert sorted(i for batch in batches for i in batch) == list(range(203))
-    assert first != second
-    assert first == data.make_batches(LENGTHS, seed=1, epoch=0, **how)
-    assert first != data.make_batches(LENGTHS, seed=2, epoch=0, **how)
-
-
-def test_batches_keep_their_limits_and_those_by_length_have_little_padding():
-    for batch in data.make_batches(LENGTHS, size=None, tokens=256):
-        assert len(batch) * max(LENGTHS[i] for i in batch) <= 256
-    for batch in data.make_batches(LENGTHS, size=8, tokens=256):
-        assert len(batch) <= 8 and len(batch) * max(LENGTHS[i] for i in batch) <= 256
-
-    def padded(batches):
-        return sum(len(batch) * max(LENGTHS[i] for i in batch) for batch in batches)
-
-    tight, loose = (data.make_batches(LENGTHS, by_length=by) for by in (True, False))
-    assert sum(LENGTHS) <= padded(tight) < 1.15 * sum(LENGTHS) < 1.5 * sum(LENGTHS) < padded(loose)
-    assert data.make_batches([500], size=None, tokens=100) == [[0]]
-    with pytest.raises(ValueError, match="a limit"):
-        data.make_batches(LENGTHS, size=None)

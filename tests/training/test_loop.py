@@ -8,18 +8,11 @@ from support.tiny import build, tiny_config
 from torch import nn
 
 from minibert.heads import BertForSequenceClassification
-from minibert.model import BertModel
-from minibert.training.checkpoints import Diverged, Run
+from minibert.training.checkpoints import Diverged
 from minibert.training.data import Example
-from minibert.training.loop import (
-    Batches,
-    evaluate,
-    linear,
-    loop,
-    make_optimizer,
-    parameter_groups,
-    predict,
-)
+from minibert.training.loader import BatchSampler, data_loader
+from minibert.training.loop import loop
+from minibert.training.optim import linear, make_optimizer, parameter_groups
 from minibert.training.tasks import (
     Classification,
     MaskedLM,
@@ -39,55 +32,53 @@ def line_of_numbers(weights=(3, 1, 2)):
     return model, [torch.stack(list(itertools.islice(x, n))) for n in weights]
 
 
-def run_loop(model, steps, lr=0.1, schedule=lambda step: 1.0, clip=1e9, epochs=1):
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    optimizer.param_groups[0]["peak_lr"] = lr
-    run = Run(model, optimizer, epochs)
-
+def run_loop(model, batches, clip=1e9, **how):
     def loss(model, batch):
         return (model.weight - batch).square().sum()
 
-    loop(model, lambda e, done: steps[done:], loss, len, optimizer, schedule, dict, run, clip)
-    return [line for line in run.lines if "norm" in line]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return loop(model, batches, loss, optimizer, weight=len, clip=clip, **how)[:-1]
 
 
 def test_unequal_micro_batches_take_the_step_of_the_large_batch():
     model, micro = line_of_numbers()
-    (line,) = run_loop(model, [micro])
+    (line,) = run_loop(model, micro, accumulate=3)
     # The mean over the examples 1 to 6 of (1 - x)² is 55/6, and of 2 (1 - x) it is -5.
     assert line["loss"] == pytest.approx(55 / 6, rel=1e-15)
     assert model.weight.item() == pytest.approx(1 + 0.1 * 5, rel=1e-15)
     other, _ = line_of_numbers()
-    (whole,) = run_loop(other, [[torch.cat(micro)]])
+    (whole,) = run_loop(other, [torch.cat(micro)])
     assert other.weight.item() == pytest.approx(model.weight.item(), rel=1e-15)
     assert whole["norm"] == pytest.approx(line["norm"], rel=1e-15)
 
 
-def test_a_step_for_each_list_of_micro_batches_and_none_is_lost():
-    model, micro = line_of_numbers((2, 2, 2, 1))
-    lines = run_loop(model, [micro[:2], micro[2:]])  # the second step is a short one
-    # w = 1; the mean of 2 (w - x) over 1..4 is -3 → w = 1.3; over 5, 6, 7 it is -9.4 → w = 2.24
+def test_the_last_step_is_a_short_one_and_no_gradient_stays_from_step_to_step():
+    model, micro = line_of_numbers((2, 2, 2, 1, 1))
+    lines = run_loop(model, micro[:4], accumulate=3)
+    # w = 1; the mean of 2 (w - x) over 1..6 is -5 → w = 1.5; over 7 it is -11 → w = 2.6
     assert [line["step"] for line in lines] == [1, 2]
-    assert model.weight.item() == pytest.approx(2.24, rel=1e-15)
+    assert model.weight.item() == pytest.approx(2.6, rel=1e-15)
 
 
-def test_gradients_do_not_stay_from_step_to_step():
-    model, micro = line_of_numbers((1, 1))
-    run_loop(model, [[micro[1]], [micro[0]]])
-    # x = 2: the gradient is -2, w = 1.2; x = 1: it is 0.4, w = 1.16. Both together were -1.6.
-    assert model.weight.item() == pytest.approx(1.16, rel=1e-15)
+def test_a_first_try_needs_a_model_batches_a_loss_and_an_optimizer():
+    model = nn.Linear(1, 1)
+    data = torch.utils.data.TensorDataset(torch.arange(8.0)[:, None], torch.ones(8, 1))
+    loader = torch.utils.data.DataLoader(data, batch_size=4, shuffle=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+    lines = loop(model, loader, lambda m, b: (m(b[0]) - b[1]).square().mean(), optimizer, epochs=50)
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 100 and losses[-1] < losses[0] / 10
 
 
 def test_the_first_step_has_factor_zero_of_a_warm_up_and_the_last_is_not_zero():
     model, _ = line_of_numbers()
-    steps = [[torch.zeros(1, dtype=torch.float64)]] * 4
-    lines = run_loop(model, steps, schedule=linear(2, 4))
+    lines = run_loop(model, [torch.zeros(1, dtype=torch.float64)] * 4, schedule=linear(2, 4))
     assert [line["lr"] for line in lines] == [0.0, 0.05, 0.1, 0.05]
 
 
 def test_long_gradients_are_cut_and_their_norm_is_told():
-    model, micro = line_of_numbers((1, 1))
-    (line,) = run_loop(model, [[micro[1] * 0 + 6.0]], clip=1.0)
+    model, _ = line_of_numbers()
+    (line,) = run_loop(model, [torch.full((1,), 6.0)], clip=1.0)
     assert line["norm"] == pytest.approx(10.0)
     assert model.weight.item() == pytest.approx(1.1, abs=1e-6)  # the gradient -10 became -1
 
@@ -96,35 +87,30 @@ def test_long_gradients_are_cut_and_their_norm_is_told():
 def test_nan_stops_the_run_before_it_gets_into_the_weights(poison):
     model, micro = line_of_numbers()
     with pytest.raises(Diverged, match="step 2.*learning rate"):
-        run_loop(model, [[micro[0] * 0 + 1], [micro[1] * poison]])
+        run_loop(model, [micro[0] * 0 + 1, micro[1] * poison])
     assert model.weight.item() == 1.0
 
 
-def test_decay_leaves_biases_and_layer_norms_alone():
-    model = build(BertForSequenceClassification, tiny_config())
-    groups = parameter_groups(model, 1e-3, 0.01)
-    decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
-    for name, parameter in model.named_parameters():
-        plain = name.endswith("bias") or "norm" in name
-        assert decays.pop(id(parameter)) == (0.0 if plain else 0.01), name
-    assert not decays
+# ---------------------------------------------------------------------------------- the optimizer
 
 
-def test_each_layer_learns_slower_than_the_one_above():
+def test_matrices_decay_alone_and_each_layer_learns_slower_than_the_one_above():
     model = build(BertForSequenceClassification, tiny_config())
-    rates = {
-        id(p): group["lr"] for group in parameter_groups(model, 1.0, 0.0, 0.5)
-        for p in group["params"]
+    groups = {
+        id(parameter): group
+        for group in parameter_groups(model, 1.0, 0.01, 0.5)
+        for parameter in group["params"]
     }
-    named = dict(model.named_parameters())
-    for name, rate in (
-        ("classifier.weight", 1.0),
-        ("bert.pooler.dense.bias", 1.0),
-        ("bert.layers.1.attention.query.weight", 0.5),
-        ("bert.layers.0.feed_forward_norm.bias", 0.25),
-        ("bert.embeddings.word.weight", 0.125),
-    ):
-        assert rates[id(named[name])] == rate, name
+    rates = {"classifier": 1, "bert.pooler": 1, "bert.layers.1": 0.5, "bert.layers.0": 0.25}
+    rates["bert.embeddings"] = 0.125
+    for name, parameter in model.named_parameters():
+        group = groups.pop(id(parameter))
+        plain = name.endswith("bias") or "norm" in name
+        assert group["weight_decay"] == (0.0 if plain else 0.01), name
+        assert [group["lr"]] == [rate for start, rate in rates.items() if name.startswith(start)]
+    assert not groups
+    with pytest.raises(ValueError, match="nothing to train"):
+        parameter_groups(model.requires_grad_(False), 1.0)
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam"])
@@ -132,7 +118,7 @@ def test_the_first_adam_step_is_as_long_as_the_learning_rate(name):
     # With bias correction m / sqrt(v) is 1 at the first step; without it would be 0.1 / 0.0316.
     model = nn.Linear(3, 1)
     before = model.weight.detach().clone()
-    group = {"params": list(model.parameters()), "lr": 0.01, "peak_lr": 0.01, "weight_decay": 0}
+    group = {"params": list(model.parameters()), "lr": 0.01, "weight_decay": 0}
     optimizer = make_optimizer(name, [group])
     model(torch.tensor([1.0, -2.0, 3.0])).sum().backward()
     optimizer.step()
@@ -156,16 +142,12 @@ def examples(role, n=21):
 
 
 def tasks():
-    tokenizer = tiny.tokenizer()
+    tokenizer, labels = tiny.tokenizer(), ["bad", "good"]
     letters = sorted({word[0] for text, _ in tiny.sentences(42, seed=3) for word in text.split()})
+    weighted = {"class_weights": [3.0, 0.5], "label_smoothing": 0.1}
     return {
-        "classification": (Classification(tokenizer, ["bad", "good"]), examples("classify")),
-        "weighted": (
-            Classification(
-                tokenizer, ["bad", "good"], class_weights=[3.0, 0.5], label_smoothing=0.1
-            ),
-            examples("classify"),
-        ),
+        "classification": (Classification(tokenizer, labels), examples("classify")),
+        "weighted": (Classification(tokenizer, labels, **weighted), examples("classify")),
         "regression": (PairRegression(tokenizer), examples("score")),
         "similarity": (Similarity(tokenizer), examples("score")),
         "mlm": (MaskedLM(tokenizer), examples("text")),
@@ -173,45 +155,39 @@ def tasks():
     }
 
 
-def model_for(task, dtype=torch.float64):
-    config = tiny_config(vocab_size=len(tiny.VOCABULARY), **getattr(task, "config", {}))
-    model = build(getattr(task, "head", BertModel), config, dtype=dtype)
+def model_for(task):
+    config = tiny_config(vocab_size=len(tiny.VOCABULARY), **task.config)
+    model = build(task.head, config, dtype=torch.float64)
     for part in model.modules():
         if isinstance(part, nn.Dropout):
             part.p = 0.0
     return model
 
 
-def train(task, rows, **how):
+def train(task, rows, accumulate=1, **how):
     model = model_for(task)
-    batches = Batches(task, task.encode(rows), **how)
+    loader = data_loader(task, task.encode(rows), accumulate=accumulate, by_length=False, **how)
+    plan = loader.batch_sampler
     optimizer = make_optimizer("sgd", parameter_groups(model, 0.01))
-    run = Run(model, optimizer, len(batches.plan))
-
-    def loss(model, batch):
-        return task.loss(task.outputs(model, batch), batch)
-
-    loop(
-        model, batches, loss, task.weight, optimizer, linear(0, batches.steps), dict, run
-    )
-    return [line["loss"] for line in run.lines if "norm" in line], model
+    lines = loop(
+        model, loader, task.loss, optimizer, epochs=len(plan.plan), accumulate=accumulate,
+        weight=task.weight, schedule=linear(0, plan.steps),
+    )  # fmt: skip
+    losses = [line["loss"] for line in lines if "norm" in line]
+    assert len(losses) == plan.steps
+    return losses, model
 
 
 @pytest.mark.parametrize("name", tasks())
-def test_accumulation_is_the_large_batch(name):
+def test_accumulation_is_the_large_batch_and_every_task_learns(name):
     task, rows = tasks()[name]  # 21 rows: the last batch is short either way
-    whole, one = train(task, rows, epochs=2, size=8, by_length=False)
-    parts, other = train(task, rows, epochs=2, size=2, accumulate=4, by_length=False)
-    assert len(whole) == len(parts) == 6
+    whole, one = train(task, rows, epochs=2, size=8)
+    parts, other = train(task, rows, epochs=2, size=2, accumulate=4)
+    assert len(whole) == 6
     torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
     for (key, a), (_, b) in zip(one.named_parameters(), other.named_parameters(), strict=True):
         assert (a - b).abs().max() <= 1e-11, key
-
-
-@pytest.mark.parametrize("name", tasks())
-def test_every_task_learns(name):
-    task, rows = tasks()[name]
-    losses, _ = train(task, rows, steps=30, size=21, by_length=False)
+    losses, _ = train(task, rows, steps=30, size=21)
     assert losses[-1] < losses[0]
 
 
@@ -235,45 +211,69 @@ def test_evaluation_is_without_dropout_and_without_gradients_and_puts_the_mode_b
         lambda m, inputs, output: seen.append((m.training, torch.is_grad_enabled()))
     )
     features = task.encode(rows)
-    first, again = evaluate(model, task, features), evaluate(model, task, features)
-    assert first == again
+    assert task.evaluate(model, features) == task.evaluate(model, features)
     assert set(seen) == {(False, False)}
     assert model.training
 
 
-def test_predictions_come_in_order_and_do_not_depend_on_the_batches():
+def test_predictions_come_in_order_in_one_pass_and_do_not_depend_on_the_batches():
     task, rows = tasks()["similarity"]
     model, features = model_for(task), task.encode(rows)
-    together, loss = predict(model, task, features)
-    alone = [predict(model, task, [feature], batch_tokens=1)[0][0] for feature in features]
+    shapes = []
+    model.register_forward_hook(lambda m, i, output: shapes.append(output[0].shape[0]))
+    together, loss = task.predict(model, features)
+    assert shapes == [2 * len(rows)]  # both sides at once
+    alone = [task.predict(model, [feature], batch_tokens=1)[0][0] for feature in features]
     assert together == pytest.approx(alone, abs=1e-6)
     expected = sum((a - f.target) ** 2 for a, f in zip(together, features, strict=True))
     assert loss == pytest.approx(expected / len(features), rel=1e-5)
 
 
-def test_both_sides_of_a_pair_go_through_in_one_pass():
-    task, rows = tasks()["similarity"]
-    model = model_for(task)
-    shapes = []
-    model.register_forward_hook(lambda m, i, output: shapes.append(output[0].shape[0]))
-    task.outputs(model, task.collate(task.encode(rows)))
-    assert shapes == [2 * len(rows)]
+# --------------------------------------------------------------------------------------- batches
+
+LENGTHS = torch.randint(3, 60, (203,), generator=torch.Generator().manual_seed(0)).tolist()
 
 
-def test_batches_go_on_where_the_run_was_and_differ_between_epochs():
-    task, rows = tasks()["classification"]
-    batches = Batches(task, task.encode(rows), epochs=2, size=4, accumulate=2, seed=5)
-    whole = [[b["inputs"]["input_ids"] for b in step] for step in batches(1, 0)]
-    rest = [[b["inputs"]["input_ids"] for b in step] for step in batches(1, 1)]
-    assert len(whole) == 3 and len(rest) == 2
-    for a, b in zip(whole[1:], rest, strict=True):
-        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-    assert batches.plan[0] != batches.plan[1]
-    seen = sorted(i for step in batches.plan[0] for batch in step for i in batch)
-    assert seen == list(range(21))
+@pytest.mark.parametrize("how", [{}, {"by_length": False}, {"size": None, "tokens": 256}])
+def test_every_example_once_an_epoch_and_another_order_in_the_next(how):
+    sampler = BatchSampler(LENGTHS, epochs=2, seed=1, **how)
+    for batches in sampler.plan:
+        assert sorted(i for batch in batches for i in batch) == list(range(203))
+    assert sampler.plan[0] != sampler.plan[1]
+    assert sampler.plan == BatchSampler(LENGTHS, epochs=2, seed=1, **how).plan
+    assert sampler.plan[0] != BatchSampler(LENGTHS, seed=2, **how).plan[0]
+
+
+def test_batches_keep_their_limits_and_those_by_length_have_little_padding():
+    def padded(**how):
+        batches = BatchSampler(LENGTHS, **how).plan[0]
+        return [(len(batch), len(batch) * max(LENGTHS[i] for i in batch)) for batch in batches]
+
+    assert all(tokens <= 256 for _, tokens in padded(size=None, tokens=256))
+    assert all(n <= 8 and tokens <= 256 for n, tokens in padded(size=8, tokens=256))
+    tight, loose = (sum(t for _, t in padded(by_length=by)) for by in (True, False))
+    assert sum(LENGTHS) <= tight < 1.15 * sum(LENGTHS) < 1.5 * sum(LENGTHS) < loose
+    assert BatchSampler([500], size=None, tokens=100).plan == [[[0]]]
+    with pytest.raises(ValueError, match="a limit"):
+        BatchSampler(LENGTHS, size=None)
+
+
+def test_batches_go_on_where_the_run_was():
+    task, rows = tasks()["mlm"]
+    loader = data_loader(task, task.encode(rows), epochs=2, size=4, seed=5)
+    found = []
+    before = torch.get_rng_state()
+    for done in (0, 2):
+        loader.batch_sampler.set_epoch(1, done)
+        found.append([batch["inputs"]["input_ids"] for batch in loader])
+        assert len(found[-1]) == len(loader) == 6 - done
+    for a, b in zip(found[0][2:], found[1], strict=True):
+        assert torch.equal(a, b)  # masked alike, too
+    assert torch.equal(torch.get_rng_state(), before), "a resumed run would draw other numbers"
 
 
 def test_steps_instead_of_epochs():
-    task, rows = tasks()["classification"]
-    batches = Batches(task, task.encode(rows), steps=8, size=4)  # 6 batches an epoch
-    assert [len(epoch) for epoch in batches.plan] == [6, 2]
+    sampler = BatchSampler(LENGTHS[:21], steps=8, size=4)  # 6 batches an epoch
+    assert [len(epoch) for epoch in sampler.plan] == [6, 2]
+    sampler = BatchSampler(LENGTHS[:21], steps=5, size=4, accumulate=4)  # 2 steps an epoch
+    assert [len(epoch) for epoch in sampler.plan] == [6, 6, 4] and sampler.steps == 5

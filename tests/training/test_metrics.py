@@ -1,5 +1,4 @@
-import csv
-import json
+import itertools
 import math
 import subprocess
 import sys
@@ -13,24 +12,16 @@ from hypothesis import strategies as st
 from minibert.training import metrics
 from minibert.training.metrics import (
     accuracy,
-    classification_report,
     confusion_matrix,
     matthews_correlation,
-    mean_absolute_error,
     mean_squared_error,
     pearson,
     precision_recall_f1,
     spearman,
-)
+)  # fmt: skip
 
-OF_CLASSES = [
-    accuracy,
-    confusion_matrix,
-    precision_recall_f1,
-    matthews_correlation,
-    classification_report,
-]
-OF_NUMBERS = [pearson, spearman, mean_squared_error, mean_absolute_error]
+OF_CLASSES = [accuracy, confusion_matrix, precision_recall_f1, matthews_correlation]
+OF_NUMBERS = [pearson, spearman, mean_squared_error]
 
 
 @pytest.fixture(autouse=True)
@@ -70,19 +61,6 @@ def test_numbers_by_hand():
     assert spearman([1, 2, 3, 4], [1, 10, 100, 1000]) == 1
     assert spearman([1, 2, 3], [2, 3, 1]) == -0.5  # 1 - 6 · (1 + 1 + 4) / (3 · 8)
     assert mean_squared_error([1, 2, 3], [1, 4, 0]) == 13 / 3
-    assert mean_absolute_error([1, 2, 3], [1, 4, 0]) == 5 / 3
-
-
-def test_the_report_holds_the_same_numbers_and_is_json():
-    report = classification_report(LABELS, PREDICTIONS, ["cat", "dog", "cow"])
-    assert json.loads(json.dumps(report)) == report
-    assert report["accuracy"] == 0.75
-    assert report["classes"]["cat"] == {"precision": 1, "recall": 2 / 3, "f1": 0.8, "support": 3}
-    assert report["classes"]["cow"] == {"precision": 0, "recall": 0, "f1": 0, "support": 0}
-    assert report["macro"]["precision"] == (1 + 0.5 + 0) / 3
-    assert report["weighted"]["recall"] == 0.75
-    assert report["matthews_correlation"] == matthews_correlation(LABELS, PREDICTIONS)
-    assert list(classification_report([1, 0], [1, 2])["classes"]) == ["0", "1", "2"]
 
 
 # --- equal to scikit-learn and scipy ---
@@ -118,9 +96,6 @@ def test_classes_as_scikit_learn_sees_them(pairs, text, extra):
         )[:3]
         result = precision_recall_f1(labels, predictions, average, classes)
         assert np.allclose(result, expected, rtol=1e-14, atol=0)
-    in_their_order = precision_recall_f1(labels, predictions)
-    expected = sk.precision_recall_fscore_support(labels, predictions, zero_division=0)[:3]
-    assert np.allclose(in_their_order, expected, rtol=1e-14, atol=0)
 
 
 finite = st.floats(-1e6, 1e6)
@@ -145,14 +120,12 @@ def test_numbers_as_scipy_sees_them(pairs):
         assert type(ours) is float
         assert math.isclose(ours, theirs, **close) or (math.isnan(ours) and math.isnan(theirs))
     assert math.isclose(mean_squared_error(x, y), sk.mean_squared_error(x, y), rel_tol=1e-14)
-    assert math.isclose(mean_absolute_error(x, y), sk.mean_absolute_error(x, y), rel_tol=1e-14)
 
 
 def test_a_constant_correlates_with_nothing():
-    for constant in ([0.1] * 3, [1e300] * 3, [0, 0, 0]):
-        for correlation in (pearson, spearman):
-            assert math.isnan(correlation(constant, [1, 2, 3]))
-            assert math.isnan(correlation([1, 2, 3], constant))
+    for constant, correlation in itertools.product(([0.1] * 3, [1e300] * 3), (pearson, spearman)):
+        assert math.isnan(correlation(constant, [1, 2, 3]))
+        assert math.isnan(correlation([1, 2, 3], constant))
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-160, 1.0, 1e160, 1e300])
@@ -166,19 +139,6 @@ def test_the_scale_of_the_numbers_does_not_matter(scale):
 def test_rounding_never_takes_a_correlation_out_of_its_range():
     for x in np.random.default_rng(0).normal(size=(300, 5)):
         assert 1 - 1e-15 <= pearson(x, 3 * x + 1) <= 1
-        assert -1 <= pearson(x, 1 - 3 * x) <= -1 + 1e-15
-
-
-@pytest.mark.data
-@pytest.mark.parity
-def test_spearman_with_the_ties_of_the_sts_benchmark(data):
-    stats = pytest.importorskip("scipy.stats")
-    with open(data / "stsb" / "test.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))
-    score = [float(score) for _, _, score in rows]
-    words = [float(len(set(one.split()) & set(two.split()))) for one, two, _ in rows]
-    assert len(rows) == 1379
-    assert abs(spearman(score, words) - stats.spearmanr(score, words).statistic) <= 1e-14
 
 
 # --- what is refused ---
@@ -203,24 +163,19 @@ def test_what_cannot_be_measured_is_named(metric, labels, predictions, words):
         metric(labels, predictions)
 
 
-@pytest.mark.parametrize("metric", OF_NUMBERS)
-def test_infinity_is_refused(metric):
-    with pytest.raises(ValueError, match="entry 1 is -inf"):
-        metric([1, 2, 3], [1, -math.inf, 2])
-
-
 def test_other_refusals():
-    with pytest.raises(ValueError, match="at least two"):
-        pearson([1], [1])
-    with pytest.raises(ValueError, match="at least two"):
-        spearman([1], [1])
+    for metric in OF_NUMBERS:
+        with pytest.raises(ValueError, match="entry 1 is -inf"):
+            metric([1, 2, 3], [1, -math.inf, 2])
+    for correlation in (pearson, spearman):
+        with pytest.raises(ValueError, match="at least two"):
+            correlation([1], [1])
     with pytest.raises(ValueError, match="average='binary'.*'macro'"):
         precision_recall_f1([1], [1], "binary")
-    for metric in (confusion_matrix, classification_report):
-        with pytest.raises(ValueError, match=r"2 occurs, but the classes are \[0, 1\]"):
-            metric([0, 1], [1, 2], classes=[0, 1])
-        with pytest.raises(ValueError, match=r"\[0, 1, 0\] contain one twice"):
-            metric([0, 1], [1, 1], classes=[0, 1, 0])
+    with pytest.raises(ValueError, match=r"2 occurs, but the classes are \[0, 1\]"):
+        confusion_matrix([0, 1], [1, 2], classes=[0, 1])
+    with pytest.raises(ValueError, match=r"\[0, 1, 0\] contain one twice"):
+        confusion_matrix([0, 1], [1, 1], classes=[0, 1, 0])
 
 
 def test_tensors_and_booleans_are_taken_too():
@@ -236,7 +191,7 @@ def test_only_numpy_is_imported():
         "import sys, importlib.util as u\n"
         f"spec = u.spec_from_file_location('metrics', {metrics.__file__!r})\n"
         "module = u.module_from_spec(spec); spec.loader.exec_module(module)\n"
-        "module.spearman([1, 2], [1, 2]); module.classification_report([1, 2], [1, 2])\n"
+        "module.spearman([1, 2], [1, 2]); module.confusion_matrix([1, 2], [1, 2])\n"
         "sys.exit(any(name in sys.modules for name in ('torch', 'scipy', 'sklearn')))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

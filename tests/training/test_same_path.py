@@ -9,18 +9,13 @@ import torch
 from support import small
 from support.tiny import in_reference
 
-from minibert.heads import BertForMaskedLM, BertForSequenceClassification
 from minibert.tokenization.tokenizer import BertTokenizer
-from minibert.training.checkpoints import Run
 from minibert.training.data import Example
-from minibert.training.loop import (
-    Batches,
-    linear,
-    loop,
-    make_optimizer,
-    parameter_groups,
-)
-from minibert.training.tasks import IGNORE, Classification, MaskedLM, PairRegression
+from minibert.training.loader import data_loader
+from minibert.training.loop import loop
+from minibert.training.optim import SCHEDULES, linear, make_optimizer, parameter_groups
+from minibert.training.tasks import Classification, MaskedLM, PairRegression
+from minibert.training.tasks.tokens import IGNORE
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity
@@ -44,17 +39,15 @@ def case(name, tokenizer, texts):
     return task, [Example(row, f"row {i}") for i, row in enumerate(rows)]
 
 
-def ours(model, task, batches, lr, schedule=None):
-    """Losses and gradient norms of the loop."""
+def ours(model, task, loader, lr):
+    """The losses of our loop."""
     optimizer = make_optimizer("adamw", parameter_groups(model, lr, DECAY))
-    run = Run(model, optimizer, len(batches.plan))
-
-    def loss(model, batch):
-        return task.loss(task.outputs(model, batch), batch)
-
-    schedule = schedule or linear(WARMUP, batches.steps)
-    loop(model, batches, loss, task.weight, optimizer, schedule, dict, run)
-    return [line["loss"] for line in run.lines if "norm" in line]
+    plan = loader.batch_sampler
+    lines = loop(
+        model, loader, task.loss, optimizer, epochs=len(plan.plan), weight=task.weight,
+        schedule=linear(WARMUP, plan.steps),
+    )  # fmt: skip
+    return [line["loss"] for line in lines if "norm" in line]
 
 
 def labels_of(task, batch):
@@ -65,7 +58,7 @@ def labels_of(task, batch):
     return batch["targets"]
 
 
-def theirs(model, task, batches, lr, clip=1.0):
+def theirs(model, task, loader, lr):
     """Losses of the usual loop around a model of transformers."""
     plain = [n for n, _ in model.named_parameters() if "bias" in n or "LayerNorm.weight" in n]
     groups = [
@@ -73,17 +66,20 @@ def theirs(model, task, batches, lr, clip=1.0):
         {"params": [p for n, p in model.named_parameters() if n in plain], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=DECAY)
-    schedule = transformers.get_linear_schedule_with_warmup(optimizer, WARMUP, batches.steps)
+    schedule = transformers.get_linear_schedule_with_warmup(
+        optimizer, WARMUP, loader.batch_sampler.steps
+    )
     dtype = next(model.parameters()).dtype
     losses = []
     model.train()
-    for epoch in range(len(batches.plan)):
-        for (batch,) in batches(epoch, 0):
+    for epoch in range(len(loader.batch_sampler.plan)):
+        loader.batch_sampler.set_epoch(epoch)
+        for batch in loader:
             labels = labels_of(task, batch)
             labels = labels.to(dtype) if labels.is_floating_point() else labels
             loss = model(**batch["inputs"], labels=labels).loss
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
@@ -91,98 +87,73 @@ def theirs(model, task, batches, lr, clip=1.0):
     return losses
 
 
-def start(name, directory, dtype, dropout, texts):
+def start(name, directory, texts, dtype=torch.float64, dropout=0.0):
     """Our model, theirs with the same numbers, the task and its features."""
-    tokenizer = BertTokenizer.from_pretrained(directory)
-    task, examples = case(name, tokenizer, texts)
-    kind = BertForMaskedLM if name == "mlm" else BertForSequenceClassification
+    task, examples = case(name, BertTokenizer.from_pretrained(directory), texts)
     torch.manual_seed(1)
+    dropouts = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     with pytest.warns(UserWarning, match="untrained"):
-        model = kind.from_pretrained(
-            directory,
-            dtype=dtype,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
-            **task.config,
-        )
+        model = task.head.from_pretrained(directory, dtype=dtype, **dropouts, **task.config)
     return model, in_reference(model), task, task.encode(examples)
 
 
-def parameters(model, reference):
-    """Pairs of our and their parameters, by the copying order of ``in_reference``."""
-    again = in_reference(model)  # our trained numbers under their names
-    return zip(again.named_parameters(), reference.named_parameters(), strict=True)
-
-
-def compare(model, reference, batches, task, lr):
-    """The largest relative differences of losses and of parameters.
+def same_path(name, directory, texts, lr, size):
+    """Losses and parameters of fifty steps in float64.
 
     A key bias is compared absolutely: its gradient is zero in theory (the softmax is blind to it),
     so what Adam makes of it are roundings, blown up.
     """
-    found, expected = ours(model, task, batches, lr), theirs(reference, task, batches, lr)
-    assert len(found) == len(expected) == batches.steps
+    model, reference, task, features = start(name, directory, texts)
+    loader = data_loader(task, features, steps=STEPS, size=size)
+    found, expected = ours(model, task, loader, lr), theirs(reference, task, loader, lr)
+    assert len(found) == len(expected) == STEPS
     assert abs(found[0] - found[-1]) > 0.01  # something was learnt
-    losses = max(abs(a - b) / abs(b) for a, b in zip(found, expected, strict=True))
-    far = (0.0, "none")
-    for (name, a), (other, b) in parameters(model, reference):
-        assert name == other
-        scale = 1.0 if name.endswith("key.bias") else b.abs().max().item()
-        far = max(far, ((a - b).abs().max().item() / scale, name))
-    return losses, far
+    assert found == pytest.approx(expected, rel=1e-12, abs=0)
+    trained = in_reference(model).named_parameters()  # our numbers under their names
+    for (key, a), (other, b) in zip(trained, reference.named_parameters(), strict=True):
+        assert key == other
+        scale = 1.0 if key.endswith("key.bias") else b.abs().max().item()
+        assert (a - b).abs().max().item() <= 1e-12 * scale, key
 
 
-@pytest.mark.parametrize("name", ["classification", "regression", "mlm"])
+NAMES = ["classification", "regression", "mlm"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_fifty_steps_in_float64_go_the_same_path(name, tmp_path):
-    texts = small.sentences(45)  # the last batch of an epoch is short
-    model, reference, task, features = start(
-        name, small.base(tmp_path), torch.float64, 0.0, texts
-    )
-    batches = Batches(task, features, steps=STEPS, size=8)
-    losses, far = compare(model, reference, batches, task, LR)
-    print(f"losses {losses:.1e}, parameters {far[0]:.1e} ({far[1]})")  # pytest -s shows it
-    assert losses <= 1e-12 and far[0] <= 1e-12
+    # 45 texts: the last batch of an epoch is short
+    same_path(name, small.base(tmp_path), small.sentences(45), LR, size=8)
 
 
-@pytest.mark.parametrize("name", ["classification", "regression", "mlm"])
-def test_with_dropout_and_one_seed_the_losses_agree(name, tmp_path):
-    texts = small.sentences(45)
-    model, reference, task, features = start(
-        name, small.base(tmp_path), torch.float32, 0.1, texts
-    )
-    batches = Batches(task, features, steps=STEPS, size=8)
-    torch.manual_seed(7)
-    found = ours(model, task, batches, 1e-4)
-    torch.manual_seed(7)
-    expected = theirs(reference, task, batches, 1e-4)
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
-
-
+@pytest.mark.slow
 @pytest.mark.weights
-@pytest.mark.parametrize("name", ["classification", "regression", "mlm"])
+@pytest.mark.parametrize("name", NAMES)
 def test_from_the_official_weights(name, official):
-    texts = small.sentences(14)
-    model, reference, task, features = start(name, official, torch.float64, 0.0, texts)
-    batches = Batches(task, features, steps=STEPS, size=4)
-    losses, far = compare(model, reference, batches, task, 2e-5 if name != "mlm" else 1e-4)
-    print(f"losses {losses:.1e}, parameters {far[0]:.1e} ({far[1]})")  # pytest -s shows it
-    assert losses <= 1e-12 and far[0] <= 1e-12
+    same_path(name, official, small.sentences(14), 2e-5 if name != "mlm" else 1e-4, size=4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_with_dropout_and_one_seed_the_losses_agree(name, tmp_path):
+    base, texts = small.base(tmp_path), small.sentences(45)
+    model, reference, task, features = start(name, base, texts, torch.float32, 0.1)
+    loader = data_loader(task, features, steps=STEPS, size=8)
+    torch.manual_seed(7)
+    found = ours(model, task, loader, 1e-4)
+    torch.manual_seed(7)
+    expected = theirs(reference, task, loader, 1e-4)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("warmup, total", [(0, 7), (3, 10), (5, 5), (1, 1), (10, 4)])
 def test_the_schedules_are_those_of_transformers(warmup, total):
-    from minibert.training.loop import constant, cosine
-
-    for mine, reference in (
-        (linear, transformers.get_linear_schedule_with_warmup),
-        (cosine, transformers.get_cosine_schedule_with_warmup),
-        (
-            lambda warmup, total: constant(warmup, total),
-            lambda o, warmup, total: transformers.get_constant_schedule_with_warmup(o, warmup),
-        ),
-    ):
+    references = {
+        "linear": transformers.get_linear_schedule_with_warmup,
+        "cosine": transformers.get_cosine_schedule_with_warmup,
+        "constant": lambda o, warmup, _: transformers.get_constant_schedule_with_warmup(o, warmup),
+    }
+    for name, mine in SCHEDULES.items():
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-        schedule = reference(optimizer, warmup, total)
+        schedule = references[name](optimizer, warmup, total)
         for step in range(total):
             assert mine(warmup, total)(step) == pytest.approx(schedule.get_last_lr()[0], abs=1e-15)
             optimizer.step()

@@ -9,9 +9,7 @@ from support.tiny import build, in_reference, tiny_config
 
 from minibert.heads import BertForQuestionAnswering, BertForTokenClassification
 from minibert.training.data import Example
-from minibert.training.loop import predict
 from minibert.training.tasks import (
-    IGNORE,
     Classification,
     Contrastive,
     MaskedLM,
@@ -19,8 +17,9 @@ from minibert.training.tasks import (
     QuestionAnswering,
     Similarity,
     TokenClassification,
-    plain_words,
 )
+from minibert.training.tasks.qa import plain_words
+from minibert.training.tasks.tokens import IGNORE
 
 TOKENIZER = small.tokenizer()
 
@@ -35,7 +34,7 @@ def test_the_sum_of_the_losses_over_the_weight_is_the_usual_mean():
     batch = {"targets": targets}
     usual = F.cross_entropy(logits, targets, torch.tensor([1.0, 2.0, 5.0]), label_smoothing=0.2)
     assert task.weight(batch) == 13
-    assert (task.loss(logits, batch) / 13).item() == pytest.approx(usual.item(), rel=1e-6)
+    assert (task.criterion(logits, batch) / 13).item() == pytest.approx(usual.item(), rel=1e-6)
 
 
 def test_an_unknown_label_is_told_with_its_place():
@@ -55,7 +54,7 @@ def test_cut_texts_are_counted():
 def test_cosine_by_hand():
     task = Similarity(TOKENIZER)
     batch = {"targets": torch.tensor([1.0, 0.5], dtype=torch.float64)}
-    assert task.loss(torch.tensor([0.8, 0.0]), batch).item() == pytest.approx(0.04 + 0.25)
+    assert task.criterion(torch.tensor([0.8, 0.0]), batch).item() == pytest.approx(0.04 + 0.25)
 
 
 def test_cosent_by_hand():
@@ -63,10 +62,10 @@ def test_cosent_by_hand():
     batch = {"targets": torch.tensor([1.0, 0.5, 0.5])}
     # Score 1 must have a larger cosine than both others; the equal scores do not matter.
     expected = math.log(1 + math.exp(20 * (0.3 - 0.4)) + math.exp(20 * (0.9 - 0.4)))
-    assert task.loss(torch.tensor([0.4, 0.3, 0.9]), batch).item() == pytest.approx(expected)
+    assert task.criterion(torch.tensor([0.4, 0.3, 0.9]), batch).item() == pytest.approx(expected)
     assert task.weight(batch) == 1
     alike = {"targets": torch.tensor([0.5, 0.5])}
-    assert task.loss(torch.tensor([0.1, 0.9]), alike).item() == 0
+    assert task.criterion(torch.tensor([0.1, 0.9]), alike).item() == 0
 
 
 def test_in_batch_negatives_by_hand():
@@ -74,7 +73,7 @@ def test_in_batch_negatives_by_hand():
     vectors = torch.tensor([[[1.0, 0], [1, 0]], [[0, 1], [0, 1]]])  # (B, sides, H)
     batch = {"targets": torch.arange(2), "twins": torch.zeros(2, 2, dtype=torch.bool)}
     each = -math.log(math.exp(2) / (math.exp(2) + 1))
-    assert task.loss(vectors, batch).item() == pytest.approx(2 * each)
+    assert task.criterion(vectors, batch).item() == pytest.approx(2 * each)
 
 
 def test_hard_negatives_are_wrong_for_everybody_and_equal_answers_for_nobody():
@@ -94,7 +93,7 @@ def test_hard_negatives_are_wrong_for_everybody_and_equal_answers_for_nobody():
     for i, wrong in ((0, negatives), (1, negatives)):
         scores = 20 * torch.cat([anchors[i] @ positives[i][:, None], wrong @ anchors[i]])
         expected += F.cross_entropy(scores, torch.tensor(0)).item()
-    assert task.loss(vectors, batch).item() == pytest.approx(expected, rel=1e-5)
+    assert task.criterion(vectors, batch).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_retrieval_is_measured_over_all_answers():
@@ -180,13 +179,13 @@ def test_tags_stand_at_first_pieces_and_padding_does_not_count():
     config = tiny_config(vocab_size=len(small.VOCABULARY), num_labels=2)
     model = build(BertForTokenClassification, config)
     logits = task.outputs(model, batch)
-    summed = task.loss(logits, batch)
+    summed = task.criterion(logits, batch)
     labels = batch["targets"].clone()
     loss = in_reference(model)(**batch["inputs"], labels=labels).loss
     assert (summed / 4).item() == pytest.approx(loss.item(), rel=1e-5)
     changed = logits.clone()
     changed[1, 3:] += 100  # what stands at padding does not matter
-    assert task.loss(changed, batch) == summed
+    assert task.criterion(changed, batch) == summed
     assert [len(tags) for tags in task.decode(logits, batch)] == [3, 1]
 
 
@@ -236,9 +235,9 @@ def test_the_loss_of_question_answering_is_that_of_the_reference():
     batch = task.collate(features)
     start, end = batch["targets"].T
     loss = in_reference(model)(**batch["inputs"], start_positions=start, end_positions=end).loss
-    mine = task.loss(task.outputs(model, batch), batch) / 2
+    mine = task.criterion(task.outputs(model, batch), batch) / 2
     assert mine.item() == pytest.approx(loss.item(), rel=1e-5)
-    answers, _ = predict(model, task, features)
+    answers, _ = task.predict(model, features)
     assert all(answer in features[0].extra[2] for answer in answers)
 
 

@@ -1,0 +1,92 @@
+"""Batches for training: which examples, in which order, as a DataLoader.
+
+The order depends on seed and epoch alone, so a run that is resumed finds the same batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from minibert.batching import make_batches
+from minibert.io import distributed
+from minibert.training.tasks.base import Feature, Task, to_device
+
+
+class BatchSampler(Sampler):
+    """The batches of every epoch: numbers of examples. ``plan``: epoch → batch → examples.
+
+    Args:
+        lengths: tokens of every example.
+        epochs, steps: how long to train: so many epochs, or so many steps if ``steps`` is given.
+        size: at most so many examples in a batch; None = as many as ``tokens`` allows.
+        tokens: at most so many tokens in a batch, padding included (a longer example is a batch
+            of its own).
+        accumulate: batches in a step.
+        by_length: put examples of like length together: within each hundred batches' worth of the
+            shuffled examples, so that chance still decides who meets whom.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], *, epochs: int = 1, steps: int | None = None,
+        size: int | None = 16, tokens: int | None = None, accumulate: int = 1, seed: int = 0,
+        by_length: bool = True,
+    ) -> None:  # fmt: skip
+        if not size and not tokens:
+            raise ValueError("a batch needs a limit: size, tokens, or both")
+        self.lengths, self.size, self.tokens = lengths, size, tokens
+        self.seed, self.by_length = seed, by_length
+        self.epoch = self.done = self.steps = 0
+        self.plan: list[list[list[int]]] = []
+        while len(self.plan) < epochs if steps is None else self.steps < steps:
+            batches = self.shuffled(len(self.plan))
+            if steps is not None:
+                batches = batches[: (steps - self.steps) * accumulate]
+            self.plan.append(batches)
+            self.steps += -(-len(batches) // accumulate)
+
+    def shuffled(self, epoch: int) -> list[list[int]]:
+        """The batches of an epoch."""
+        random = np.random.default_rng([self.seed, epoch])
+        order = random.permutation(len(self.lengths)).tolist()
+        limits = {"size": self.size, "tokens": self.tokens}
+        if not self.by_length:
+            return make_batches(self.lengths, order=order, **limits)
+        pool = 100 * (self.size or max(self.tokens // max(self.lengths, default=1), 1))
+        pools = [order[start : start + pool] for start in range(0, len(order), pool)]
+        order = [i for members in pools for i in sorted(members, key=self.lengths.__getitem__)]
+        batches = make_batches(self.lengths, order=order, **limits)
+        return [batches[i] for i in random.permutation(len(batches))]
+
+    def set_epoch(self, epoch: int, done: int = 0) -> None:
+        """Go to an epoch of which some batches are done."""
+        self.epoch, self.done = epoch, done
+
+    def __len__(self) -> int:
+        """The batches of this epoch that are left."""
+        return len(self.plan[self.epoch]) - self.done
+
+    def __iter__(self) -> Iterator[Sequence[int]]:
+        """This process's share of each."""
+        return map(distributed.share, self.plan[self.epoch][self.done :])
+
+
+def data_loader(
+    task: Task, features: Sequence[Feature], device: torch.device | str = "cpu", **options: object
+) -> DataLoader:
+    """A DataLoader of the batches of a task; ``options`` are those of `BatchSampler`."""
+    sampler = BatchSampler([feature.length for feature in features], **options)
+
+    def collate(members: list[tuple[int, Feature]]) -> dict | None:
+        if not members:  # the share of a process in a short batch
+            return None
+        seeds = [(sampler.seed, sampler.epoch, number) for number, _ in members]
+        return to_device(task.collate([feature for _, feature in members], seeds), device)
+
+    # A generator of its own: a DataLoader draws a number whenever an epoch begins, and from torch's
+    # generator it would change what a resumed run draws.
+    options = {"batch_sampler": sampler, "generator": torch.Generator()}
+    return DataLoader(list(enumerate(features)), collate_fn=collate, **options)

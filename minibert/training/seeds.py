@@ -1,0 +1,99 @@
+"""Several seeds, baselines, little data: is a figure luck?"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from minibert.config import BertConfig
+from minibert.io.directory import open_directory
+from minibert.io.files import write_json
+from minibert.io.sentence_transformers import read_settings
+from minibert.sentence_encoder import SentenceEncoder
+from minibert.training import data, metrics
+from minibert.training.finetune import Say, finetune, read_data, silent
+from minibert.training.settings import Settings, small
+from minibert.training.tasks import task_class
+
+
+def small_recipe(settings: Settings) -> Settings:
+    """The settings with the recipe for little data, see ``settings.small``."""
+    columns = task_class(settings.task).columns()
+    examples = data.read(settings.train, columns, settings.columns)
+    home, _ = read_settings(open_directory(settings.base))
+    return small(settings, len(examples), BertConfig.from_pretrained(home).hidden_size)
+
+
+def several(
+    settings: Settings, out: str | os.PathLike, seeds: int, *, say: Say = silent
+) -> dict:
+    """The same run with ``seeds`` seeds, in ``out/seed-0`` and so on; ``out/seeds.json`` sums up.
+
+    A run that is finished already is not done again, one that was stopped goes on. A classifier
+    has failed (is "degenerate") when it is no better than always naming the most frequent class.
+    """
+    measure = ("test" if settings.test else "dev", task_class(settings.task).best)
+    runs = []
+    for seed in range(settings.seed, settings.seed + seeds):
+        where = Path(out) / f"seed-{seed}"
+        begun = (where / "run" / "settings.json").exists()
+        result = finetune(settings.replace(seed=seed), where, resume=begun, say=say)
+        runs.append({"seed": seed, **result["after"]})
+        say(f"seed {seed}: {' '.join(measure)} {runs[-1]['_'.join(measure)]:.4f}")
+    scores = [run["_".join(measure)] for run in runs]
+    summary = {
+        "measure": " ".join(measure),
+        "mean": statistics.fmean(scores),
+        "sd": statistics.stdev(scores) if seeds > 1 else None,
+        "worst": min(scores),
+        "runs": runs,
+    }
+    if settings.task == "classify":
+        found = baselines(settings)
+        failed = sum(score <= found["majority class"] for score in scores)
+        summary |= {"baselines": found, "failed": failed}
+    write_json(Path(out) / "seeds.json", summary)
+    return summary
+
+
+def baselines(settings: Settings) -> dict[str, float]:
+    """Accuracies that a classifier must beat: the commonest class; a head on frozen vectors.
+
+    The vectors are the means of the untouched model's last states, standardised; the head is
+    logistic regression with a little weight decay, fitted until it stands still.
+    """
+    sets = read_data(settings, silent)
+    train, test = sets["train"], sets.get("test", sets["dev"])
+    names = data.class_names(train)
+    labels, truth = ([names.index(e.values["label"]) for e in part] for part in (train, test))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        encoder = SentenceEncoder.from_pretrained(settings.base)
+        seen, unseen = (
+            torch.from_numpy(encoder.encode([" ".join(e.texts) for e in part]))
+            for part in (train, test)
+        )
+    mean, spread = seen.mean(0), seen.std(0) + 1e-9  # (H,) each
+    seen, unseen = (seen - mean) / spread, (unseen - mean) / spread  # (n, H)
+    linear = nn.Linear(seen.shape[1], len(names))
+    nn.init.zeros_(linear.weight)
+    optimizer = torch.optim.LBFGS(linear.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(linear(seen), torch.tensor(labels))
+        loss = loss + 0.01 * linear.weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    commonest = max(set(labels), key=labels.count)
+    return {
+        "majority class": metrics.accuracy(truth, [commonest] * len(test)),
+        "frozen encoder": metrics.accuracy(truth, linear(unseen).argmax(-1).tolist()),
+    }
