@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,10 @@ NAMES = {
 NAMES = {role: names.split() for role, names in NAMES.items()}
 TRUTH = ("label", "score", "tags", "answer", "start")  # what is to be learnt about the others
 SCALES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 5.0), (1.0, 5.0), (0.0, 10.0), (0.0, 100.0))
+
+
+class OneText(ValueError):
+    """A file has one text in a row where two are needed."""
 
 
 class Example(NamedTuple):
@@ -104,20 +108,13 @@ def read(
     if not rows:
         raise ValueError(f"{file} has no rows")
     if names is None:  # csv or tsv: is the first line a header, or data already?
-        first = [cell.strip() for cell in rows[0][1]]
+        names = [cell.strip() for cell in rows[0][1]]
         known = {name for role in wanted for name in NAMES[role]} | set(columns.values())
-        if any(cell in known or cell.lower() in known for cell in first):
-            names, rows = first, rows[1:]
+        if any(cell in known or cell.lower() in known for cell in names):
+            rows = rows[1:]
         else:
-            names = [str(number) for number in range(1, len(first) + 1)]
-            chosen = wanted if len(first) == len(wanted) else required
-            if not columns and len(first) != len(chosen):
-                raise ValueError(
-                    f"{file}, line 1: {len(first)} columns and no header that says what they are; "
-                    f"needed are {', '.join(roles)}: name them, as in --columns "
-                    + " ".join(f"{role}={i}" for i, role in enumerate(required, 1))
-                )
-            columns = columns or dict(zip(chosen, names, strict=True))
+            names = [str(number) for number in range(1, len(names) + 1)]
+            columns = columns or by_order(file, names, wanted, required)
     if not rows:
         raise ValueError(f"{file} has a header and no rows")
     positions = match_columns(file, names, wanted, required, columns)
@@ -126,8 +123,8 @@ def read(
         + ", ".join(f"{role} = column {names[at]!r}" for role, at in positions.items())
     )
     if left_out:
-        n, s = len(left_out), "s" * (len(left_out) > 1)
-        say(f"{file.name}: {n} blank line{s} left out (line{s} {some(left_out)})")
+        s = "s" * (len(left_out) > 1)
+        say(f"{file.name}: {len(left_out)} blank line{s} left out (line{s} {some(left_out)})")
     examples = []
     for line, cells in rows:
         where = f"{file.name}, line {line}"
@@ -222,11 +219,25 @@ def match_columns(
         if role not in positions and found:
             positions[role] = found[0]
     if missing := [role for role in required if role not in positions]:
-        raise ValueError(
+        raise (OneText if missing[0] == "pair" else ValueError)(
             f"{file}: which column is {', '.join(missing)}? There are {names}; say it, as in "
             f"--columns {missing[0]}={names[0]}"
         )
     return {role: positions[role] for role in wanted if role in positions}
+
+
+def by_order(
+    file: Path, names: list[str], wanted: list[str], required: list[str]
+) -> dict[str, str]:
+    """Role → column of a file without a header that has all columns, or those that must be."""
+    for roles in (wanted, required):
+        if len(names) == len(roles):
+            return dict(zip(roles, names, strict=True))
+    raise (OneText if len(names) == 1 and "pair" in required else ValueError)(
+        f"{file}, line 1: {len(names)} columns and no header that says what they are; needed are "
+        f"{', '.join(required)}: name them, as in --columns "
+        + " ".join(f"{role}={i}" for i, role in enumerate(required, 1))
+    )
 
 
 def value(role: str, cell: Any, where: str, blank: bool = False) -> Any:
@@ -279,14 +290,14 @@ def score_scale(examples: Sequence[Example]) -> tuple[float, float]:
     Raises:
         ValueError: a score is outside all of them.
     """
-    low = min(examples, key=lambda example: example.values["score"])
-    high = max(examples, key=lambda example: example.values["score"])
+    scores = sorted((example.values["score"], example.where) for example in examples)
+    (low, first), (high, last) = scores[0], scores[-1]
     for scale in SCALES:
-        if scale[0] <= low.values["score"] and high.values["score"] <= scale[1]:
+        if scale[0] <= low and high <= scale[1]:
             return scale
     raise ValueError(
-        f"scores from {low.values['score']} ({low.where}) to {high.values['score']} "
-        f"({high.where}) fit no usual scale; say it, as in --scale 0 20"
+        f"scores from {low} ({first}) to {high} ({last}) fit no usual scale; say it, as in "
+        "--scale 0 20"
     )
 
 
@@ -309,7 +320,6 @@ def check(train: Sequence[Example], dev: Sequence[Example] = ()) -> list[str]:
     Twins in the training data, the same text under two labels, texts of the training data in the
     development data, classes with a single example, classes that only one of the two parts has.
     """
-    remarks = []
     first: dict[tuple, Example] = {}
     twins, quarrels = [], []
     for example in train:
@@ -317,32 +327,23 @@ def check(train: Sequence[Example], dev: Sequence[Example] = ()) -> list[str]:
         if other is not example:
             found = twins if other.truth == example.truth else quarrels
             found.append(f"{example.where} = {other.where}")
-    if twins:
-        remarks.append(f"{len(twins)} rows of the training data repeat another: {some(twins)}")
-    if quarrels:
-        remarks.append(f"{len(quarrels)} repeat another, with another label: {some(quarrels)}")
-    leaks = [
-        f"{example.where} = {first[fingerprint(example)].where}"
-        for example in dev
-        if fingerprint(example) in first
-    ]
-    if leaks:
-        remarks.append(
-            f"{len(leaks)} rows of the development data are in the training data too, so the "
-            f"score will flatter: {some(leaks)}"
-        )
+    leaks = [f"{e.where} = {first[k].where}" for e in dev if (k := fingerprint(e)) in first]
+    remarks = {
+        f"{len(twins)} rows of the training data repeat another": twins,
+        f"{len(quarrels)} rows repeat another, with another label": quarrels,
+        f"{len(leaks)} rows of the development data are in the training data too, so the score is "
+        "too good": leaks,
+    }
     if train and "label" in train[0].values:
-        counts = count_classes(train)
-        single = [name for name, count in counts.items() if count == 1]
-        if single:
-            remarks.append(f"classes with a single training example: {some(single)}")
-        unseen = [name for name in class_names(dev) if name not in counts] if dev else []
-        if unseen:
-            remarks.append(f"classes without any training example: {some(unseen)}")
-        untested = [name for name in counts if name not in class_names(dev)] if dev else []
-        if untested:
-            remarks.append(f"classes that the development data never tests: {some(untested)}")
-    return remarks
+        counts, tested = count_classes(train), count_classes(dev)
+        remarks |= {
+            "classes with a single training example": [n for n in counts if counts[n] == 1],
+            "classes without any training example": [n for n in tested if n not in counts],
+            "classes that the development data never tests": [
+                n for n in counts if dev and n not in tested
+            ],
+        }
+    return [f"{remark}: {some(found)}" for remark, found in remarks.items() if found]
 
 
 def fingerprint(example: Example) -> tuple[str, ...]:
@@ -368,13 +369,11 @@ def split(
     """
     if not 0 < share < 1:
         raise ValueError(f"the share set aside is {share}; it must lie between 0 and 1")
-    groups = defaultdict(list)
-    for i, example in enumerate(examples):
-        groups[example.values.get("label")].append(i)
-    aside: set[int] = set()
-    for n, name in enumerate(sorted(groups, key=str)):
-        order = np.random.default_rng([seed, n]).permutation(groups[name]).tolist()
-        aside.update(order[: min(round(share * len(order)), len(order) - 1)])
+    aside = {
+        i
+        for members in shuffled_classes(examples, seed)
+        for i in members[: min(round(share * len(members)), len(members) - 1)]
+    }
     if not aside or len(aside) == len(examples):
         raise ValueError(f"{len(examples)} examples are too few to set {share:.0%} aside")
     return (
@@ -385,13 +384,18 @@ def split(
 
 def subset(examples: Sequence[Example], n: int, seed: int = 0) -> list[Example]:
     """n of the examples, every class in its proportion (as near as whole examples allow)."""
-    if n >= len(examples):
-        return list(examples)
+    places = [  # (how far into its class an example comes, which): the n smallest are taken
+        ((rank + 0.5) / len(members), i)
+        for members in shuffled_classes(examples, seed)
+        for rank, i in enumerate(members)
+    ]
+    return [examples[i] for i in sorted(i for _, i in sorted(places)[:n])]
+
+
+def shuffled_classes(examples: Sequence[Example], seed: int) -> Iterator[list[int]]:
+    """The numbers of the examples of each class, shuffled; without labels all are one class."""
     groups = defaultdict(list)
     for i, example in enumerate(examples):
         groups[example.values.get("label")].append(i)
-    places = []  # (how far into its class an example comes, which): the n smallest are taken
-    for g, name in enumerate(sorted(groups, key=str)):
-        order = np.random.default_rng([seed, g]).permutation(groups[name]).tolist()
-        places += [((rank + 0.5) / len(order), i) for rank, i in enumerate(order)]
-    return [examples[i] for i in sorted(i for _, i in sorted(places)[:n])]
+    for n, name in enumerate(sorted(groups, key=str)):
+        yield np.random.default_rng([seed, n]).permutation(groups[name]).tolist()

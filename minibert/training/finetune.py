@@ -71,7 +71,7 @@ def finetune(
         KeyboardInterrupt: Ctrl-C; the run was saved before.
     """
     out, here = Path(out), Path(out) / "run"
-    settings = settings_of(out) if resume else new_run(out, settings)
+    settings = settings_of(out, settings, resume)
     if (here / "metrics.json").exists():
         say(f"{out} is finished already")
         return clear(here)
@@ -82,7 +82,8 @@ def finetune(
     examples = read_data(settings, say)
     torch.manual_seed(settings.seed)  # of the new head
     task, model = start(settings, examples["train"])
-    origin = {**digests(settings), "base": content_digest(model.state_dict(), {})}
+    origin = {name: data.digest(path) for name, path in files(settings).items()}
+    origin["base"] = content_digest(model.state_dict(), {})
     evaluation = Evaluation(settings, task, model, examples)
     known = evaluation.on("general")  # before any of it begins anew
     adapt(model, settings)
@@ -116,21 +117,18 @@ def finetune(
 # ---------------------------------------------------------------------------------- before training
 
 
-def new_run(out: Path, settings: Settings) -> Settings:
-    """The settings, if ``out`` has no run in it yet."""
-    if (out / "run" / "settings.json").exists():
-        raise ValueError(
-            f"{out} already holds a run; go on with it (--resume), name another directory, or "
-            f"remove {out / 'run'}"
-        )
-    return settings
-
-
-def settings_of(out: Path) -> Settings:
-    """The settings of the run that ``out`` has in it."""
+def settings_of(out: Path, settings: Settings | None, resume: bool) -> Settings:
+    """The settings of the run in ``out``, or those of a new one if there is none."""
     path = out / "run" / "settings.json"
-    if not path.exists():
+    if resume and not path.exists():
         raise FileNotFoundError(f"{path.parent} holds no run that could be resumed; begin one")
+    if path.exists() and not resume:
+        raise ValueError(
+            f"{out} already holds a run; continue it (--resume), name another directory, or "
+            f"remove {path.parent}"
+        )
+    if not resume:
+        return settings
     values = read_json(path)
     return Settings(**{**values, "scale": values["scale"] and tuple(values["scale"])})
 
@@ -140,19 +138,13 @@ def files(settings: Settings) -> dict[str, str]:
     return {name: path for name in ("train", *FILES) if (path := getattr(settings, name))}
 
 
-def digests(settings: Settings) -> dict[str, str]:
-    """sha256 of every data file."""
-    return {name: data.digest(path) for name, path in files(settings).items()}
-
-
 def read_data(settings: Settings, say: Say) -> dict[str, list[data.Example]]:
     """Read all files, set development data aside if there are none, say what is remarkable."""
     columns = {"keep": (Similarity.columns(), None)}  # all others are of the task
-    task = (task_class(settings.task).columns(), settings.columns)
-    sets = {
-        name: data.read(path, *columns.get(name, task), say)
-        for name, path in files(settings).items()
-    }
+    of_task = (task_class(settings.task).columns(), settings.columns)
+    sets = {}
+    for name, path in files(settings).items():
+        sets[name] = data.read(path, *columns.get(name, of_task), say)
     if "dev" not in sets:
         sets["train"], sets["dev"] = data.split(sets["train"], 0.1, settings.seed)
         say(f"{len(sets['dev'])} of the training rows are set aside as development data")
@@ -274,7 +266,7 @@ def train(
     plan, device = loader.batch_sampler, next(run.model.parameters()).device
 
     def loss(model: nn.Module, batch: dict) -> torch.Tensor:
-        with autocast(device, settings.autocast):
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.autocast):
             return task.loss(model, batch)
 
     began, first = time.perf_counter(), run.step
@@ -299,18 +291,12 @@ def train(
     }
 
 
-def autocast(device: torch.device, wanted: bool) -> contextlib.AbstractContextManager:
-    """bfloat16 for the matrix products, where it is wanted."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
-
-
 @contextlib.contextmanager
 def narrator(run: Run, total: int, say: Say) -> Any:
     """Draw a progress bar (in a file: a line every ten seconds), and say the scores of an epoch."""
-    interval = 0.1 if sys.stderr.isatty() else 10
-    bar = tqdm(
-        total=total, initial=run.step, unit="step", mininterval=interval, disable=say is silent
-    )
+    seconds = 0.1 if sys.stderr.isatty() else 10
+    options = {"unit": "step", "mininterval": seconds, "disable": say is silent}
+    bar = tqdm(total=total, initial=run.step, **options)
 
     def on_line(line: dict) -> None:
         if "norm" in line:

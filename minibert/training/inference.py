@@ -46,32 +46,21 @@ def load(name_or_path: str | os.PathLike) -> tuple[Task, nn.Module]:
     raise ValueError(f"{directory} has {name}; what `minibert finetune` has written is needed")
 
 
-def read(
-    name_or_path: str | os.PathLike, task: Task, path: str | os.PathLike, columns: Columns = None,
-    **options: object,
-) -> list[data.Example]:
-    """The examples of a file, as the task of a model needs them.
+def read(name: object, task: Task, path: object, *args: object) -> list[data.Example]:
+    """``data.read``; where two texts in a row are missing, say what that model is for.
 
     Raises:
-        ValueError: as ``data.read``; or the model compares, and there is but one text in a row.
+        ValueError: as ``data.read``.
     """
     try:
-        return data.read(path, columns=columns, **{"roles": task.columns(), **options})
-    except ValueError:
-        if isinstance(task, Similarity) and not has_pairs(path, columns):
-            raise ValueError(
-                f"{name_or_path} compares two texts and has no classifier; needed is what "
-                "`minibert finetune classify` wrote, or a file with two texts in a row"
-            ) from None
-        raise
-
-
-def has_pairs(path: str | os.PathLike, columns: Columns) -> bool:
-    """Whether the rows of a file have two texts, or cannot be read for another reason."""
-    try:
-        return "pair" in data.read(path, ("text", "pair?"), columns, blank=True)[0].values
-    except ValueError:
-        return True
+        return data.read(path, *args)
+    except data.OneText:
+        if not isinstance(task, Similarity):
+            raise
+        raise ValueError(
+            f"{name} compares two texts and has no classifier; needed is what "
+            "`minibert finetune classify` wrote, or a file with two texts in a row"
+        ) from None
 
 
 def predict_file(
@@ -89,8 +78,8 @@ def predict_file(
         ValueError: as `load` and `read`.
     """
     task, model = load(name_or_path)
-    roles = task.inputs + tuple(f"{role}?" for role in task.truth)  # may be there, is not looked at
-    examples = read(name_or_path, task, path, columns, roles=roles, say=say, blank=True)
+    roles = [*task.inputs, *(f"{role}?" for role in task.truth)]  # the truth is not looked at
+    examples = read(name_or_path, task, path, roles, columns, say, True)
     examples = [example.without_truth() for example in examples]
     predictions, _ = task.predict(model, task.encode(examples))
     return [
@@ -104,7 +93,8 @@ def evaluate_file(
 ) -> dict[str, float]:
     """The loss and the metrics of the model's task on a file."""
     task, model = load(name_or_path)
-    return task.evaluate(model, task.encode(read(name_or_path, task, path, columns)))
+    examples = read(name_or_path, task, path, task.columns(), columns)
+    return task.evaluate(model, task.encode(examples))
 
 
 class Blend:

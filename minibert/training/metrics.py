@@ -146,22 +146,20 @@ def _deviations(x: np.ndarray) -> np.ndarray:
 def _classes(labels: Any, predictions: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return both as arrays of classes that can be compared."""
     labels, predictions = _equally_long(labels, predictions)
-    kinds = ["text" if x.dtype.kind == "U" else "numbers" for x in (labels, predictions)]
-    if kinds[0] != kinds[1]:
-        raise ValueError(f"the labels are {kinds[0]} and the predictions {kinds[1]}")
+    if (labels.dtype.kind == "U") != (predictions.dtype.kind == "U"):
+        raise ValueError("labels and predictions must be both numbers or both text")
     return labels, predictions
 
 
 def _numbers(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return both in float64, finite."""
     x, y = _equally_long(x, y)
-    if x.dtype.kind == "U" or y.dtype.kind == "U":
+    if "U" in (x.dtype.kind, y.dtype.kind):
         raise ValueError("text came where numbers are needed")
     x, y = x.astype(np.float64), y.astype(np.float64)
     for values in (x, y):
-        if not np.isfinite(values).all():
-            where = int(np.flatnonzero(~np.isfinite(values))[0])
-            raise ValueError(f"entry {where} is {values[where]}; only finite numbers are compared")
+        if (wrong := np.flatnonzero(~np.isfinite(values))).size:
+            raise ValueError(f"entry {wrong[0]} is {values[wrong[0]]}; finite numbers are needed")
     return x, y
 
 

@@ -148,7 +148,7 @@ def test_remarks():
     for expected in (
         "1 rows of the training data repeat another: t, line 2 = t, line 1",
         "another label: t, line 4 = t, line 3",
-        "score will flatter: t, line 1 = t, line 5",
+        "so the score is too good: t, line 1 = t, line 5",
         "single training example: y, z",
         "without any training example: w",
         "never tests: x, y",

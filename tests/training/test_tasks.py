@@ -10,6 +10,7 @@ from support.tiny import build, in_reference, tiny_config
 from minibert.heads import BertForQuestionAnswering, BertForTokenClassification
 from minibert.training.data import Example
 from minibert.training.tasks import (
+    TASKS,
     Classification,
     Contrastive,
     MaskedLM,
@@ -17,7 +18,8 @@ from minibert.training.tasks import (
     QuestionAnswering,
     Similarity,
     TokenClassification,
-)
+    task_class,
+)  # fmt: skip
 from minibert.training.tasks.qa import plain_words
 from minibert.training.tasks.tokens import IGNORE
 
@@ -90,10 +92,17 @@ def test_hard_negatives_are_wrong_for_everybody_and_equal_answers_for_nobody():
     vectors = F.normalize(torch.randn(2, 3, 4), dim=-1)
     anchors, positives, negatives = vectors.unbind(1)
     expected = 0.0
-    for i, wrong in ((0, negatives), (1, negatives)):
-        scores = 20 * torch.cat([anchors[i] @ positives[i][:, None], wrong @ anchors[i]])
+    for i in range(2):
+        scores = 20 * torch.cat([anchors[i] @ positives[i][:, None], negatives @ anchors[i]])
         expected += F.cross_entropy(scores, torch.tensor(0)).item()
     assert task.criterion(vectors, batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_every_task_says_what_it_is():
+    for name in TASKS:
+        task = task_class(name)
+        assert not task.__abstractmethods__, name
+        assert task.columns() and task.best and task.head and task.__doc__, name
 
 
 def test_retrieval_is_measured_over_all_answers():
@@ -137,14 +146,11 @@ def test_masking_shares():
 
 def test_special_tokens_and_padding_are_never_guessed_and_the_rest_is_untouched():
     task, features, batch = masked(64)
-    for row, feature in enumerate(features):
-        n, original = feature.length, torch.tensor(feature.rows[0])
-        ids, at = batch["inputs"]["input_ids"][row], batch["places"][row]
-        assert not at[0] and not at[n - 1 :].any()
-        assert torch.equal(ids[:n][~at[:n]], original[~at[:n]])
-    expected = [i for f, at in zip(features, batch["places"], strict=True)
-                for i, masked in zip(f.rows[0], at, strict=False) if masked]
-    assert batch["targets"].tolist() == expected
+    original = TOKENIZER.pad([feature.rows[0] for feature in features])["input_ids"]
+    at = batch["places"]
+    assert not at[torch.isin(original, torch.tensor(TOKENIZER.all_special_ids))].any()
+    assert torch.equal(batch["inputs"]["input_ids"][~at], original[~at])
+    assert torch.equal(batch["targets"], original[at])
 
 
 def test_a_text_is_masked_anew_in_another_epoch_and_alike_in_other_company():
@@ -217,6 +223,7 @@ def test_the_answer_is_found_in_tokens_and_comes_back_as_text():
     assert task.decode(logits, batch) == ["good song"]
     assert task.measure(["the Good song!"], [feature]) == {"exact": 1.0, "f1": 1.0}
     assert task.measure(["song"], [feature])["f1"] == pytest.approx(2 / 3)
+    assert plain_words("The  cat's, a Hat!") == ["cats", "hat"]
     with pytest.raises(ValueError, match="row 1: at 3 the context has"):
         task.encode(question(start=3))
 
@@ -239,10 +246,6 @@ def test_the_loss_of_question_answering_is_that_of_the_reference():
     assert mine.item() == pytest.approx(loss.item(), rel=1e-5)
     answers, _ = task.predict(model, features)
     assert all(answer in features[0].extra[2] for answer in answers)
-
-
-def test_plain_words():
-    assert plain_words("The  cat's, a Hat!") == ["cats", "hat"]
 
 
 def test_a_score_in_other_units_is_learnt_from_0_to_1():
