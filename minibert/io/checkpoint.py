@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
@@ -236,60 +235,44 @@ def match(
         ValueError: tensors are missing, unexpected, stored twice, of the wrong shape or kind, or a
             tied copy differs from its original. All such findings are listed, not just the first.
     """
-    names = tuple(names)
-    errors: list[str] = []
+    names, errors = tuple(names), []
     stored: dict[str, str] = {}  # official name → name in the file
     for name in tensors:
         other = stored.setdefault(canonical_name(name), name)
         if other != name:
             errors.append(f"{name} and {other} are the same tensor, stored twice")
-
     official = {ours: official_name(ours, names) for ours in wanted}
-    heads_in_file = {head_of(name) for name in stored}
-    new_heads = {
-        head: f"{HEADS[head]} is not in the file"
-        for head in map(head_of, official.values())
-        if head and head not in heads_in_file
-    }
-    for ours, name in official.items():
-        if replace and name.startswith(replace) and name in stored:
-            here, asked = tuple(tensors[stored[name]].shape), tuple(wanted[ours].shape)
-            if here != asked:
-                new_heads[replace] = f"{HEADS[replace]} in the file is {here}, not {asked}"
+    shapes = {official[ours]: tuple(tensor.shape) for ours, tensor in wanted.items()}
+    stored_shapes = {name: tuple(tensors[file_name].shape) for name, file_name in stored.items()}
+    untrained = heads_to_make(shapes, stored_shapes, replace)
 
     loaded, new, state = {}, {}, {}
     for ours, name in official.items():
-        shape = tuple(wanted[ours].shape)
-        if head_of(name) in new_heads:
-            new[ours] = new_heads[head_of(name)]
-        elif name not in stored:
-            errors.append(f"{name} {shape} is missing")
-        elif tuple(tensors[stored[name]].shape) != shape:
-            here = tuple(tensors[stored[name]].shape)
-            errors.append(f"{stored[name]} is {here}, the config needs {shape}")
-        elif not tensors[stored[name]].is_floating_point():
-            kind = tensors[stored[name]].dtype
-            errors.append(f"{stored[name]} is {kind}, floating point numbers are needed")
+        tensor = tensors.get(stored.get(name, ""))
+        if head_of(name) in untrained:
+            new[ours] = untrained[head_of(name)]
+        elif tensor is None:
+            errors.append(f"{name} {shapes[name]} is missing")
+        elif tensor.shape != shapes[name]:
+            errors.append(
+                f"{stored[name]} is {stored_shapes[name]}, the config needs {shapes[name]}"
+            )
+        elif not tensor.is_floating_point():
+            errors.append(f"{stored[name]} is {tensor.dtype}, floating point numbers are needed")
         else:
             loaded[stored[name]] = ours
-            state[ours] = tensors[stored[name]].to(dtype).contiguous()
-
+            state[ours] = tensor.to(dtype).contiguous()
     dropped = {}
     for name, file_name in stored.items():
-        original = stored.get(TIED.get(name, ""))
-        if name in official.values():
-            if head_of(name) in new_heads:
-                dropped[file_name] = new_heads[head_of(name)]
-        elif name == "embeddings.position_ids":
-            dropped[file_name] = "the numbers 0, 1, 2, ...; they are computed"
-        elif original in loaded and "cls.predictions.bias" in official.values():
-            dropped[file_name] = f"tied: the same numbers as {original}"
-            if not same(tensors[file_name], tensors[original]):
+        if file_name not in loaded and (name not in shapes or head_of(name) in untrained):
+            original = stored.get(TIED.get(name, ""))
+            tied = original in loaded and "cls.predictions.bias" in shapes
+            if tied and not same(tensors[file_name], tensors[original]):
                 errors.append(f"{file_name} differs from {original}: untied is not implemented")
-        elif head_of(name):
-            dropped[file_name] = f"{HEADS[head_of(name)]} of another class"
-        else:
-            errors.append(f"{file_name} {tuple(tensors[file_name].shape)} is not expected")
+            rule = f"tied: the same numbers as {original}" if tied else why_unused(name, untrained)
+            if rule is None:
+                errors.append(f"{file_name} {stored_shapes[name]} is not expected")
+            dropped[file_name] = rule
     if errors:
         more = [f"... and {len(errors) - 12} more"] if len(errors) > 12 else []
         raise ValueError(
@@ -298,6 +281,27 @@ def match(
         )
     dtypes = tuple(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}))
     return state, LoadReport(str(directory), loaded, dropped, new, dtypes)
+
+
+def heads_to_make(
+    wanted: Mapping[str, tuple], stored: Mapping[str, tuple], replace: str | None
+) -> dict[str, str]:
+    """Prefix → why, of the heads that a model needs and a file has not; names → shapes of both."""
+    there = {head_of(name) for name in stored}
+    needed = {head_of(name): None for name in wanted}
+    found = {h: f"{HEADS[h]} is not in the file" for h in needed if h and h not in there}
+    for name, shape in wanted.items():
+        if replace and name.startswith(replace) and stored.get(name, shape) != shape:
+            found[replace] = f"{HEADS[replace]} in the file is {stored[name]}, not {shape}"
+    return found
+
+
+def why_unused(name: str, untrained: Mapping[str, str]) -> str | None:
+    """Why a tensor of a file is not used, by its official name; None if there is no reason."""
+    if name == "embeddings.position_ids":
+        return "the numbers 0, 1, 2, ...; they are computed"
+    head = head_of(name)
+    return untrained.get(head, f"{HEADS[head]} of another class") if head else None
 
 
 def number_of_layers(tensors: Iterable[str]) -> int:
@@ -374,10 +378,5 @@ def content_digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(raw(tensor))
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def raw(tensor: Tensor) -> np.ndarray:
-    """The bytes of a tensor, where they are: nothing is copied if they lie in order."""
-    return tensor.contiguous().flatten().view(torch.uint8).numpy()

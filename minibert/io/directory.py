@@ -66,28 +66,21 @@ class ModelDirectory(os.PathLike):
         """
         path = self.path / name
         if name in self.unchecked and differing(self.path, {name: self.unchecked[name]}):
-            raise ValueError(f"{path} {self._difference(name)}")
+            there = path.is_file()
+            what = "has changed since the directory was saved" if there else "is missing"
+            advice = (
+                f", by its sha256 in {MANIFEST}; put back the file that was saved. If the change "
+                f"is yours, accept it: delete this file's line in {self.path / MANIFEST}, or all "
+                "of that file"
+            )
+            if left := sorted(self.path.glob(".*.tmp-*")):
+                advice = (
+                    ": a save into this directory was interrupted between two files (or is under "
+                    f"way). Save again; or move what is in {left[-1]} to its place in {self.path}"
+                )
+            raise ValueError(f"{path} {there and stand_in(first_bytes(path)) or what + advice}")
         self.unchecked.pop(name, None)
         return path
-
-    def _difference(self, name: str) -> str:
-        """What is wrong with a file that is not the one in the manifest, and what to do."""
-        path = self.path / name
-        what = "has changed since the directory was saved"
-        if not path.is_file():
-            what = "is missing or no longer a file"
-        elif instead := stand_in(first_bytes(path)):
-            return instead
-        if left := sorted(self.path.glob(".*.tmp-*")):
-            return (
-                f"{what}: a save into this directory was interrupted between two files (or is "
-                f"under way). Save again; or move what is in {left[-1]} to its place in {self.path}"
-            )
-        return (
-            f"{what}, by its sha256 in {MANIFEST}; put back the file that was saved. If the "
-            f"change is yours, accept it: delete this file's line in {self.path / MANIFEST}, or "
-            "all of that file"
-        )
 
     def text(self, name: str) -> str:
         """The text of a UTF-8 file."""

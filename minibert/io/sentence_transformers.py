@@ -16,15 +16,9 @@ from pathlib import Path
 from minibert.io.directory import ModelDirectory
 from minibert.io.files import write_json
 
-SETTINGS = (  # the arguments of a SentenceEncoder that the format holds
-    "pooling",
-    "normalize",
-    "max_length",
-    "lower_case",
-    "prompts",
-    "default_prompt_name",
-    "similarity_fn_name",
-)
+GENERAL = ("prompts", "default_prompt_name", "similarity_fn_name")
+# The arguments of a SentenceEncoder that the format holds.
+SETTINGS = ("pooling", "normalize", "max_length", "lower_case", *GENERAL)
 # In pooling configs of the older generation: a flag for each mode of ``pooling.POOLING``.
 FLAGS = {
     "cls": "pooling_mode_cls_token",
@@ -53,8 +47,7 @@ def read_settings(directory: ModelDirectory) -> tuple[ModelDirectory, dict]:
         "normalize": "Normalize" in modules,
         "max_length": encoder.get("max_seq_length"),
         "lower_case": bool(encoder.get("do_lower_case")),
-        "prompts": general.get("prompts"),
-        "default_prompt_name": general.get("default_prompt_name"),
+        **{name: general.get(name) for name in GENERAL},
         "similarity_fn_name": general.get("similarity_fn_name") or "cosine",
     }
 
@@ -111,18 +104,14 @@ def write_settings(directory: Path, hidden_size: int, settings: Mapping) -> None
         {"idx": i, "name": str(i), "path": folder, "type": f"sentence_transformers.models.{name}"}
         for i, (name, folder) in enumerate(folders.items())
     ]
-    write_json(directory / "modules.json", modules)
-    write_json(
-        directory / "sentence_bert_config.json",
-        {"max_seq_length": settings["max_length"], "do_lower_case": settings["lower_case"]},
-    )
+    length, lower = settings["max_length"], settings["lower_case"]
     flags = {flag: mode in settings["pooling"] for mode, flag in FLAGS.items()}
-    write_json(
-        directory / "1_Pooling" / "config.json",
-        {"word_embedding_dimension": hidden_size, **flags, "include_prompt": True},
-    )
-    general = {key: settings[key] for key in SETTINGS[-3:]}
-    write_json(
-        directory / "config_sentence_transformers.json",
-        {**general, "model_type": "SentenceTransformer"},
-    )
+    pooling = {"word_embedding_dimension": hidden_size, **flags, "include_prompt": True}
+    general = {name: settings[name] for name in GENERAL} | {"model_type": "SentenceTransformer"}
+    for name, content in (
+        ("modules.json", modules),
+        ("sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": lower}),
+        ("1_Pooling/config.json", pooling),
+        ("config_sentence_transformers.json", general),
+    ):
+        write_json(directory / name, content)

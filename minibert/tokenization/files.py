@@ -17,6 +17,15 @@ from minibert.io.files import atomic_directory, write_json, write_text
 
 LONGEST_WORD = 100  # characters; a longer word is [UNK]
 
+BERT = {  # what a tokenizer.json must say, and what we write: the parts of BERT's tokenizer
+    "normalizer": {"type": "BertNormalizer", "clean_text": True},
+    "pre_tokenizer": {"type": "BertPreTokenizer"},
+    "model": {
+        "type": "WordPiece",
+        "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": LONGEST_WORD,
+    },
+}
 SETTINGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
 SPECIAL_TOKENS = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -165,20 +174,17 @@ def _read_vocab_txt(directory: ModelDirectory, config: dict) -> dict:
 
 def _read_tokenizer_json(directory: ModelDirectory) -> dict:
     path, file = directory.path / "tokenizer.json", directory.json("tokenizer.json")
-    model, normalizer, pre_tokenizer, post_processor = (
+    model, normalizer, pre, post_processor = (
         _object(file.get(name) or {}, f"{path}: {name}")
         for name in ("model", "normalizer", "pre_tokenizer", "post_processor")
     )
-    for what, came, known in (
-        ("model.type", model.get("type", "WordPiece"), "WordPiece"),
-        ("model.continuing_subword_prefix", model.get("continuing_subword_prefix"), "##"),
-        ("model.max_input_chars_per_word", model.get("max_input_chars_per_word"), LONGEST_WORD),
-        ("normalizer.type", normalizer.get("type"), "BertNormalizer"),
-        ("normalizer.clean_text", normalizer.get("clean_text"), True),
-        ("pre_tokenizer.type", pre_tokenizer.get("type"), "BertPreTokenizer"),
-    ):
-        if came != known:
-            raise ValueError(f"{path}: {what} is {came!r}; only {known!r} is implemented")
+    model = {"type": "WordPiece", **model}  # older files do not name it
+    for part, values in (("model", model), ("normalizer", normalizer), ("pre_tokenizer", pre)):
+        for key, known in BERT[part].items():
+            if values.get(key) != known:
+                raise ValueError(
+                    f"{path}: {part}.{key} is {values.get(key)!r}; only {known!r} is implemented"
+                )
     added = file.get("added_tokens") or []
     if not isinstance(added, list):
         raise ValueError(f"{path}: added_tokens must be a list, not {type(added).__name__}")
@@ -288,22 +294,15 @@ class PretrainedTokenizer:
             "padding": None,
             "added_tokens": added,
             "normalizer": {
-                "type": "BertNormalizer",
-                "clean_text": True,
+                **BERT["normalizer"],
                 "handle_chinese_chars": self.tokenize_chinese_chars,
                 "strip_accents": self.strip_accents,
                 "lowercase": self.do_lower_case,
             },
-            "pre_tokenizer": {"type": "BertPreTokenizer"},
+            "pre_tokenizer": BERT["pre_tokenizer"],
             "post_processor": _template(cls, self.vocab[cls], sep, self.vocab[sep]),
             "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
-            "model": {
-                "type": "WordPiece",
-                "unk_token": special["unk_token"],
-                "continuing_subword_prefix": "##",
-                "max_input_chars_per_word": LONGEST_WORD,
-                "vocab": self.words,
-            },
+            "model": {**BERT["model"], "unk_token": special["unk_token"], "vocab": self.words},
         }
         with atomic_directory(directory) as staging:
             write_text(staging / "vocab.txt", "".join(f"{word}\n" for word in self.words))

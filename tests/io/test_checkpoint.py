@@ -365,17 +365,6 @@ def test_weights_are_mapped_and_not_read(tmp_path, name):
     assert mapping(tmp_path / name)[2]["Rss"] > 18_700
 
 
-def test_training_a_loaded_model_does_not_write_into_its_file(tmp_path):
-    path = saved(tmp_path) / "model.safetensors"
-    before = path.read_bytes()
-    model = quiet_load(BertModel, tmp_path)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(1)
-    assert path.read_bytes() == before
-    assert all(parameter.requires_grad for parameter in model.parameters())
-
-
 def test_a_loaded_model_can_be_saved_over_its_own_file(tmp_path):
     """The model lives in the memory map of the file that is replaced: it must not change."""
     original = build(BertModel, CONFIG)
@@ -390,19 +379,6 @@ def test_a_loaded_model_can_be_saved_over_its_own_file(tmp_path):
 
 
 # ------------------------------------------------------------------------ dtypes and file kinds
-
-
-@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float64])
-def test_files_of_other_precision_come_up_as_float32_unless_asked(tmp_path, stored):
-    model = build(BertModel, CONFIG).to(stored)
-    model.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == str(stored)[6:]
-    again = quiet_load(BertModel, tmp_path)
-    assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
-    assert same_output(again, model.float())
-    assert again.load_report.dtypes == (str(stored)[6:],)
-    asked = quiet_load(BertModel, tmp_path, dtype=stored)
-    assert {parameter.dtype for parameter in asked.parameters()} == {stored}
 
 
 def shards(directory: Path, ending: str, count: int = 3) -> dict:
@@ -422,6 +398,18 @@ def shards(directory: Path, ending: str, count: int = 3) -> dict:
     index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
     (directory / f"{stem}.{ending}.index.json").write_text(json.dumps(index))
     return index
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precision_comes_up_as_float32_unless_asked(tmp_path, stored):
+    model = build(BertModel, CONFIG).to(stored)
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == str(stored)[6:]
+    asked = quiet_load(BertModel, tmp_path, dtype=stored)
+    assert {parameter.dtype for parameter in asked.parameters()} == {stored}
+    again = quiet_load(BertModel, tmp_path)
+    assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
+    assert same_output(again, model.float()) and again.load_report.dtypes == (str(stored)[6:],)
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "bin"])
@@ -566,54 +554,6 @@ def test_a_full_disk_leaves_the_old_model(tmp_path, there, size):
 
 # ----------------------------------------------------------------------------------- bad input
 
-def weights(change) -> object:
-    """Damage the weights file as bytes."""
-
-    def damage(directory: Path) -> None:
-        path = directory / "model.safetensors"
-        path.write_bytes(change(path.read_bytes()))
-
-    return damage
-
-
-def tensors(change) -> object:
-    """Change the tensors."""
-
-    def damage(directory: Path) -> None:
-        content = {k: v.clone() for k, v in load_file(directory / "model.safetensors").items()}
-        change(content)
-        foreign(directory, content)
-
-    return damage
-
-
-def config(change) -> object:
-    """Change config.json, given as bytes."""
-
-    def damage(directory: Path) -> None:
-        path = directory / "config.json"
-        path.write_bytes(change(path.read_bytes()))
-
-    return damage
-
-
-def setting(**values) -> object:
-    """Change values of config.json."""
-
-    def damage(directory: Path) -> None:
-        path = directory / "config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-
-    return damage
-
-
-def flip(data: bytes, place: int, bit: int = 1) -> bytes:
-    return data[:place] + bytes([data[place] ^ bit]) + data[place + 1 :]
-
-
-def instead(content: bytes) -> object:
-    return weights(lambda old: content)
-
 
 def as_bin(content: object) -> object:
     def damage(directory: Path) -> None:
@@ -635,118 +575,105 @@ def flipped_bin(directory: Path) -> None:
     path.write_bytes(flip(path.read_bytes(), largest.header_offset + 2000))
 
 
-def index(change) -> object:
+WORDS = "embeddings.word_embeddings.weight"
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:53aa51\nsize 90868376\n"
+HTML = b"<!DOCTYPE html>\n<html><head><title>429 Too Many Requests</title></head></html>\n"
+FILE, INDEX, BIN = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+
+
+def weights(change):
+    """Change the bytes of the weights file, or put others in their place."""
+
+    def damage(directory: Path) -> None:
+        old = (directory / FILE).read_bytes()
+        (directory / FILE).write_bytes(change if isinstance(change, bytes) else change(old))
+
+    return damage
+
+
+def in_tensors(change):
+    """Change the tensors of the weights file."""
+
+    def damage(directory: Path) -> None:
+        content = {k: v.clone() for k, v in load_file(directory / FILE).items()}
+        change(content)
+        foreign(directory, content)
+
+    return damage
+
+
+def in_config(**values):
+    """Change values of config.json."""
+
+    def damage(directory: Path) -> None:
+        path = directory / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return damage
+
+
+def in_index(change):
     """Cut into shards, then change the index or the shards."""
 
     def damage(directory: Path) -> None:
         content = shards(directory, "safetensors")
         change(directory, content["weight_map"])
-        (directory / "model.safetensors.index.json").write_text(json.dumps(content))
+        (directory / INDEX).write_text(json.dumps(content))
 
     return damage
 
 
-def directory_instead(directory: Path) -> None:
-    (directory / "model.safetensors").unlink()
-    (directory / "model.safetensors").mkdir()
+def flip(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
 
 
-def dead_link(directory: Path) -> None:
-    (directory / "model.safetensors").unlink()
-    (directory / "model.safetensors").symlink_to("../../blobs/53aa51172d142c89")
+def link_to_nowhere(directory: Path) -> None:
+    (directory / FILE).unlink()
+    (directory / FILE).symlink_to("../../blobs/53aa51172d142c89")
 
 
-WORDS = "embeddings.word_embeddings.weight"
-LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:53aa51\nsize 90868376\n"
-HTML = b"<!DOCTYPE html>\n<html><head><title>429 Too Many Requests</title></head></html>\n"
 BAD = [
     # -- the weights file
-    ("truncated to a half", weights(lambda d: d[: len(d) // 2]), "damaged or incomplete"),
-    ("truncated by one byte", weights(lambda d: d[:-1]), "damaged or incomplete"),
-    ("truncated in the header", weights(lambda d: d[:100]), "damaged or incomplete"),
-    ("one byte too many", weights(lambda d: d + b"\0"), "damaged or incomplete"),
-    ("a flipped byte in the header's length", weights(lambda d: flip(d, 1)), "damaged"),
-    ("a flipped byte in the header", weights(lambda d: flip(d, 9)), "damaged"),
-    ("an empty file", instead(b""), "is empty"),
-    ("a git-lfs pointer", instead(LFS), "is a git-lfs pointer.*git lfs pull"),
-    ("a web page", instead(HTML), "is a web page"),
-    ("another kind of file", instead(b"PK\3\4 or anything else"), "damaged or incomplete"),
-    ("a directory instead of the file", directory_instead, "Is a directory"),
-    ("a link to nowhere", dead_link, "is a link to .*53aa51172d142c89, where nothing is"),
-    ("no weights at all", lambda d: (d / "model.safetensors").unlink(), "has no weights.*config"),
+    ("cut off", weights(lambda old: old[:-1]), "damaged or incomplete"),
+    ("cut off in the header", weights(lambda old: old[:100]), "damaged or incomplete"),
+    ("too long", weights(lambda old: old + b"\0"), "damaged or incomplete"),
+    ("a flipped bit in the header", weights(lambda old: flip(old, 1)), "damaged"),
+    ("empty", weights(b""), "is empty"),
+    ("a git-lfs pointer", weights(LFS), "is a git-lfs pointer.*git lfs pull"),
+    ("a web page", weights(HTML), "is a web page"),
+    ("another kind of file", weights(b"PK\3\4 or anything else"), "damaged or incomplete"),
+    ("a link to nowhere", link_to_nowhere, "is a link to .*53aa51172d142c89, where nothing is"),
+    ("no weights at all", lambda d: (d / FILE).unlink(), "has no weights.*config"),
     # -- the tensors
-    ("a missing tensor", tensors(lambda t: t.pop(WORDS)), rf"{WORDS} \(40, 16\) is missing"),
-    (
-        "an extra tensor",
-        tensors(lambda t: t.update({"encoder.extra": torch.zeros(3)})),
-        r"encoder.extra \(3,\) is not expected",
-    ),
-    (
-        "a wrong shape",
-        tensors(lambda t: t.update({WORDS: torch.zeros(40, 8)})),
-        r"is \(40, 8\), the config needs \(40, 16\)",
-    ),
-    (
-        "whole numbers",
-        tensors(lambda t: t.update({WORDS: torch.zeros(40, 16, dtype=torch.int8)})),
-        r"word_embeddings.weight is torch.int8, floating point numbers are needed",
-    ),
-    (
-        "a tensor under two names",
-        tensors(lambda t: t.update({"bert." + WORDS: t[WORDS].clone()})),
-        "are the same tensor, stored twice",
-    ),
-    ("half a pooler", tensors(lambda t: t.pop("pooler.dense.bias")), r"pooler.dense.bias \(16,\)"),
+    ("a missing tensor", in_tensors(lambda t: t.pop(WORDS)), rf"{WORDS} \(40, 16\) is missing"),
+    ("one too many", in_tensors(lambda t: t.update(x=torch.zeros(3))), r"x \(3,\) is not expected"),
+    ("a wrong shape", in_tensors(lambda t: t.update({WORDS: torch.zeros(40, 8)})),
+     r"is \(40, 8\), the config needs \(40, 16\)"),
+    ("whole numbers", in_tensors(lambda t: t.update({WORDS: t[WORDS].to(torch.int8)})),
+     r"word_embeddings.weight is torch.int8, floating point numbers are needed"),
+    ("a tensor under two names", in_tensors(lambda t: t.update({"bert." + WORDS: t[WORDS] + 0})),
+     "are the same tensor, stored twice"),
+    ("half a pooler", in_tensors(lambda t: t.pop("pooler.dense.bias")), r"pooler.dense.bias \(16"),
+    ("all but a dozen", in_tensors(lambda t: [t.pop(k) for k in list(t)[12:]]), "and [0-9]+ more$"),
     # -- config.json
-    ("the config of another size", setting(hidden_size=32), r"is \(40, 16\), .* needs \(40, 32\)"),
-    ("the config of more layers", setting(num_hidden_layers=12), "have 2 layers, .* says 12"),
-    ("the config of fewer layers", setting(num_hidden_layers=1), "have 2 layers, .* says 1"),
-    ("a config asking for a million layers", setting(num_hidden_layers=10**6), "have 2 layers"),
-    ("heads that do not divide", setting(num_attention_heads=3), "does not divide into 3 heads"),
-    ("an activation we have not", setting(hidden_act="swiglu"), "'swiglu' is not implemented"),
-    ("another kind of model", setting(model_type="roberta"), "model_type is 'roberta'"),
+    ("another size", in_config(hidden_size=32), r"is \(40, 16\), .* needs \(40, 32\)"),
+    ("more layers", in_config(num_hidden_layers=10**6), "have 2 layers, .* says 1000000"),
+    ("fewer layers", in_config(num_hidden_layers=1), "have 2 layers, .* says 1"),
     ("no config.json", lambda d: (d / "config.json").unlink(), "has no config.json; is it a model"),
-    ("config.json cut off", config(lambda d: d[: len(d) // 2]), "not valid JSON"),
-    ("config.json not UTF-8", config(lambda d: b"\xff" + d), "byte 0xff is not UTF-8"),
-    ("config.json a list", config(lambda d: b"[1, 2]"), "an object is needed, this is a list"),
-    ("config.json empty", config(lambda d: b""), "config.json is empty"),
-    ("config.json a git-lfs pointer", config(lambda d: LFS), "git lfs pull"),
     # -- shards
-    (
-        "a missing shard",
-        index(lambda d, m: (d / "model-00002-of-00003.safetensors").unlink()),
-        "model-00002-of-00003.safetensors, named in model.safetensors.index.json, is missing",
-    ),
-    (
-        "an index naming a file elsewhere",
-        index(lambda d, m: m.update({WORDS: "../../secret.safetensors"})),
-        "'../../secret.safetensors', which is not a file beside it",
-    ),
-    ("an index naming nothing", index(lambda d, m: m.update({WORDS: ""})), "is missing"),
-    ("an index naming a number", index(lambda d, m: m.update({WORDS: 7})), "7, named in .* miss"),
-    ("an index without a tensor", index(lambda d, m: m.pop(WORDS)), rf"do not agree .* {WORDS}"),
-    (
-        "an index with a tensor too many",
-        index(lambda d, m: m.update({"a.b": m[WORDS]})),
-        "do not agree on 1 tensors: a.b",
-    ),
-    (
-        "an index of nothing",
-        lambda d: (
-            shards(d, "safetensors"),
-            (d / "model.safetensors.index.json").write_text("{}"),
-        ),
-        "has no object 'weight_map'",
-    ),
+    ("a missing shard", in_index(lambda d, m: (d / m[WORDS]).unlink()), "named in .*is missing"),
+    ("a shard elsewhere", in_index(lambda d, m: m.update({WORDS: "../../secret"})),
+     "'../../secret', which is not a file beside it"),
+    ("an index of numbers", in_index(lambda d, m: m.update({WORDS: 7})), "7, named in .* is miss"),
+    ("an index without a tensor", in_index(lambda d, m: m.pop(WORDS)), rf"not agree .* {WORDS}"),
+    ("an index of nothing", lambda d: (shards(d, "safetensors"), (d / INDEX).write_text("{}")),
+     "has no object 'weight_map'"),
     # -- pytorch_model.bin
     ("a .bin file cut off", as_bin(b"PK\3\4" + bytes(500)), "pytorch_model.bin is damaged"),
     ("a .bin file with a flipped byte", flipped_bin, "the checksum of .* is wrong"),
-    ("a .bin file that is a web page", as_bin(HTML), "is a web page"),
-    ("a .bin file that is empty", as_bin(b""), "is empty"),
-    ("a .bin file of something else", as_bin({"epoch": 3}), "something else than names and tens"),
-    ("a .bin file without names", as_bin({0: torch.zeros(2)}), "something else than names and te"),
+    ("a .bin file of something else", as_bin({0: torch.zeros(2)}), "else than names and tensors"),
     ("a .bin file of a list", as_bin([torch.zeros(2)]), "something else than names and tensors"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("what", "damage", "message"), BAD, ids=[row[0] for row in BAD])
@@ -771,102 +698,42 @@ def test_an_untied_decoder_is_refused(tmp_path):
         assert quiet_load(BertForMaskedLM, tmp_path).load_report.dropped.keys() == {name}
 
 
-def test_all_findings_are_listed_up_to_a_dozen(tmp_path):
-    content = load_file(saved(tmp_path) / "model.safetensors")
-    few = {k: v for k, v in content.items() if "LayerNorm" not in k}
-    with pytest.raises(ValueError, match="is missing") as caught:
-        BertModel.from_pretrained(foreign(tmp_path, few))
-    assert len(str(caught.value).splitlines()) == 1 + len(content) - len(few)
-    none = {k: v for k, v in content.items() if "layer.1.output.dense" in k}
-    with pytest.raises(ValueError, match=r"\.\.\. and \d+ more$") as caught:
-        BertModel.from_pretrained(foreign(tmp_path, none))
-    assert len(str(caught.value).splitlines()) == 1 + 12 + 1
-
-
-def test_numbers_that_are_none_are_loaded_as_they_are(tmp_path):
-    """NaN shows itself in every output, and looking for it would read the whole file."""
-    content = load_file(saved(tmp_path) / "model.safetensors")
-    content[WORDS] = content[WORDS] * float("nan")
-    model = quiet_load(BertModel, foreign(tmp_path, content))
-    assert model(**ragged_batch(CONFIG)).last_hidden_state.isnan().all()
-
-
 # ---------------------------------------------------------------------------------------- fuzz
 
 
-def random_bytes(dice: random.Random, data: bytes, low: int = 0, high: int | None = None) -> bytes:
+def random_bytes(dice: random.Random, data: bytes) -> bytes:
     """Damage a file in one of the ways that disks, networks and hands do it."""
-    high = len(data) if high is None else high
-    place = dice.randrange(low, high)
-    size = dice.choice([1, 2, 8, 64, 512])
-    end = min(place + size, high)
-    kind = dice.choice(["flip", "flips", "zeros", "noise", "cut", "lost", "double", "more", "swap"])
-    if kind == "flip":
-        return flip(data, place, 1 << dice.randrange(8))
-    if kind == "flips":
-        for _ in range(dice.randrange(2, 20)):
-            data = flip(data, dice.randrange(low, high), dice.randrange(1, 256))
-        return data
-    if kind == "zeros":
-        return data[:place] + bytes(end - place) + data[end:]
-    if kind == "noise":
-        return data[:place] + dice.randbytes(end - place) + data[end:]
-    if kind == "cut":
-        return data[:place]
-    if kind == "lost":
-        return data[:place] + data[end:]
-    if kind == "double":
-        return data[:end] + data[place:end] + data[end:]
-    if kind == "more":
-        return data + dice.randbytes(size)
-    other = dice.randrange(low, high)
-    here, there = data[place : place + 4], data[other : other + 4]
-    data = data[:place] + there[: len(here)].ljust(len(here), b"\0") + data[place + len(here) :]
-    return data[:other] + here[: len(there)].ljust(len(there), b"\0") + data[other + len(there) :]
-
-
-def random_config(dice: random.Random, data: bytes) -> bytes:
-    """Change config.json, leaving it well-formed."""
-    values = json.loads(data)
-    a, b = dice.sample(sorted(values), 2)
-    kind = dice.choice(["value", "digit", "delete", "swap", "rename", "type"])
-    if kind == "value":
-        values[a] = dice.choice([0, 1, -1, 2, 0.5, 1e-5, 10**30, "gelu", None, True, [], {}, ""])
-    elif kind == "digit":
-        place = dice.choice([match.start() for match in re.finditer(rb"\d", data)])
-        digit = b"%d" % dice.randrange(10)
-        return data[:place] + digit + data[place + dice.choice([0, 1]) :]  # one more, or another
-    elif kind == "delete":
-        del values[a]
-    elif kind == "swap":
-        values[a], values[b] = values[b], values[a]
-    elif kind == "rename":
-        values[a + "x"] = values.pop(a)
-    elif kind == "type":
-        values[a] = str(values[a])
-    return json.dumps(values).encode()
+    place = dice.randrange(len(data))
+    end = min(place + dice.choice([1, 8, 512]), len(data))
+    return dice.choice([
+        flip(data, place),
+        data[:place] + bytes(end - place) + data[end:],  # zeros
+        data[:place] + dice.randbytes(end - place) + data[end:],  # noise
+        data[:place],  # cut off
+        data[:place] + data[end:],  # something is lost
+        data[:end] + data[place:],  # something came twice
+        data + dice.randbytes(end - place),
+    ])  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["safetensors", "shards", "bin", "config.json"])
-def test_damaged_files_give_an_error_that_says_where_or_the_right_shapes(tmp_path, kind):
-    """Of another program: a flipped bit in a number cannot be noticed, all else must be."""
+def test_damaged_files_give_an_error_that_says_where_or_a_model(tmp_path, kind):
+    """Of another program: a flipped bit in a number cannot be noticed there, all else must be."""
     model = build(BertModel, CONFIG)
     model.save_pretrained(tmp_path)
     foreign(tmp_path)
     if kind == "bin":
-        as_bin(dict(load_file(tmp_path / "model.safetensors")))(tmp_path)
+        as_bin(dict(load_file(tmp_path / FILE)))(tmp_path)
     elif kind == "shards":
         shards(tmp_path, "safetensors", count=2)
-    content = {p: p.read_bytes() for p in tmp_path.iterdir()}
-    if kind != "config.json":
-        content = {p: data for p, data in content.items() if p.name != "config.json"}
+    content = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    chosen = [path for path in content if (path.name == "config.json") == (kind == "config.json")]
     counts = Counter()
     for number in range(200):
         dice = random.Random(number)
-        path = dice.choice(sorted(content))
-        change = random_config if path.name == "config.json" and number % 2 else random_bytes
-        damaged = change(dice, content[path])
+        path = dice.choice(sorted(chosen))
+        damaged = random_bytes(dice, content[path])
         path.unlink()
         path.write_bytes(damaged)
         try:
@@ -875,9 +742,8 @@ def test_damaged_files_give_an_error_that_says_where_or_the_right_shapes(tmp_pat
             assert str(tmp_path) in str(error), repr(error)
             counts[type(error).__name__] += 1
         else:
-            same = same_output(again, model) if kind == "bin" else True
             whole = path.suffix != ".safetensors" or len(damaged) == len(content[path])
-            assert same and whole, f"damage {number} of {path.name} was not noticed"
+            assert whole and (kind != "bin" or same_output(again, model)), f"damage {number}"
             counts["loaded"] += 1
         path.unlink()
         path.write_bytes(content[path])
