@@ -33,19 +33,6 @@ from minibert.parity.steps import Computation
 
 # ------------------------------------------------------------------------- 1 and 2: from a text
 
-WORDS = "The old House of Anna Berg stood near a River and Nobody knew why".split()
-CAFE = "Café Déjà Naïve Señor Zürich Ålesund Škoda Façade Łódź Élan".split()
-POOLS = {
-    "Word": WORDS, "word": list(map(str.lower, WORDS)), "WORD": list(map(str.upper, WORDS)),
-    "Café": CAFE, "café": list(map(str.lower, CAFE)), "CAFÉ": list(map(str.upper, CAFE)),
-    "中": "中文字国語学水火山豈㐂𠀀",
-}  # fmt: skip
-VOCABULARY = (
-    "[PAD] [UNK] [CLS] [SEP] [MASK] {a}{b} {a}{b}{c} {d}{e} {d}{e}{a}{b} {a} {d} {b} "
-    "##{c} ##{a} ##{b} ##{c}{d} ##{c}{d}{e} ##{e} {b}{c}"
-).split()  # every rule matters in it
-
-
 def fill(template: str, draw: Callable[[str], str]) -> str:
     """A text from a template: ``{word}`` is drawn, ``{a*3}`` three times the same."""
     return re.sub(r"\{(\w+)\*?(\d*)\}", lambda m: draw(m[1]) * int(m[2] or 1), template)
@@ -56,19 +43,20 @@ def each_text(call: Callable, args: tuple) -> list:
     return [call(text, *args[1:]) for text in args[0]]
 
 
-def clean_and_split(seed: int, texts: Sequence[str]) -> dict:
-    """Texts from templates."""
-    choice = random.Random(seed).choice
-    args = ([fill(text, lambda pool: choice(POOLS[pool])) for text in texts],)
+def clean_and_split(seed: int, texts: Sequence[str], pools: Mapping[str, Sequence[str]]) -> dict:
+    """Texts from templates; of ``{Word}`` there are ``{word}`` and ``{WORD}``, too."""
+    choice, cases = random.Random(seed).choice, (str, str.lower, str.upper)
+    pools = {case(name): list(map(case, pools[name])) for name in pools for case in cases}
+    args = ([fill(text, lambda pool: choice(pools[pool])) for text in texts],)
     right = [text_mistakes.words_of(text) for text in args[0]]
     return {"args": args, "checks": [checks.same_words], "expected": right, "run": each_text}
 
 
-def wordpiece(seed: int, words: Sequence[str]) -> dict:
-    """Words over six letters."""
+def wordpiece(seed: int, words: Sequence[str], vocabulary: Sequence[str]) -> dict:
+    """Words over six letters, and a vocabulary in which every rule matters."""
     drawn = random.Random(seed).sample(string.ascii_lowercase, 6)
     letters = dict(zip("abcdex", drawn, strict=True))
-    vocab = {fill(entry, letters.get): number for number, entry in enumerate(VOCABULARY)}
+    vocab = {fill(entry, letters.get): number for number, entry in enumerate(vocabulary)}
     args = ([fill(word, letters.get) for word in words], vocab)
     right = [text_mistakes.pieces_of(word, vocab) for word in args[0]]
     return {"args": args, "checks": [checks.same_words], "expected": right, "run": each_text}

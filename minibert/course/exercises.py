@@ -14,6 +14,7 @@ import copy
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 from minibert.course import grading
 from minibert.course.cases import EXERCISES, Exercise
 from minibert.course.grading import Grade
-from minibert.course.run_submission import call, wrapped
+from minibert.course.run_submission import InvalidReturn, call, wrapped
 from minibert.course.runner import Submission
 from minibert.io.files import no_such_file, write_text
 
@@ -60,8 +61,7 @@ def grade(name: str, solution: Solution, *, seed: int = 0, **limits: float) -> G
     exercise = find(name)
     if callable(solution):
         here = partial(call, wrapped(exercise.name, solution))
-        source = getattr(solution, "__name__", type(solution).__name__)
-        return grading.grade(exercise, seed, here, source)
+        return grading.grade(exercise, seed, here, getattr(solution, "__name__", "your code"))
     if not Path(solution).is_file():
         raise no_such_file(solution)
     with Submission(solution, exercise.name, **limits) as submission:
@@ -82,24 +82,20 @@ def hint_text(name: str, number: int) -> str:
     return f"Hint {number} of {len(hints)}:\n{hints[number - 1]}"
 
 
-class FirstCall(Exception):
-    """Ends a part at the first call of the function, with its arguments."""
-
-
 def inputs(name: str, part: int = 1, *, seed: int = 0) -> tuple:
     """What the function is called with in a part, to try it: ``my_function(*inputs(...))``."""
-    cases = find(name).cases(seed)
+    cases, calls = find(name).cases(seed), []
     if not 1 <= part <= len(cases):
         raise ValueError(f"part {part}; {name} has parts 1 to {len(cases)} with inputs")
 
     def record(*args: Any) -> None:
-        raise FirstCall(args)
+        calls.append(args)
+        raise InvalidReturn  # the first call is enough
 
     case, function = cases[part - 1], wrapped(find(name).name, record)
-    try:
+    with suppress(InvalidReturn):
         case.run(lambda *args: function(*copy.deepcopy(args)), case.args)
-    except FirstCall as first:
-        return first.args[0]
+    return calls[0]
 
 
 def start(name: str, path: str | os.PathLike) -> None:

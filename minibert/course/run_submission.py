@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from minibert.parity.user_code import blame, load_object
 
@@ -128,15 +128,38 @@ class Classifier(nn.Module):
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
-        for name, weight in weights.items():
-            self.register_parameter(name, nn.Parameter(weight.clone()))
+        self.weights = nn.ParameterDict(copy.deepcopy(weights))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Any:
         """Shapes: all (B, T) → ``logits`` (B, C)."""
-        real = attention_mask[..., None].to(self.word.dtype)  # (B, T, 1)
-        vectors = (self.word[input_ids] + self.segment[token_type_ids]) * real  # (B, T, H)
-        hidden = (vectors.sum(1) / real.sum(1) @ self.hidden).tanh()  # (B, H)
-        return SimpleNamespace(logits=hidden @ self.classifier + self.bias)
+        table, real = self.weights, attention_mask[..., None].double()  # (B, T, 1)
+        vectors = (table["word"][input_ids] + table["segment"][token_type_ids]) * real  # (B, T, H)
+        hidden = (vectors.sum(1) / real.sum(1) @ table["hidden"]).tanh()  # (B, H)
+        return SimpleNamespace(logits=hidden @ table["classifier"] + table["bias"])
+
+
+class Descent:
+    """Plain gradient descent with learning rate 1, used as any optimizer of torch.
+
+    So a step is the gradient itself. (torch's own loads its compiler, which takes seconds.)
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.param_groups = [{"params": list(model.parameters()), "lr": 1.0}]
+        self.taken = 0
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Subtract the gradients."""
+        self.taken += 1
+        for parameter in self.param_groups[0]["params"]:
+            if parameter.grad is not None:
+                parameter -= parameter.grad
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients."""
+        for parameter in self.param_groups[0]["params"]:
+            parameter.grad = None
 
 
 def training_steps(
@@ -144,23 +167,21 @@ def training_steps(
 ) -> dict:
     """What training steps do: the gradients (steps, n), what they returned, the modes, the steps.
 
-    The optimizer descends with learning rate 1, so a step is the gradient itself. Every step begins
-    with the same parameters; what an earlier one left in .grad stays there.
+    Every step begins with the same parameters; what an earlier one left in .grad stays there.
     """
     model = Classifier(weights)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimizer, start = Descent(model), parameters_to_vector(model.parameters()).detach()
     gradients, returned, modes, taken = [], [], [], []
     model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
-    optimizer.register_step_post_hook(lambda *_: taken.append(taken.pop() + 1))
     for batch, max_norm in zip(batches, limits, strict=True):
         model.eval()
-        taken.append(0)
+        optimizer.taken = 0
         got = function(model, [tuple(pair) for pair in batch], optimizer, max_norm)
         number = got is None or isinstance(got, (int, float, np.generic, Tensor))
         returned.append(got if number else type(got).__name__)
-        now = parameters_to_vector(model.state_dict().values())
-        gradients.append(parameters_to_vector(weights.values()) - now)
-        model.load_state_dict(weights)
+        taken.append(optimizer.taken)
+        gradients.append(start - parameters_to_vector(model.parameters()).detach())
+        vector_to_parameters(start.clone(), model.parameters())
     return {"near": torch.stack(gradients), "mean_loss": returned, "training_mode": [modes, taken]}
 
 

@@ -93,6 +93,7 @@ def test_only_some_parts_explained_is_said():
         (lambda q: [[1.0], [2.0, 3.0]], "returned a list of 2"),
         (lambda q: q[0], "shape (1, 5, 6)"),
         (lambda q: q.no_such, "AttributeError"),
+        (lambda q: q @ q, "(line "),
         (lambda q: object(), "returned an object of type object"),
         (lambda q: 10**400, "returned a int"),
         (lambda q: q.new_ones(1).expand(10**9), "far too large"),
@@ -102,11 +103,6 @@ def test_only_some_parts_explained_is_said():
 def test_a_return_of_the_wrong_kind_is_said(returned, said):
     report = grade("attention", lambda query, key, mask: returned(query))
     assert report.points <= 1 and said in str(report)
-
-
-def test_an_error_points_to_the_line():
-    report = grade("mean_pooling", lambda hidden, mask: hidden * mask)
-    assert "RuntimeError" in str(report) and "hidden * mask" in str(report)
 
 
 def test_writing_into_the_arguments_costs_a_point():
@@ -184,9 +180,7 @@ def test_check_prints_for_a_notebook(capsys):
 # -------------------------------------------------------------- files, in a process with limits
 
 FILES = {
-    "trouble": """import os
-import sys
-import torch
+    "trouble": """import os, sys, torch
 def attention(query, key, mask):
     if len(query) == 2:
         sys.exit("enough")
@@ -203,23 +197,19 @@ def attention(query, key, mask):
     "gone": """import os
 from right_attention import attention as right
 def attention(query, key, mask):
-    if not mask.any(1).all():
-        os._exit(0)
-    return right(query, key, mask)
+    return right(query, key, mask) if mask.any(1).all() else os._exit(0)
+""",
+    "noise": """import contextlib, os
+def attention(*args):
+    for descriptor in range(3, 20):
+        with contextlib.suppress(OSError):
+            os.write(descriptor, b"noise\\n")
 """,
     "crashed": "import ctypes\ndef attention(*args): ctypes.string_at(0)",
     "killed": "import signal\ndef attention(*args): signal.raise_signal(signal.SIGKILL)",
     "misspelt": "def atention(q, k, m): pass",
     "broken": "import sys\nsys.exit('no')",
     "library": "def attention(*args):\n    from minibert.similarity import search",
-    "noise": """import os
-def attention(*args):
-    for descriptor in range(3, 20):
-        try:
-            os.write(descriptor, b"noise\\n")
-        except OSError:
-            pass
-""",
 }
 
 
@@ -231,7 +221,8 @@ def graded(tmp_path_factory):
         (home / name).mkdir()
         (home / name / "attention.py").write_text(text)
     (home / "right").mkdir()
-    shutil.copy(RIGHT / "attention.py", home / "right")
+    for name in ("attention", "mask_tokens", "training_step"):
+        shutil.copy(RIGHT / f"{name}.py", home / "right")
     shutil.copy(RIGHT / "attention.py", home / "gone" / "right_attention.py")
     return exercises.grade_class(home, workers=2, seconds=4, megabytes=1000)
 
@@ -239,14 +230,10 @@ def graded(tmp_path_factory):
 def test_trouble_in_a_part_costs_that_part(graded):
     report = graded["trouble"]["attention"]
     assert [part.points for part in report.parts] == [0, 0, 0, 2, 0, 1], str(report)
-    said = ("SystemExit: enough (line 6", "os.fork is not allowed here", "can't allocate memory")
+    said = ("SystemExit: enough (line 4", "os.fork is not allowed here", "can't allocate memory")
     for part, words in zip(report.parts, said, strict=False):
         assert words in "".join(part.lines)
-
-
-def test_an_endless_loop_is_stopped_and_its_line_named(graded):
-    report = graded["trouble"]["attention"]
-    assert "stopped after 4 seconds in line 15: while True: pass" in str(report)
+    assert "stopped after 4 seconds in line 13: while True: pass" in str(report)
     assert not report.parts[4].judged
     assert report.printed == "x" * 2000  # a flood of output is cut
 
@@ -255,7 +242,6 @@ def test_what_was_right_before_the_process_ended_counts(graded):
     report = graded["gone"]["attention"]
     assert [part.points for part in report.parts] == [2, 2, 2, 2, 0, 1]
     assert "the process ended in the middle, with status 0" in str(report)
-    assert graded["right"]["attention"].passed
 
 
 @pytest.mark.parametrize(
@@ -279,8 +265,7 @@ def test_the_table_of_a_class(graded):
     chosen = {name: graded[name] for name in ("gone", "right", "trouble")}
     rows = [line.split(",") for line in class_csv(chosen).splitlines()]
     assert rows[0] == ["student", *EXERCISES, "sum"]
-    assert [(row[0], row[-1]) for row in rows[1:]] == [
-        ("gone", "9"), ("right", "10"), ("trouble", "3")]
+    assert [row[0] + row[-1] for row in rows[1:]] == ["gone9", "right30", "trouble3"]
     assert rows[2][1 + list(EXERCISES).index("attention")] == "10"
     assert "there is no wordpiece.py" in submission_text({"right": graded["right"]})
     assert len(class_text(chosen).splitlines()[0]) < 100
@@ -325,24 +310,17 @@ def test_wrong_use_is_2(capsys, tmp_path, monkeypatch, arguments, said):
     assert said in capsys.readouterr().err
 
 
-def test_the_status_tells_full_marks(capsys, monkeypatch):
-    """0 full marks, 1 not; the grade as JSON. (The file is called here, to save the time.)"""
-
-    class Here(exercises.Submission):
-        def __enter__(self):
-            right = "right" in str(self.path)
-            function = solution(self.name) if right else WRONG["attention__no_scale"]
-            function = run_submission.wrapped(self.name, function)
-            self.call = lambda args, **options: run_submission.call(function, args, **options)
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-    monkeypatch.setattr(exercises, "Submission", Here)
+def test_the_status_tells_full_marks(capsys, tmp_path):
+    """0 full marks, 1 not; the grade as JSON."""
     assert run("check", "attention", RIGHT / "attention.py", "--json") == 0
     assert json.loads(capsys.readouterr().out)["points"] == 10
-    assert run("check", "attention", wrong.__file__) == 1
+    path = tmp_path / "wrong.py"
+    path.write_text("def attention(query, key, mask): return (query @ key.mT).softmax(-1)")
+    assert run("check", "attention", path) == 1
     assert "no-scale" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_all_right_solutions_in_processes_of_their_own(capsys):
     assert run("check", "all", RIGHT, "--csv") == 0
     assert capsys.readouterr().out.splitlines()[1] == "right" + ",10" * 12 + ",120"

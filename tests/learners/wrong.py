@@ -114,8 +114,11 @@ def _join(x):
     return x.transpose(1, 2).flatten(2)
 
 
-def _heads(hidden, mask, heads, weights, cut=_cut, join=_join, scale=1.0):
-    q, k, v = (cut(_linear(hidden, weights, name), heads) for name in ("query", "key", "value"))
+QKV = ("query", "key", "value")
+
+
+def _heads(hidden, mask, heads, weights, cut=_cut, join=_join, scale=1.0, names=QKV):
+    q, k, v = (cut(_linear(hidden, weights, name), heads) for name in names)
     out = join(_scores(q * scale, k, mask[:, None, None]).softmax(-1) @ v)
     return _linear(out, weights, "output")
 
@@ -134,12 +137,7 @@ def multi_head_attention__scale_hidden(hidden, mask, heads, weights):
 
 
 def multi_head_attention__query_key_swapped(hidden, mask, heads, weights):
-    other = {"query": "key", "key": "query"}
-    swapped = {
-        f"{other.get(name, name)}.{kind}": weights[f"{name}.{kind}"]
-        for name, kind in (key.split(".") for key in weights)
-    }
-    return _heads(hidden, mask, heads, swapped)
+    return _heads(hidden, mask, heads, weights, names=("key", "query", "value"))
 
 
 def add_and_norm__no_attention_residual(x, sublayer, gain, bias, eps):
@@ -186,24 +184,22 @@ def cosine_similarity__columns_normalised(a, b):
     return F.normalize(a, dim=0) @ F.normalize(b, dim=0).T
 
 
-def _mask(ids, special, mask_id, vocab_size, words=False, second=None, late=False):
-    chosen = torch.rand(ids.shape) < 0.15
-    if words:
-        chosen &= ~special
+def _mask(ids, special, mask_id, vocab_size, words=True, second=0.5, late=False):
+    chosen = (torch.rand(ids.shape) < 0.15) & ~(special & words)
     masked = chosen & (torch.rand(ids.shape) < 0.8)
-    other = chosen & ~masked & (torch.rand(ids.shape) < (second or 0.5))
+    other = chosen & ~masked & (torch.rand(ids.shape) < second)
     inputs = torch.where(masked, mask_id, ids)
     inputs = torch.where(other, torch.randint(vocab_size, ids.shape), inputs)
     return inputs, torch.where(chosen, inputs if late else ids, -100)
 
 
-mask_tokens__special_chosen = _mask
-mask_tokens__second_draw_tenth = partial(_mask, words=True, second=0.1)
-mask_tokens__labels_after_masking = partial(_mask, words=True, late=True)
+mask_tokens__special_chosen = partial(_mask, words=False)
+mask_tokens__second_draw_tenth = partial(_mask, second=0.1)
+mask_tokens__labels_after_masking = partial(_mask, late=True)
 
 
 def mask_tokens__labels_everywhere(input_ids, special, mask_id, vocab_size):
-    inputs, _ = _mask(input_ids, special, mask_id, vocab_size, words=True)
+    inputs, _ = _mask(input_ids, special, mask_id, vocab_size)
     return inputs, input_ids.clone()
 
 
