@@ -1,4 +1,4 @@
-"""The self-check, the walk to the first difference, what is said about it, and dumps."""
+"""The self-check, the walk to the first difference, what is said about it, code and dumps."""
 
 import json
 import subprocess
@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 from support.numpy_bert import bert, names
 from torch import nn
 
@@ -25,7 +24,6 @@ from minibert.parity.goldens import (
     compare_goldens,
     compare_model,
     compare_projections,
-    official_batch,
     read_goldens,
 )
 from minibert.parity.html import to_html
@@ -40,7 +38,7 @@ from minibert.parity.replace import (
     places_of,
 )
 from minibert.parity.report import compare, examine, our_name
-from minibert.parity.steps import Computation, order
+from minibert.parity.steps import Computation, model_inputs, order
 from minibert.trace import trace
 
 EXAMPLE = example()
@@ -53,33 +51,36 @@ def tiny():
     model = BertModel(config).eval()
     model.load_state_dict({name: weights[name] for name in model.state_dict()})
     with torch.no_grad(), trace(model) as tensors:
-        model(**{n: batch[n] for n in ("input_ids", "attention_mask", "token_type_ids")})
+        model(**model_inputs(batch))
     return model, tensors
+
+
+def keys(report):
+    return [[mistake.key for mistake in answer] for answer in report.diagnosis.answers]
 
 
 # --------------------------------------------------------------------------------- self-check
 
 
 def test_goldens_hold_in_float64_and_float32():
-    for report in compare_goldens():
+    double, single = compare_goldens()
+    for report in (double, single):
         assert report.passed, str(report)
         assert len(report.rows) >= 180
+    assert "bitwise: after rounding to float32, as the golden file is" in double.notes
+    assert any("not to be expected" in note for note in single.notes)
+    exact = [sum(row.bitwise for row in report.rows) for report in (double, single)]
+    assert exact[0] > len(double.rows) / 2 > exact[1]
 
 
-def test_goldens_are_small_and_say_where_they_come_from():
+def test_goldens_are_small_cover_every_stage_and_say_where_they_come_from():
+    expected, batch, provenance = read_goldens(GOLDENS)
     assert sum(path.stat().st_size for path in GOLDENS.iterdir()) < 600_000
-    _, _, provenance = read_goldens(GOLDENS)
     assert {"transformers", "torch", "made by"} <= provenance.keys()
-
-
-def test_goldens_cover_every_stage():
-    expected, batch, _ = read_goldens(GOLDENS)
     assert (batch["attention_mask"].sum(1) == 0).any(), "a text of padding alone"
-    stages = {name.split(".", 2)[-1] for name in expected if name.startswith("layers.0.")}
     for stage in ("query", "key", "value", "scores", "probabilities", "context", "output"):
-        assert f"attention.{stage}" in stages
-    model = BertModel.from_pretrained(GOLDENS)
-    for name, _ in model.named_parameters():
+        assert f"layers.0.attention.{stage}" in expected
+    for name, _ in BertModel.from_pretrained(GOLDENS).named_parameters():
         assert f"gradient of {name}" in expected and f"after 5 steps: {name}" in expected
     assert sum(name.endswith(".loss") for name in expected) == 6
 
@@ -100,16 +101,18 @@ def test_goldens_can_be_rebuilt(tmp_path):
 @pytest.mark.parity
 def test_live_transformers_agree_on_any_directory():
     pytest.importorskip("transformers", reason="pip install transformers for the live comparison")
-    _, batch, _ = read_goldens(GOLDENS)
-    (report,) = compare_model(GOLDENS, batch)
+    (report,) = compare_model(GOLDENS)
     assert report.passed, str(report)
     assert all(row.bitwise for row in report.rows), [r.name for r in report.rows if not r.bitwise]
+    rows = {row.name for row in report.rows}
+    for head in ("BertForMaskedLM", "BertForQuestionAnswering"):
+        assert f"gradient of {head}.layers.0.attention.key.weight" in rows
+    assert {"layers.1.attention.scores", "BertForSequenceClassification.logits"} <= rows
 
 
 def test_without_transformers_a_directory_is_held_against_the_single_steps(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    _, batch, _ = read_goldens(GOLDENS)
-    report = compare_model(GOLDENS, batch)[0]
+    report = compare_model(GOLDENS)[0]
     assert report.passed and "single steps" in report.title
     assert "pip install transformers" in report.notes[0]
 
@@ -152,7 +155,6 @@ def test_our_own_trace_of_the_official_model_is_bit_for_bit(official, tmp_path):
 
 
 def test_one_bit_more_is_not_bit_for_bit(tiny):
-    config, weights, batch = EXAMPLE
     wrong = "layers.1.attention.context"
     nearly = {wrong: torch.nextafter(tiny[1][wrong], torch.tensor(9.0))}
     report = examine("", EXAMPLE, {**tiny[1], **nearly})
@@ -160,18 +162,6 @@ def test_one_bit_more_is_not_bit_for_bit(tiny):
     double = Computation(EXAMPLE)
     report = examine("", EXAMPLE, {name: double[name] for name in tiny[1]})
     assert "own run in float64" in str(report) and report.rows[0].bitwise
-
-
-@pytest.mark.parametrize("replacements", [
-    {"attention": MultiHeadSelfAttention}, {"pooling": pooling.mean_pooling},
-], ids=lambda replacements: next(iter(replacements)))
-def test_our_own_parts_in_our_own_place_are_bit_for_bit(replacements):
-    report = examine_code(replacements)
-    assert report.passed and [row.name for row in report.rows if not row.bitwise] == []
-    assert f"PASSED: {len(report.rows)} tensors, {len(report.rows)} of them bit" in str(report)
-
-
-def test_bits_are_those_of_the_coarser_of_two_precisions():
     exact = torch.tensor([1 / 3, 0.5, float("nan")], dtype=torch.float64)
     assert compare("", {"x": exact}, {"x": exact.float()}, lambda *_: (1e-7, "")).rows[0].bitwise
     other = exact.float().nextafter(torch.tensor(1.0))
@@ -179,66 +169,51 @@ def test_bits_are_those_of_the_coarser_of_two_precisions():
     assert report.passed and not report.rows[0].bitwise
 
 
-def test_the_goldens_say_what_bitwise_means_for_them():
-    double, single = compare_goldens()
-    assert "bitwise: after rounding to float32, as the golden file is" in double.notes
-    assert any("not to be expected" in note for note in single.notes)
-    exact = [sum(row.bitwise for row in report.rows) for report in (double, single)]
-    assert exact[0] > len(double.rows) / 2 > exact[1]
+@pytest.mark.parametrize("kind, thing", [
+    ("attention", MultiHeadSelfAttention), ("pooling", pooling.mean_pooling)])
+def test_our_own_parts_in_our_own_place_are_bit_for_bit(kind, thing):
+    report = examine_code({kind: thing})
+    assert report.passed and [row.name for row in report.rows if not row.bitwise] == []
+    assert f"PASSED: {len(report.rows)} tensors, {len(report.rows)} of them bit" in str(report)
 
 
 # ------------------------------------------------------------------------- the first difference
 
 
-def test_the_first_difference_is_named_and_what_follows_is_not_blamed(tiny):
-    config, weights, batch = EXAMPLE
+@pytest.mark.parametrize("merged", [False, True])
+def test_the_first_difference_is_named_and_what_follows_is_not_blamed(tiny, merged):
     changes = {"attention.scaled": lambda s: s["attention.products"]}
+    if merged:  # a second mistake, in another stage
+        changes["attention.context"] = lambda s: (
+            s["attention.mixed"].reshape(*s.run.ids.shape, -1))
     wrong = Computation(EXAMPLE, changes=changes, dtype=torch.float32)
     report = examine("", EXAMPLE, {name: wrong[name] for name in tiny[1]})
     assert report.first.name == "layers.0.attention.scores"
+    stages = ["scores", "context"] if merged else ["scores"]
     assert [row.name for row in report.rows if row.verdict == "differs"] == [
-        "layers.0.attention.scores", "layers.1.attention.scores"]
-    assert [[m.key for m in answer] for answer in report.diagnosis.answers] == [["no-scale"]]
+        f"layers.{i}.attention.{stage}" for i in (0, 1) for stage in stages]
+    answers = [set(answer) for answer in keys(report)]
+    assert answers == [{"no-scale", "merge-without-transpose"} if merged else {"no-scale"}]
     assert report.diagnosis.layers == [0, 1]
     assert "a constant factor: 2.44949 (inverse 0.408248" in str(report)
 
 
-def test_two_mistakes_in_different_stages_are_both_named(tiny):
-    config, weights, batch = EXAMPLE
-    changes = {
-        "attention.scaled": lambda s: s["attention.products"],
-        "attention.context": lambda s: (
-            s["attention.mixed"].reshape(len(s.run.ids), s.run.ids.shape[1], -1)),
-    }
-    wrong = Computation(EXAMPLE, changes=changes, dtype=torch.float32)
-    report = examine("", EXAMPLE, {name: wrong[name] for name in tiny[1]})
-    answers = [{m.key for m in answer} for answer in report.diagnosis.answers]
-    assert answers == [{"no-scale", "merge-without-transpose"}]
+def test_where_a_difference_is():
+    def said(place, value, name="layers.0.attention.output"):
+        right = Computation(EXAMPLE)[name]
+        wrong = right.clone()
+        wrong[place] = value
+        return "\n".join(describe(name, wrong, right, 1e-6, EXAMPLE.batch, heads=4))
 
-
-def words(change, name="layers.0.attention.output"):
-    config, weights, batch = EXAMPLE
-    right = Computation(EXAMPLE)[name]
-    wrong = change(right.clone())
-    return "\n".join(describe(name, wrong, right, 1e-6, batch, heads=4))
-
-
-def put(place, value):
-    def change(x):
-        x[place] = value
-        return x
-    return change
-
-
-def test_where_a_difference_sits():
-    assert "on [CLS] only" in words(put((slice(None), 0), 9.0))
-    assert "on padding only" in words(put((2, slice(5, None)), 9.0))
-    assert "in text 1 only" in words(put((1, slice(0, 3)), 9.0))
-    assert "in head 2 only" in words(put((..., slice(12, 18)), 9.0))
+    every = slice(None)
+    assert "on [CLS] only" in said((every, 0), 9.0)
+    assert "on padding only" in said((2, slice(5, None)), 9.0)
+    assert "in text 1 only" in said((1, slice(0, 3)), 9.0)
+    assert "in head 2 only" in said((..., slice(12, 18)), 9.0)
     scores = "layers.0.attention.scores"
-    assert "on padded keys only" in words(put((2, ..., slice(5, None)), 0.0), scores)
-    assert "in head 3 only" in words(put((slice(None), 3), 0.5), scores)
-    assert "worst at text 1, token 2 (id" in words(put((1, 2, 7), 99.0))
+    assert "on padded keys only" in said((2, ..., slice(5, None)), 0.0, scores)
+    assert "in head 3 only" in said((every, 3), 0.5, scores)
+    assert "worst at text 1, token 2 (id" in said((1, 2, 7), 99.0)
 
 
 def test_what_kind_a_difference_is():
@@ -261,12 +236,8 @@ def test_compare_says_missing_shape_and_tolerance():
     assert not report.passed and report.first.name == "a"
     assert compare("", mine, {"a": reference["a"]}, lambda n, t: (1e-2, "")).passed
     assert not compare("", {}, {}, lambda n, t: (0, "")).passed  # nothing compared is no success
-
-
-def test_nan_is_a_difference():
-    report = compare("", {"a": torch.tensor([float("nan")])}, {"a": torch.zeros(1)},
-                     lambda n, t: (1.0, ""))
-    assert not report.passed
+    nan = {"a": torch.full((2,), float("nan"))}
+    assert not compare("", nan, {"a": reference["a"]}, lambda n, t: (1.0, "")).passed
 
 
 # ------------------------------------------------------------------------------ bring your own
@@ -285,6 +256,10 @@ class Renamed(nn.Module):
                    for w in (self.W_q, self.W_k, self.W_v))
         mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.W_o(mixed.transpose(1, 2).flatten(2))
+
+
+class SingleWeights(Renamed):
+    names = {f"{a}.{w}": f"{b}.{w}" for w in ("weight", "bias") for a, b in Renamed.names.items()}
 
 
 class NoMask(Renamed):
@@ -307,28 +282,25 @@ class Crash(MultiHeadSelfAttention):
         return self.quary(hidden)
 
 
-def mean_over_everything(hidden, mask):
-    return hidden.mean(1)
+@pytest.mark.parametrize("thing, kind", [
+    (Renamed, "attention"), (SingleWeights, "attention"), (torch.optim.AdamW, "optimizer")])
+def test_assert_parity_passes_right_code(thing, kind):
+    assert_parity(thing, kind)
 
 
-def test_assert_parity_passes_right_code_and_fails_with_the_report():
-    assert_parity(Renamed, "attention")
+def test_assert_parity_fails_with_the_report():
     with pytest.raises(AssertionError) as caught:
         assert_parity(NoMask, "attention")
     message = str(caught.value)
     assert "padding is not masked  [no-mask]" in message and "cure:" in message
     assert "FAILED: the first difference is in layers.0.attention.output" in message
     assert "only in texts that have padding" in message
-    assert_parity(torch.optim.AdamW, "optimizer")
     with pytest.raises(AssertionError, match="l2-instead-of-decay"):
         assert_parity(torch.optim.Adam, "optimizer")
-    with pytest.raises(AssertionError, match="pooling-padding"):
-        assert_parity(mean_over_everything, "pooling")
 
 
 def test_dropout_left_on_is_named():
-    report = examine_code({"feed_forward": Restless})
-    assert report.diagnosis.answers[0][0].key == "dropout-left-on"
+    assert keys(examine_code({"feed_forward": Restless})) == [["dropout-left-on"]]
 
 
 def test_wrong_shapes_and_crashes_are_reported_not_raised():
@@ -340,18 +312,12 @@ def test_wrong_shapes_and_crashes_are_reported_not_raised():
     assert not examine_code({"embeddings": WrongShape}).passed
 
 
-def test_weights_that_do_not_fit_are_listed():
-    config, weights, _ = EXAMPLE
-    part = {k[len("layers.0.attention."):]: v for k, v in weights.items()
-            if k.startswith("layers.0.attention.")}
-    module = Renamed(config)
-    module.names = {}
-    Renamed_names, Renamed.names = Renamed.names, {}
-    try:
-        with pytest.raises(ValueError) as caught:
-            copy_weights(module, part)
-    finally:
-        Renamed.names = Renamed_names
+def test_weights_that_do_not_fit_are_listed(monkeypatch):
+    start = "layers.0.attention."
+    part = {k.removeprefix(start): v for k, v in EXAMPLE.weights.items() if k.startswith(start)}
+    monkeypatch.setattr(Renamed, "names", {})
+    with pytest.raises(ValueError) as caught:
+        copy_weights(Renamed(EXAMPLE.config), part)
     assert str(caught.value) == (
         "the weights do not fit Renamed: it has nothing called query, key, value, output; it has "
         'W_q, W_k, W_v, W_o\nUse our names, or say which is which: a class attribute names = '
@@ -370,50 +336,36 @@ def test_weights_that_do_not_fit_are_listed():
         examine_code({"attentoin": Renamed})
 
 
-def test_a_module_or_a_single_weight_can_be_mapped():
-    """As `parity --help` says."""
-    class Single(Renamed):
-        names = {f"W_{a}.{w}": f"{b}.{w}" for w in ("weight", "bias")
-                 for a, b in (("q", "query"), ("k", "key"), ("v", "value"), ("o", "output"))}
-
-    assert_parity(Single, "attention")
-
-
 def test_the_help_names_the_weights_of_each_kind(capsys):
     with pytest.raises(SystemExit):
         cli.main(["parity", "--help"])
     said = capsys.readouterr().out
     assert 'names = {"q_proj": "query"}' in said
     listed = said[said.index("the weights that are copied in"):]
-    model = BertModel(EXAMPLE[0])
+    model = BertModel(EXAMPLE.config)
     for kind in MODULES:
-        part = model.get_submodule(places_of(kind, EXAMPLE[0])[0])
+        part = model.get_submodule(places_of(kind, EXAMPLE.config)[0])
         ours = [name for name, inner in part.named_modules() if inner._parameters]
         line = listed.replace("\n" + 16 * " ", " ").partition(f"\n  {kind} ")[2].splitlines()[0]
         assert line.replace(",", "").split() == ours
 
 
-def test_a_file_that_is_not_there_is_called_so(tmp_path, monkeypatch, capsys):
+def test_files_that_cannot_be_used_are_called_so(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.py").write_text("f = print")
+    (tmp_path / "mine.py").write_text("class A: pass\n")
+    (tmp_path / "broken.py").write_text("x = 1\nraise RuntimeError('oh')\n")
     for words in ("nofile", "--replace pooling=nofile:f", "x.npz --trace nofile",
-                  "--replace pooling=a.py:f --names nofile"):
+                  "--replace pooling=mine.py:A --names nofile"):
         assert cli.main(["parity", *words.split()]) == 2
         assert f"nofile: no such file (looked from {tmp_path})" in capsys.readouterr().err
-
-
-def test_load_says_what_is_wrong(tmp_path):
-    with pytest.raises(ValueError, match="my_attention.py:MyAttention"):
-        load("no_name.py")
-    with pytest.raises(FileNotFoundError):
-        load(str(tmp_path / "none.py") + ":A")
-    (tmp_path / "mine.py").write_text("class A: pass\n")
-    assert load(f"{tmp_path}/mine.py:A").__name__ == "A"
-    with pytest.raises(ValueError, match="has no 'B'; it has A"):
-        load(f"{tmp_path}/mine.py:B")
-    (tmp_path / "broken.py").write_text("x = 1\nraise RuntimeError('oh')\n")
-    with pytest.raises(ValueError, match=r"RuntimeError: oh \(line 2"):
-        load(f"{tmp_path}/broken.py:A")
+    assert load("mine.py:A").__name__ == "A"
+    for spec, said in (
+        ("no_name.py", "my_attention.py:MyAttention"),
+        ("mine.py:B", "has no 'B'; it has A"),
+        ("broken.py:A", r"RuntimeError: oh \(line 2"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            load(spec)
 
 
 # ----------------------------------------------------------------------------------------- dumps
@@ -425,11 +377,11 @@ def dump(tmp_path):
     config, weights, batch = EXAMPLE
     plain = {name: weights[name] for name in BertModel(config).state_dict()}
     plain = {official_name(n, ENCODER_NAMES): w.numpy() for n, w in plain.items()}
-    inputs = [batch[n].numpy() for n in ("input_ids", "attention_mask", "token_type_ids")]
+    inputs = {name: tensor.numpy() for name, tensor in model_inputs(batch).items()}
 
     def write(**changes):
-        out = bert(plain, *inputs, config.num_hidden_layers, config.num_attention_heads, **changes)
-        out |= dict(zip(("input_ids", "attention_mask", "token_type_ids"), inputs, strict=True))
+        sizes = (config.num_hidden_layers, config.num_attention_heads)
+        out = bert(plain, *inputs.values(), *sizes, **changes) | inputs
         np.savez(tmp_path / "mine.npz", **out)
         (tmp_path / "names.json").write_text(json.dumps({**names(2), "h9": "layers.9"}))
         return tmp_path / "mine.npz"
@@ -438,22 +390,19 @@ def dump(tmp_path):
 
 
 def test_a_numpy_bert_is_right_and_with_a_mistake_is_told_which(dump, tmp_path):
-    config, weights, _ = EXAMPLE
-    report = examine_dump(dump(), EXAMPLE._replace(batch={}), tmp_path / "names.json")
+    inputs, mapping = EXAMPLE._replace(batch={}), tmp_path / "names.json"
+    report = examine_dump(dump(), inputs, mapping)
     assert report.passed and len(report.rows) == 6, str(report)
     assert "named in the mapping, but not in the dump: h9" in report.notes
     assert any("not examined by themselves" in note for note in report.notes)
-    report = examine_dump(dump(scale=False), EXAMPLE._replace(batch={}), tmp_path / "names.json")
+    report = examine_dump(dump(scale=False), inputs, mapping)
     assert report.first.name == "layers.0.attention.output"
-    assert [[m.key for m in answer] for answer in report.diagnosis.answers] == [["no-scale"]]
-    assert report.diagnosis.layers == [0, 1]
-    report = examine_dump(dump(eps=1e-5), EXAMPLE._replace(batch={}), tmp_path / "names.json")
-    assert report.first.name == "embeddings"
-    assert [[m.key for m in answer] for answer in report.diagnosis.answers] == [["norm-eps-1e-05"]]
+    assert keys(report) == [["no-scale"]] and report.diagnosis.layers == [0, 1]
+    report = examine_dump(dump(eps=1e-5), inputs, mapping)
+    assert report.first.name == "embeddings" and keys(report) == [["norm-eps-1e-05"]]
 
 
 def test_dumps_that_cannot_be_compared_say_why(dump, tmp_path):
-    config, weights, batch = EXAMPLE
     with pytest.raises(ValueError, match="none of its names is one of ours"):
         examine_dump(dump(), EXAMPLE._replace(batch={}))
     np.savez(tmp_path / "bare.npz", embeddings=np.zeros((3, 10, 24)))
@@ -466,15 +415,16 @@ def test_dumps_that_cannot_be_compared_say_why(dump, tmp_path):
         examine_dump(tmp_path / "none.npz", EXAMPLE)
 
 
-def test_names_people_use():
-    config = BertConfig(num_hidden_layers=3)
-    assert our_name("last_hidden_state", config) == "layers.2.feed_forward_norm"
-    assert our_name("layers.1", config) == "layers.1.feed_forward_norm"
-    assert our_name("layers.1.attention", config) == "layers.1.attention.output"
-    assert our_name("pooler_output", config) == "pooler"
+@pytest.mark.parametrize("theirs, ours", [
+    ("last_hidden_state", "layers.2.feed_forward_norm"), ("pooler_output", "pooler"),
+    ("layers.1", "layers.1.feed_forward_norm"),
+    ("layers.1.attention", "layers.1.attention.output"),
+])
+def test_names_people_use(theirs, ours):
+    assert our_name(theirs, BertConfig(num_hidden_layers=3)) == ours
 
 
-# -------------------------------------------------------------------------------------- the page
+# ------------------------------------------------------------------- the page and the command
 
 
 def test_the_page_stands_alone_and_escapes():
@@ -488,25 +438,16 @@ def test_the_page_stands_alone_and_escapes():
     json.dumps(report.to_dict())
 
 
-def test_the_verb(tmp_path):
-    def run(*args):
-        return subprocess.run(
-            [sys.executable, "-m", "minibert", "parity", *map(str, args)],
-            capture_output=True, text=True, cwd=tmp_path,
-            env={"PYTHONPATH": str(GOLDENS.parent.parent), "OMP_NUM_THREADS": "1", "PATH": ""},
-        )
-
+def test_the_command(tmp_path):
     (tmp_path / "mine.py").write_text("def pool(hidden, mask):\n    return hidden.mean(1)\n")
-    done = run("--replace", "pooling=mine.py:pool", "--json", "--html", "page.html")
+    done = subprocess.run(
+        [sys.executable, "-m", "minibert", "parity", "--replace", "pooling=mine.py:pool",
+         "--json", "--html", "page.html"],
+        capture_output=True, text=True, cwd=tmp_path,
+        env={"PYTHONPATH": str(GOLDENS.parent.parent), "OMP_NUM_THREADS": "1", "PATH": ""},
+    )
     assert done.returncode == 1, done.stderr
     found = json.loads(done.stdout)["reports"][0]["diagnosis"]["answers"]
     assert ["pooling-padding"] in found
     assert "pooling-padding" in (tmp_path / "page.html").read_text()
     assert cli.main(["parity", "--replace", "pooling"]) == 2
-
-
-def test_the_official_batch_is_ragged():
-    batch = official_batch()
-    assert len(set(batch["attention_mask"].sum(1).tolist())) == 3
-    with safe_open(GOLDENS / "goldens.safetensors", framework="pt") as file:
-        assert "provenance" in file.metadata()

@@ -199,16 +199,8 @@ class RootWithEpsInside(torch.optim.Optimizer):
 
 UNKNOWN = {
     "attention": [
-        ScoresClamped,
-        DistanceBias,
-        SoftmaxPlusOne,
-        LastHeadSilent,
-        CosineScores,
-        ValuesOfTheNextHead,
-        NarrowWindow,
-        RotaryPositions,
-        OnlyTheThreeBest,
-        ValuesOneTokenLate,
+        ScoresClamped, DistanceBias, SoftmaxPlusOne, LastHeadSilent, CosineScores,
+        ValuesOfTheNextHead, NarrowWindow, RotaryPositions, OnlyTheThreeBest, ValuesOneTokenLate,
     ],
     "feed_forward": [Mish, SquaredReLU, ActivatedTwice, BiasSubtracted],
     "layer": [ResidualHalved, RootMeanSquareNorm, BothAtOnce],
@@ -253,12 +245,8 @@ class LibraryLayer(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.layer = nn.TransformerEncoderLayer(
-            config.hidden_size,
-            config.num_attention_heads,
-            config.intermediate_size,
-            activation="gelu",
-            layer_norm_eps=config.layer_norm_eps,
-            batch_first=True,
+            config.hidden_size, config.num_attention_heads, config.intermediate_size,
+            activation=config.hidden_act, layer_norm_eps=config.layer_norm_eps, batch_first=True,
         )
 
     def take_weights(self, weights):
