@@ -61,7 +61,14 @@ class PackedLinear(nn.Linear):
             self.layout = (state, packed)
         if packed is None:
             return F.linear(x, weight, self.bias)
-        return torch.ops.mkldnn._linear_pointwise(x, packed, self.bias, "none", [], "")
+        tokens = x.flatten(0, -2)  # (n, in)
+        n = len(tokens)
+        # oneDNN compiles a program for each n that it meets, and keeps it: for all sizes from 1 to
+        # 512 that would be a gigabyte. Some rows of zeros make few sizes of many.
+        if extra := -n % max(4, 2 ** (n.bit_length() - 5)):
+            tokens = F.pad(tokens, (0, 0, 0, extra))
+        y = torch.ops.mkldnn._linear_pointwise(tokens, packed, self.bias, "none", [], "")
+        return y[:n].view(*x.shape[:-1], -1)
 
     def __getstate__(self) -> dict:
         """What ``copy`` and ``pickle`` take along: all but the second copy."""
