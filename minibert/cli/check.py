@@ -200,41 +200,33 @@ def training_steps(name: str, peers: bool) -> dict:
     """A training step on 16 pairs of short texts: ours, and that of a plain transformers loop."""
     import importlib.util
 
-    import torch
-
-    from minibert.io.hub import locate
+    from minibert.io.directory import open_directory
     from minibert.model import BertModel
     from minibert.speed.bench import texts
     from minibert.speed.peers import plain_training
     from minibert.tokenization.tokenizer import BertTokenizer
     from minibert.training.data import Example
+    from minibert.training.loop import loop
     from minibert.training.optim import make_optimizer, parameter_groups
     from minibert.training.tasks import Similarity
 
-    directory = locate(name)
-    tokenizer = BertTokenizer.from_pretrained(directory)
-    model = BertModel.from_pretrained(directory).train()
+    directory = open_directory(name)
+    model = BertModel.from_pretrained(directory)
     longest = min(64, model.config.max_position_embeddings)
-    sides = texts(tokenizer, None, 32, longest)["short"]
-    pairs = list(zip(sides[:16], sides[16:], strict=True))
-    targets = [i % 6 / 5 for i in range(16)]
-    task = Similarity(tokenizer, max_length=longest)
-    optimizer = make_optimizer("adamw", parameter_groups(model, 1e-6))
+    task = Similarity(BertTokenizer.from_pretrained(directory), max_length=longest)
+    drawn = texts(task.tokenizer, None, 32, longest)["short"]
+    pairs, scores = list(zip(drawn[:16], drawn[16:], strict=True)), [i % 6 / 5 for i in range(16)]
     examples = [
-        Example({"text": a, "pair": b, "score": target}, "drawn")
-        for (a, b), target in zip(pairs, targets, strict=True)
+        Example({"text": text, "pair": pair, "score": score}, "drawn")
+        for (text, pair), score in zip(pairs, scores, strict=True)
     ]
     features = task.encode(examples)
+    optimizer = make_optimizer("adamw", parameter_groups(model, 1e-6))
 
     def ours() -> None:
-        batch = task.collate(features)
-        loss = task.loss(model, batch) / task.weight(batch)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        loop(model, [task.collate(features)], task.loss, optimizer, weight=task.weight)
 
     steps = {"minibert": ours}
     if peers and importlib.util.find_spec("transformers"):
-        steps["transformers"] = plain_training(directory, pairs, targets)
+        steps["transformers"] = plain_training(directory, pairs, scores)
     return steps
