@@ -1,4 +1,4 @@
-"""How far a pre-trained model may move: freezing, fresh layers, LoRA, pulling back, blending.
+"""Which weights may change, and how far: freezing, re-initialising, LoRA, L2-SP, averaging.
 
 All of it happens around the loop, which knows nothing of it.
 """
@@ -25,7 +25,7 @@ def encoder_of(model: nn.Module) -> BertModel:
 
 
 def adapt(model: nn.Module, settings: Settings) -> None:
-    """Decide what of the model may change, and what begins anew."""
+    """Freeze, re-initialise or extend parts of the model, as the settings say."""
     bert = encoder_of(model)
     if bert is model and bert.pooler is not None:
         bert.pooler.requires_grad_(False)  # a sentence encoder does not use it
@@ -44,9 +44,8 @@ def adapt(model: nn.Module, settings: Settings) -> None:
 def freeze(model: nn.Module, what: str | int) -> None:
     """Keep a part as it is: ``"embeddings"``, the embeddings and the first k layers, ``"encoder"``.
 
-    With ``"encoder"`` only the head learns: the pre-trained model is a feature extractor. The
-    pooler stands between both and goes on learning (where its official weights exist, they come
-    from next-sentence prediction).
+    With ``"encoder"`` only the head and the pooler learn (where official weights of a pooler
+    exist, they come from next-sentence prediction): the encoder is a feature extractor.
 
     Raises:
         ValueError: another word, or more layers than there are.

@@ -47,8 +47,8 @@ class Run:
         directory: ``run/`` of the run directory; None = nothing is written.
         best_on: the measure that decides which epoch was best; higher is better.
         every: steps between checkpoints.
-        patience: stop after so many epochs that were no better than the best.
-        on_line: is told every line of the log; may be set later.
+        patience: stop after this many epochs without improvement.
+        on_line: is called with every line of the log; may be set later.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Run:
         write_tensors(self.directory / "checkpoint.safetensors", tensors, position)
 
     def resume(self) -> bool:
-        """Go to where the checkpoint is; False where there is none, and the run begins anew.
+        """Go to where the checkpoint is; False where there is none: the run starts from step 0.
 
         What the log says about later steps is dropped: they will be done again. Files that a
         killed process left half-written are removed.
@@ -246,7 +246,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             return tensors, json.loads(file.metadata()["minibert"])
     except (SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it and begin anew") from None
+        raise ValueError(f"{path} is damaged ({error}); remove it and start a new run") from None
 
 
 def append(path: Path, line: str) -> None:

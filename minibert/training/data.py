@@ -86,7 +86,7 @@ def read(
         roles: what a row must have, keys of ``NAMES``; with a "?" at its end: what it may have.
         columns: role → name or number (from 1) of a column; what is not given is guessed, by name
             or, in a file without a header, by order.
-        say: is told what was guessed, and which blank lines were left out.
+        say: gets remarks: what was guessed, which blank lines were left out.
         blank: whether a text may be blank; then a blank line of a txt is a row like any other.
 
     Raises:

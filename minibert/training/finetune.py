@@ -1,6 +1,6 @@
 """A whole fine-tuning, from data files to a directory that opens everywhere.
 
-`finetune` puts the rooms together: data → task and model → what may change → the loop → the result.
+`finetune` is the whole way: data → task and model → what may change → the loop → the result.
 Everything it was asked for is in `Settings`, which is written beside the result.
 """
 
@@ -54,13 +54,13 @@ def silent(line: str) -> None:
 def finetune(
     settings: Settings | None, out: str | os.PathLike, *, resume: bool = False, say: Say = silent
 ) -> dict:
-    """Fine-tune and write ``out``: the model, and in ``out/run`` how it came about.
+    """Fine-tune and write ``out``: the model, and in ``out/run`` settings, log, metrics and curves.
 
     Args:
         settings: what to do; with ``resume`` they are read from ``out``, and these are ignored.
         out: a directory; ``out/run/metrics.json`` says that the run is finished.
-        resume: go on where a stopped run was.
-        say: is told what happens.
+        resume: continue the run in ``out``.
+        say: gets a line of text whenever something happens.
 
     Returns:
         What ``metrics.json`` says: metrics on dev (and test, and general data) before and after.
@@ -72,7 +72,7 @@ def finetune(
     """
     out, here = Path(out), Path(out) / "run"
     settings = settings_of(out, settings, resume)
-    if (here / "metrics.json").exists():
+    if resume and (here / "metrics.json").exists():
         say(f"{out} is finished already")
         return clear(here)
     device = best_device(settings.device)
@@ -85,7 +85,7 @@ def finetune(
     origin = {name: data.digest(path) for name, path in files(settings).items()}
     origin["base"] = content_digest(model.state_dict(), {})
     evaluation = Evaluation(settings, task, model, examples)
-    known = evaluation.on("general")  # before any of it begins anew
+    known = evaluation.on("general")  # before anything is re-initialised
     adapt(model, settings)
     model.to(device)
     loader = training_batches(settings, task, examples, device)
@@ -121,7 +121,7 @@ def settings_of(out: Path, settings: Settings | None, resume: bool) -> Settings:
     """The settings of the run in ``out``, or those of a new one if there is none."""
     path = out / "run" / "settings.json"
     if resume and not path.exists():
-        raise FileNotFoundError(f"{path.parent} holds no run that could be resumed; begin one")
+        raise FileNotFoundError(f"{path.parent} holds no run that could be resumed; start one")
     if path.exists() and not resume:
         raise ValueError(
             f"{out} already holds a run; continue it (--resume), name another directory, or "
@@ -200,7 +200,7 @@ def begin(settings: Settings, origin: dict[str, str], out: Path, resume: bool) -
     if resume:
         before = read_json(here / "versions.json")["sha256"]
         if changed := [name for name in origin if origin[name] != before.get(name)]:
-            raise ValueError(f"since the run began, this has changed: {changed}; begin a new run")
+            raise ValueError(f"since the run began, this has changed: {changed}; start a new run")
     if distributed.rank() > 0:
         return
     if not resume:

@@ -32,7 +32,7 @@ def load(name_or_path: str | os.PathLike) -> tuple[Task, nn.Module]:
     run = Path(name_or_path) / "run"
     if (run / "settings.json").exists() and not (run / "metrics.json").exists():
         raise ValueError(
-            f"the fine-tuning in {name_or_path} is not finished; go on with it: "
+            f"the fine-tuning in {name_or_path} is not finished; continue it: "
             f"minibert finetune --resume --out {name_or_path}"
         )
     directory = open_directory(name_or_path)
@@ -71,8 +71,8 @@ def predict_file(
 ) -> list[dict]:
     """What the model says about every row of a file: the texts, and the answer of its task.
 
-    A text may be blank, so that the rows of the answer are those of the file. ``say`` is told what
-    was guessed about the columns, and which blank lines of a table were left out.
+    A text may be blank, so that the rows of the answer are those of the file. ``say`` gets
+    remarks: what was guessed about the columns, which blank lines of a table were left out.
 
     Raises:
         ValueError: as `load` and `read`.
@@ -98,7 +98,7 @@ def evaluate_file(
 
 
 class Blend:
-    """A base model and what was tuned from it, mixed in any proportion.
+    """A base model and what was fine-tuned from it, averaged with any weights.
 
     ``heads`` names what the tuned model has on top of its encoder; it stays as tuned.
 

@@ -21,13 +21,13 @@ class BatchSampler(Sampler):
 
     Args:
         lengths: tokens of every example.
-        epochs, steps: how long to train: so many epochs, or so many steps if ``steps`` is given.
-        size: at most so many examples in a batch; None = as many as ``tokens`` allows.
-        tokens: at most so many tokens in a batch, padding included (a longer example is a batch
-            of its own).
+        epochs, steps: length of the training, in epochs or, if ``steps`` is given, in steps.
+        size: maximum examples in a batch; None = as many as ``tokens`` allows.
+        tokens: maximum tokens in a batch, padding included (a longer example is a batch of its
+            own).
         accumulate: batches in a step.
-        by_length: put examples of like length together: within each hundred batches' worth of the
-            shuffled examples, so that chance still decides who meets whom.
+        by_length: put examples of similar length together, within each hundred batches' worth of
+            the shuffled examples: little padding, and still random batches.
     """
 
     def __init__(

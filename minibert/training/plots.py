@@ -19,15 +19,14 @@ def curves(
 
     Points whose y is not a finite number are left out.
     """
-    points = [p for panel in panels.values() for curve in panel.values() for p in curve]
-    low_x, high_x = bounds([x for x, _ in points])
-    parts = [f'<text x="{MARGIN}" y="22" font-size="16">{escape(title)}</text>']
+    low_x, high_x = bounds([x for p in panels.values() for curve in p.values() for x, _ in curve])
+    shapes = [label(MARGIN, 22, title, 'font-size="16"')]
     for number, (name, panel) in enumerate(panels.items()):
         top = 36 + number * HEIGHT
         bottom, right = top + HEIGHT - 56, WIDTH - MARGIN
         finite = {
-            label: [(x, y) for x, y in curve if y is not None and math.isfinite(y)]
-            for label, curve in panel.items()
+            key: [(x, y) for x, y in curve if y is not None and math.isfinite(y)]
+            for key, curve in panel.items()
         }
         low_y, high_y = bounds([y for curve in finite.values() for _, y in curve])
 
@@ -37,39 +36,32 @@ def curves(
 
         for y in ticks(low_y, high_y):
             _, level = place(low_x, y)
-            parts.append(
-                f'<path d="M{MARGIN} {level}H{right}" stroke="#ddd"/>'
-                f'<text x="{MARGIN - 6}" y="{level + 4}" text-anchor="end">{y:g}</text>'
-            )
+            shapes.append(f'<path d="M{MARGIN} {level}H{right}" stroke="#ddd"/>')
+            shapes.append(label(MARGIN - 6, level + 4, f"{y:g}", 'text-anchor="end"'))
         for x in ticks(low_x, high_x):
-            across, _ = place(x, low_y)
-            parts.append(
-                f'<text x="{across}" y="{bottom + 16}" text-anchor="middle">{x:g}</text>'
-            )
-        parts.append(f'<path d="M{MARGIN} {top}V{bottom}H{right}" fill="none" stroke="#333"/>')
-        parts.append(
-            f'<text x="{right}" y="{bottom + 32}" text-anchor="end">{escape(x_label)}</text>'
-        )
+            shapes.append(label(place(x, low_y)[0], bottom + 16, f"{x:g}", 'text-anchor="middle"'))
+        shapes.append(f'<path d="M{MARGIN} {top}V{bottom}H{right}" fill="none" stroke="#333"/>')
+        shapes.append(label(right, bottom + 32, x_label, 'text-anchor="end"'))
         legend = MARGIN
-        for colour, (label, curve) in zip(COLOURS * 9, finite.items(), strict=False):
+        for colour, (key, curve) in zip(COLOURS * 9, finite.items(), strict=False):
             spots = [place(x, y) for x, y in curve]
             line = " ".join(f"{x},{y}" for x, y in spots)
-            parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}"/>')
+            shapes.append(f'<polyline points="{line}" fill="none" stroke="{colour}"/>')
             if len(spots) <= 30:
-                parts += [f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>' for x, y in spots]
-            text = f"{name}: {label}" if label else name
-            parts.append(
-                f'<text x="{legend}" y="{bottom + 32}" fill="{colour}">{escape(text)}</text>'
-            )
-            legend += 7 * len(text) + 16
+                shapes += [f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>' for x, y in spots]
+            words = f"{name}: {key}" if key else name
+            shapes.append(label(legend, bottom + 32, words, f'fill="{colour}"'))
+            legend += 7 * len(words) + 16
     height = 36 + len(panels) * HEIGHT
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
-        f'viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="12">\n'
-        f'<rect width="{WIDTH}" height="{height}" fill="white"/>\n'
-        + "\n".join(parts)
-        + "\n</svg>\n"
-    )
+    size = f'width="{WIDTH}" height="{height}"'
+    shapes.insert(0, f'<rect {size} fill="white"/>')
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {WIDTH} {height}" '
+    return "\n".join([f'{head}font-family="sans-serif" font-size="12">', *shapes, "</svg>", ""])
+
+
+def label(x: float, y: float, words: str, style: str) -> str:
+    """A text in an SVG picture."""
+    return f'<text x="{x}" y="{y}" {style}>{escape(words)}</text>'
 
 
 def bounds(values: Sequence[float]) -> tuple[float, float]:

@@ -34,7 +34,7 @@ def several(
 ) -> dict:
     """The same run with ``seeds`` seeds, in ``out/seed-0`` and so on; ``out/seeds.json`` sums up.
 
-    A run that is finished already is not done again, one that was stopped goes on. A classifier
+    A finished run is not repeated, a stopped one is resumed. A classifier
     has failed (is "degenerate") when it is no better than always naming the most frequent class.
     """
     measure = ("test" if settings.test else "dev", task_class(settings.task).best)

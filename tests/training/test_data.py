@@ -14,50 +14,31 @@ def write(path, text):
     return path
 
 
-def values(examples):
-    return [example.values for example in examples]
+ROWS = [{"review": "fine", "stars": 4, "id": 1}, {"id": 2, "stars": 1, "review": "no"}]
+JSONL = "".join(json.dumps(row) + "\n" for row in ROWS)
 
 
-def test_a_tsv_with_a_header(tmp_path):
-    path = write(tmp_path / "a.tsv", 'sentence\tlabel\nsaid "no"\t1\n"quoted\t0\n')
+@pytest.mark.parametrize(
+    "name, text, roles, columns, first, lines",
+    [
+        ("header.tsv", 'sentence\tlabel\nsaid "no"\t1\n"quoted\t0\n', TEXT, None,
+         {"text": 'said "no"', "label": "1"}, [2, 3]),  # a tsv has no quoting
+        ("quoted.csv", '"one, two",b,5.0\r\n"over\r\ntwo lines",d,2\r\ne,f,0\r\n', PAIR, None,
+         {"text": "one, two", "pair": "b", "score": 5.0}, [1, 2, 4]),  # no header: by order
+        ("names.jsonl", JSONL, TEXT, {"text": "review", "label": "stars"},
+         {"text": "fine", "label": "4"}, [1, 2]),
+        ("numbers.tsv", "7\tgood\tfine text\n8\tbad\tno\n", TEXT, {"text": "3", "label": "2"},
+         {"text": "fine text", "label": "good"}, [1, 2]),
+        ("lines.txt", "one\n\nthree\n", ("text",), None, {"text": "one"}, [1, 3]),
+    ],
+)  # fmt: skip
+def test_reading(tmp_path, name, text, roles, columns, first, lines):
     said = []
-    found = data.read(path, TEXT, say=said.append)
-    assert values(found) == [
-        {"text": 'said "no"', "label": "1"},
-        {"text": '"quoted', "label": "0"},  # a tsv has no quoting
-    ]
-    assert [example.where for example in found] == ["a.tsv, line 2", "a.tsv, line 3"]
-    assert said == ["a.tsv: 2 rows; text = column 'sentence', label = column 'label'"]
-
-
-def test_a_csv_without_a_header_goes_by_order_and_counts_lines_of_quoted_cells(tmp_path):
-    path = write(tmp_path / "a.csv", '"one, two",b,5.0\r\n"over\r\ntwo lines",d,2\r\ne,f,0\r\n')
-    found = data.read(path, PAIR)
-    assert values(found)[0] == {"text": "one, two", "pair": "b", "score": 5.0}
-    assert [e.where for e in found] == ["a.csv, line 1", "a.csv, line 2", "a.csv, line 4"]
-
-
-def test_a_jsonl_and_columns_by_name(tmp_path):
-    rows = [{"review": "fine", "stars": 4, "id": 1}, {"id": 2, "stars": 1, "review": "no"}]
-    path = write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    found = data.read(path, TEXT, {"text": "review", "label": "stars"})
-    assert values(found) == [{"text": "fine", "label": "4"}, {"text": "no", "label": "1"}]
-    with pytest.raises(ValueError, match=r"which column is label\?.*review.*--columns label="):
-        data.read(path, TEXT, {"text": "review"})
-
-
-def test_columns_by_number(tmp_path):
-    path = write(tmp_path / "a.tsv", "7\tgood\tfine text\n8\tbad\tno text\n")
-    found = data.read(path, TEXT, {"text": "3", "label": "2"})
-    assert values(found)[1] == {"text": "no text", "label": "bad"}
-
-
-def test_a_txt_has_a_text_a_line(tmp_path):
-    path = write(tmp_path / "a.txt", "one\n\nthree\n")
-    assert [(e.texts, e.where) for e in data.read(path, ("text",))] == [
-        (("one",), "a.txt, line 1"),
-        (("three",), "a.txt, line 3"),
-    ]
+    found = data.read(write(tmp_path / name, text), roles, columns, said.append)
+    assert found[0].values == first
+    assert [example.where for example in found] == [f"{name}, line {line}" for line in lines]
+    assert [example.line for example in found] == lines
+    assert said[0].startswith(f"{name}: {len(lines)} rows; text = column ")
 
 
 def test_blank_lines_are_said_or_kept(tmp_path):
@@ -95,6 +76,7 @@ def test_blank_lines_are_said_or_kept(tmp_path):
         ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}\n', TEXT, "line 2: the keys"),
         ("a.jsonl", '{"tokens": "a b", "tags": ["x"]}\n', ("tokens", "tags"), "a list is needed"),
         ("a.parquet", "x", TEXT, "not '.parquet'"),
+        ("a.jsonl", JSONL, TEXT, r"which column is label\?.*stars.*--columns label="),
     ],
 )
 def test_what_is_wrong_is_told_with_file_and_line(tmp_path, name, text, roles, message):
@@ -143,8 +125,7 @@ def test_classes_are_in_the_order_of_numbers_or_of_the_alphabet():
 
 def test_remarks():
     train = labelled(("a", "x"), ("A ", "x"), ("b", "y"), ("b", "x"), ("c", "z"))
-    dev = labelled(("C", "z"), ("d", "w"))
-    remarks = data.check(train, dev)
+    remarks = data.check(train, labelled(("C", "z"), ("d", "w")))
     for expected in (
         "1 rows of the training data repeat another: t, line 2 = t, line 1",
         "another label: t, line 4 = t, line 3",
@@ -181,12 +162,8 @@ def test_a_split_is_stratified_repeatable_and_loses_nothing():
     assert data.count_classes(aside) == {"often": 18, "rare": 2}
     assert sorted(e.where for e in rest + aside) == sorted(e.where for e in rows)
     assert data.split(rows, 0.2, seed=3) == (rest, aside) != data.split(rows, 0.2, seed=4)
-    with pytest.raises(ValueError, match="too few"):
-        data.split(labelled(("a", "x"), ("b", "y")), 0.5)
-
-
-def test_a_subset_keeps_the_proportions():
-    rows = labelled(*[(f"t{i}", "rare" if i % 4 == 0 else "often") for i in range(100)])
-    assert data.count_classes(data.subset(rows, 20, seed=1)) == {"often": 15, "rare": 5}
+    assert data.count_classes(data.subset(rows, 20, seed=1)) == {"often": 18, "rare": 2}
     assert data.subset(rows, 20, seed=1) != data.subset(rows, 20, seed=2)
     assert len(data.subset(rows, 33)) == 33 and data.subset(rows, 200) == rows
+    with pytest.raises(ValueError, match="too few"):
+        data.split(labelled(("a", "x"), ("b", "y")), 0.5)

@@ -155,7 +155,7 @@ class Task(ABC):
         """A batch: ``inputs`` of the model, (R, T) each, and ``targets``, (B, ...) or None.
 
         ``seeds``: one for each example, for tasks that draw: what is drawn then depends neither on
-        the other examples of the batch nor on the number of processes. None = drawn anew.
+        the other examples of the batch nor on the number of processes. None = new ones each time.
         """
         return {"inputs": self.pad(features), "targets": self.targets(features)}
 

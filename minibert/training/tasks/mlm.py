@@ -19,11 +19,11 @@ from minibert.training.tasks.base import Feature, Task
 class MaskedLM(Task):
     """Which word stands behind [MASK]? For a domain that has texts and no labels.
 
-    15 % of the tokens (``share``) are to be guessed, at least one in a text, chosen anew every time
-    it comes by; 80 % of these are shown as [MASK], 10 % as another word, 10 % as they are.
+    15 % of the tokens (``share``) are to be guessed, at least one in a text, chosen again every
+    time; 80 % of these are shown as [MASK], 10 % as another word, 10 % as they are.
 
     Source: Devlin 2019, §3.1 and appendix A.1; at least one: google-research/bert,
-    ``create_pretraining_data.py``; anew every time: Liu 2019 (RoBERTa), §4.1.
+    ``create_pretraining_data.py``; chosen again: Liu 2019 (RoBERTa), §4.1.
     """
 
     share: float = 0.15
