@@ -40,6 +40,12 @@ SMALLEST = 1e-30  # instead of 0 where something is divided by the largest value
 FLOORS = {"gelu": -0.171, "gelu_new": -0.171, "gelu_pytorch_tanh": -0.171, "relu": 0.0}
 
 
+LINEAR = (
+    *("attention.query", "attention.key", "attention.value", "attention.output"),
+    *("feed_forward.expand", "feed_forward.contract"),
+)  # of a layer
+
+
 class Rounding:
     """x → whole numbers q from -127 to 127 and the largest value of each token.
 
@@ -185,28 +191,24 @@ def quantize(model: BertModel) -> BertModel:
     Raises:
         ValueError: a linear layer is none any more, such as one with LoRA matrices.
     """
+    before = dict(model.named_modules())
+    for name, part in before.items():
+        if name.endswith(LINEAR) and type(part) not in (nn.Linear, PackedLinear):
+            raise ValueError(
+                f"{name} is a {type(part).__name__}; int8 takes the place of nn.Linear: merge LoRA "
+                "matrices first"
+            )
     inputs = largest_inputs(model)
     table = model.embeddings.word.weight.detach().float()  # (V, H)
-    before = [(layer.attention, layer.feed_forward) for layer in model.layers]
-    before = [{**vars(attention)["_modules"], **vars(ff)["_modules"]} for attention, ff in before]
-    for parts in before:
-        for name in ("query", "key", "value", "output", "expand", "contract"):
-            if type(parts[name]) not in (nn.Linear, PackedLinear):
-                raise ValueError(
-                    f"{name} is a {type(parts[name]).__name__}; int8 takes the place of nn.Linear: "
-                    "merge LoRA matrices first"
-                )
     swap_in(model)
-    for layer, parts in zip(model.layers, before, strict=True):
-        names = ("query", "key", "value")
-        weights = torch.cat([parts[name].weight for name in names])  # (3 H, H)
-        smooth = smoothing(inputs[parts["query"]], weights)
-        for name in names:
-            getattr(layer.attention, name).fill(parts[name], smooth)
-        layer.attention.output.fill(parts["output"])
-        smooth = smoothing(inputs[parts["expand"]], parts["expand"].weight)
-        layer.feed_forward.expand.fill(parts["expand"], smooth)
-        layer.feed_forward.contract.fill(parts["contract"])
+    for i, layer in enumerate(model.layers):
+        for names in (LINEAR[:3], LINEAR[4:5]):  # query, key and value; expand
+            parts = [before[f"layers.{i}.{name}"] for name in names]
+            smooth = smoothing(inputs[parts[0]], torch.cat([part.weight for part in parts]))
+            for name, part in zip(names, parts, strict=True):
+                layer.get_submodule(name).fill(part, smooth)
+        for name in (LINEAR[3], LINEAR[5]):
+            layer.get_submodule(name).fill(before[f"layers.{i}.{name}"])
     words = model.embeddings.word
     words.weight, words.scale = rounded(table)
     return model.float().requires_grad_(False).eval()
@@ -304,14 +306,11 @@ def load(directory: str | os.PathLike) -> BertModel:
     with torch.device("meta"), NoInitialisation():
         model = BertModel(BertConfig.from_pretrained(directory), add_pooling_layer=False)
         swap_in(model)
-    wanted = model.state_dict()
-    wrong = [
-        name
-        for name in sorted(wanted.keys() | state.keys())
-        if name not in wanted
-        or name not in state
-        or (wanted[name].shape, wanted[name].dtype) != (state[name].shape, state[name].dtype)
-    ]
+    wanted, found = (
+        {(name, tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+        for tensors in (model.state_dict(), state)
+    )
+    wrong = sorted({name for name, _, _ in wanted ^ found})
     if wrong:
         raise ValueError(
             f"{Path(directory, FILE)}: {len(wrong)} tensors are missing, not expected, or of "
