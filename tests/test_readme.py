@@ -110,11 +110,15 @@ def test_every_command_runs(somewhere, pages, monkeypatch, capsys):
         assert capsys.readouterr().out or "--start" in words
 
 
-def test_the_tree_names_every_module_once():
+def test_the_tree_names_what_stands_at_the_top():
     tree = README[README.index("minibert/\n") : README.index("tests/  ")]
-    named = re.findall(r"\b(\w+\.py)\b", tree)
-    there = {path.name for path in (CHECKOUT / "minibert").rglob("*.py")}
-    assert set(named) == there - {"__init__.py", "__main__.py"}
+    named = re.findall(r"^  (\w+(?:\.py|/)) ", tree, re.MULTILINE)
+    there = {
+        path.name + "/" * path.is_dir()
+        for path in (CHECKOUT / "minibert").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert sorted(named) == sorted(there - {"__init__.py", "__main__.py"})
 
 
 @pytest.mark.parametrize("path", [*MAIN, *COURSE])
