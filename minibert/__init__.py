@@ -42,10 +42,7 @@ HOMES = {
     "BertTokenizer": "tokenization.tokenizer",
     "BertModel": "model",
     "SentenceEncoder": "sentence_encoder",
-    "cosine_similarity": "similarity",
-    "key_sentences": "similarity",
-    "paraphrases": "similarity",
-    "search": "similarity",
+    **dict.fromkeys(("cosine_similarity", "key_sentences", "paraphrases", "search"), "similarity"),
 }  # all others: heads
 
 

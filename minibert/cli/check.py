@@ -87,7 +87,8 @@ def check(args: argparse.Namespace) -> Result:
 
     if args.exercise is None:
         titles = {name: exercise.title for name, exercise in exercises.EXERCISES.items()}
-        return Result(titles, titles_text)
+        form = "{:<22} {}".format
+        return Result(titles, lambda titles: "\n".join(form(*row) for row in titles.items()))
     if args.start:
         exercises.start(args.exercise, args.start)
         said = f"{args.start} written; to grade it: minibert check {args.exercise} {args.start}"
@@ -106,11 +107,6 @@ def check(args: argparse.Namespace) -> Result:
 
     render = class_csv if args.csv else submission_text if len(results) == 1 else class_text
     return Result(results, render, passed)
-
-
-def titles_text(titles: dict) -> str:
-    """A line for each exercise."""
-    return "\n".join(f"{name:<22} {title}" for name, title in titles.items())
 
 
 def class_table(results: dict) -> list[list]:
