@@ -16,7 +16,6 @@ import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from minibert.parity.probes import example
 from minibert.parity.steps import Computation
 
 # ------------------------------------------------------------------------- 1 and 2: from a text
+
 
 def fill(template: str, draw: Callable[[str], str]) -> str:
     """A text from a template: ``{word}`` is drawn, ``{a*3}`` three times the same."""
@@ -136,10 +136,9 @@ def masking(case: Case, got: Any) -> list[str]:
 
 def anew(case: Case, got: Any) -> list[str]:
     """Different places are chosen in each text."""
-    chosen = tensors(got, 2, case.what)[1] != -100
-    same = "chosen" in case.expected and (chosen[:, 1:20] == chosen[:1, 1:20]).all()
-    hint = "draw for each token of each text: torch.rand(input_ids.shape)"
-    return [f"  the same places in every text; {hint}"] if same else []
+    chosen = tensors(got, 2, case.what)[1][:, 1:20] != -100
+    hint = "  the same places in every text; draw for each token of each text: torch.rand(shape)"
+    return [hint] if "chosen" in case.expected and (chosen == chosen[:1]).all() else []
 
 
 # ------------------------------------------------------------------------------- 11: AdamW
@@ -192,7 +191,8 @@ def training_step(
     """
     draw = partial(torch.randn, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     weights = {name: draw(shape) for name, shape in SHAPES.items()}
-    model, batches, gradients, losses = Classifier(weights), [], [], []
+    model, counts = Classifier(weights), torch.tensor(sizes).double()
+    batches, gradients, losses = [], [], []
     for step in range(steps):
         batch = [micro_batch(1000 * seed + 10 * step + i, size) for i, size in enumerate(sizes)]
         found = [F.cross_entropy(model(**inputs).logits, labels) for inputs, labels in batch]
@@ -201,14 +201,14 @@ def training_step(
             parameters_to_vector(torch.autograd.grad(loss, list(model.parameters())))
             for loss in found
         ]))  # (M, n)
-        losses.append(sum(map(mul, map(Tensor.item, found), sizes)) / sum(sizes))
-    norms = [float(gradient[0].norm()) for gradient in gradients]
-    largest = [norm * part for norm, part in zip(norms, limits or [1e6] * steps, strict=True)]
+        losses.append(float(torch.stack(found).detach() @ counts / counts.sum()))
+    times = limits or [1e6] * steps
+    largest = [float(g[0].norm()) * part for g, part in zip(gradients, times, strict=True)]
     inputs, zeros = example(layers=1), torch.zeros_like(gradients[0][0])
     inputs.batch["settings"]["max_norm"] = largest
-    inputs.batch.update(gradients=gradients, counts=torch.tensor(sizes), zeros=zeros)
-    stage = Stage(inputs, {}, in_each_step(steps, "clipped"))
-    right = {"near": stage, "mean_loss": losses, "training_mode": [1] * steps}
+    inputs.batch.update(gradients=gradients, counts=counts, zeros=zeros)
+    clipped = Stage(inputs, {}, in_each_step(steps, "clipped"))
+    right = {"near": clipped, "mean_loss": losses, "training_mode": [1] * steps}
 
     def run(call: Callable, args: tuple) -> Any:
         found = call(*args)[check]
@@ -248,8 +248,10 @@ class Exercise:
 
     def __init__(self, path: Path) -> None:
         self.name = path.stem.partition("_")[2]
-        text = path.read_text(encoding="utf-8")
-        self.title, self.code, settings, hints = FORM.fullmatch(text).groups()
+        form = FORM.fullmatch(path.read_text(encoding="utf-8"))
+        if form is None:
+            raise ValueError(f"{path} needs # and a title, ```python, ## Parts, ```json, ## Hint 1")
+        self.title, self.code, settings, hints = form.groups()
         self.hints = re.split(r"\n\n## Hint \d\n\n", hints)
         self.parameters = [argument.arg for argument in ast.parse(self.code).body[-1].args.args]
         self.settings = json.loads(settings)

@@ -24,8 +24,6 @@ from minibert.parity.steps import Computation, Inputs
 # taught (eps 1e-5 for 1e-12) shows 3e-4.
 TOLERANCE = 1.2e-5
 
-Check = Callable[["Case", Any], list[str]]
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -53,7 +51,7 @@ class Case:
     title: str
     points: int
     args: tuple
-    checks: Sequence[Check]
+    checks: Sequence[Callable[[Case, Any], list[str]]]
     expected: Any = None
     what: str = "a tensor"  # what should be returned, in words
     run: Callable[[Callable, tuple], Any] = lambda call, args: call(*args)

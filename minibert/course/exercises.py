@@ -1,8 +1,8 @@
 """Twelve exercises, from a string to a fine-tuning step: checked, with hints, for one or a class.
 
 Each asks for one function. It is graded by the numbers it returns, part by part, never by its
-source: loops, einsum, fused or numpy, anything is right whose numbers are. What is wrong is shown
-side by side, and named where a known mistake explains all that was seen.
+source: loops, einsum, fused kernels or numpy, all are right if their numbers are. What is wrong is
+shown side by side, and named where a known mistake explains everything that came back.
 
     from minibert.course.exercises import check
     check("attention", my_function)  # or a file: check("attention", "attention.py")

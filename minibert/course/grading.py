@@ -137,7 +137,7 @@ def grade(exercise: Exercise, seed: int, call: Callable[..., dict], source: str)
     if exercise.leaves_arguments:
         changed = sorted({place for reply in replies for place in reply.get("changed", ())})
         names = ", ".join(exercise.parameters[place] for place in changed)
-        wrong = [f"  written to: {names}; work on a copy (x = x + 1, not x += 1)"] if names else []
+        wrong = [f"  it changed {names}; work on a copy (x = x + 1, not x += 1)"] if names else []
         earned = int(result.points > 0 and not wrong)  # doing nothing earns nothing
         result.parts.append(PartGrade("the arguments are left unchanged", earned, 1, wrong))
     return result

@@ -111,7 +111,7 @@ def test_writing_into_the_arguments_costs_a_point():
         return torch.nn.functional.layer_norm(x, x.shape[-1:], gain, bias, eps)
 
     report = grade("add_and_norm", add_and_norm)
-    assert report.points == 9 and "written to: x" in str(report)
+    assert report.points == 9 and "it changed x" in str(report)
 
 
 @pytest.mark.parametrize("name", EXERCISES)
