@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
+from functools import partial
 from pathlib import Path
 
 from minibert.config import BertConfig
@@ -60,6 +61,31 @@ def pairs(path: Path, n: int = 40, seed: int = 0) -> Path:
         for (a, first), (b, second) in zip(texts[:n], texts[n:], strict=True):
             csv.writer(file).writerow([a, b, 5.0 if first == second else 1.0])
     return path
+
+
+def task(name: str, tokenizer: BertTokenizer, texts: list[tuple[str, str]]):
+    """A task, and examples for it made of texts that are "good" or "bad"."""
+    from minibert.training import tasks
+    from minibert.training.data import Example
+
+    pairs = [(a, b, x == y) for (a, x), (b, y) in zip(texts, texts[3:] + texts[:3], strict=True)]
+    words = [text.split() for text, _ in texts]
+    labels = [{"text": text, "label": label} for text, label in texts]
+    scores = [{"text": a, "pair": b, "score": 0.9 if same else 0.2} for a, b, same in pairs]
+    classify = partial(tasks.Classification, classes=["bad", "good"])
+    initials = sorted({word[0] for row in words for word in row})
+    kind, rows = {
+        "classification": (classify, labels),
+        "weighted": (partial(classify, class_weights=[3.0, 0.5], label_smoothing=0.1), labels),
+        "pairs": (partial(tasks.Classification, classes=["False", "True"]),
+                  [{"text": a, "pair": b, "label": str(same)} for a, b, same in pairs]),
+        "regression": (tasks.PairRegression, scores),
+        "similarity": (tasks.Similarity, scores),
+        "mlm": (tasks.MaskedLM, [{"text": text} for text, _ in texts]),
+        "tokens": (partial(tasks.TokenClassification, classes=initials),
+                   [{"tokens": row, "tags": [word[0] for word in row]} for row in words]),
+    }[name]  # fmt: skip
+    return kind(tokenizer, max_length=40), [Example(row, f"row {i}") for i, row in enumerate(rows)]
 
 
 SHAPES = {  # hidden_act and widths; 48 and 40 are no multiples of the width of vector registers

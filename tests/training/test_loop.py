@@ -9,17 +9,9 @@ from torch import nn
 
 from minibert.heads import BertForSequenceClassification
 from minibert.training.checkpoints import Diverged
-from minibert.training.data import Example
 from minibert.training.loader import BatchSampler, data_loader
 from minibert.training.loop import loop
 from minibert.training.optim import linear, make_optimizer, parameter_groups
-from minibert.training.tasks import (
-    Classification,
-    MaskedLM,
-    PairRegression,
-    Similarity,
-    TokenClassification,
-)
 
 # ---------------------------------------------------------------------------- the loop by itself
 
@@ -128,31 +120,13 @@ def test_the_first_adam_step_is_as_long_as_the_learning_rate(name):
 # ------------------------------------------------------------------------ the loop with the tasks
 
 
-def examples(role, n=21):
-    rows = tiny.sentences(2 * n, seed=3)
-    makers = {
-        "classify": lambda a, b: {"text": a[0], "label": a[1]},
-        "pairs": lambda a, b: {"text": a[0], "pair": b[0], "label": str(a[1] == b[1])},
-        "score": lambda a, b: {"text": a[0], "pair": b[0], "score": float(a[1] == b[1])},
-        "text": lambda a, b: {"text": a[0]},
-        "tokens": lambda a, b: {"tokens": a[0].split(), "tags": [w[0] for w in a[0].split()]},
-    }
-    pairs = zip(rows[:n], rows[n:], strict=True)
-    return [Example(makers[role](a, b), f"row {i}") for i, (a, b) in enumerate(pairs)]
+NAMES = ["classification", "weighted", "regression", "similarity", "mlm", "tokens"]
 
 
-def tasks():
-    tokenizer, labels = tiny.tokenizer(), ["bad", "good"]
-    letters = sorted({word[0] for text, _ in tiny.sentences(42, seed=3) for word in text.split()})
-    weighted = {"class_weights": [3.0, 0.5], "label_smoothing": 0.1}
-    return {
-        "classification": (Classification(tokenizer, labels), examples("classify")),
-        "weighted": (Classification(tokenizer, labels, **weighted), examples("classify")),
-        "regression": (PairRegression(tokenizer), examples("score")),
-        "similarity": (Similarity(tokenizer), examples("score")),
-        "mlm": (MaskedLM(tokenizer), examples("text")),
-        "tokens": (TokenClassification(tokenizer, letters), examples("tokens")),
-    }
+def make(name):
+    """A task and 21 features: not a multiple of any batch size here."""
+    task, examples = tiny.task(name, tiny.tokenizer(), tiny.sentences(21, seed=3))
+    return task, task.encode(examples)
 
 
 def model_for(task):
@@ -164,9 +138,9 @@ def model_for(task):
     return model
 
 
-def train(task, rows, accumulate=1, **how):
+def train(task, features, accumulate=1, **how):
     model = model_for(task)
-    loader = data_loader(task, task.encode(rows), accumulate=accumulate, by_length=False, **how)
+    loader = data_loader(task, features, accumulate=accumulate, by_length=False, **how)
     plan = loader.batch_sampler
     optimizer = make_optimizer("sgd", parameter_groups(model, 0.01))
     lines = loop(
@@ -178,22 +152,22 @@ def train(task, rows, accumulate=1, **how):
     return losses, model
 
 
-@pytest.mark.parametrize("name", tasks())
+@pytest.mark.parametrize("name", NAMES)
 def test_accumulation_is_the_large_batch_and_every_task_learns(name):
-    task, rows = tasks()[name]  # 21 rows: the last batch is short either way
-    whole, one = train(task, rows, epochs=2, size=8)
-    parts, other = train(task, rows, epochs=2, size=2, accumulate=4)
+    task, features = make(name)  # the last batch is short either way
+    whole, one = train(task, features, epochs=2, size=8)
+    parts, other = train(task, features, epochs=2, size=2, accumulate=4)
     assert len(whole) == 6
     torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
     for (key, a), (_, b) in zip(one.named_parameters(), other.named_parameters(), strict=True):
         assert (a - b).abs().max() <= 1e-11, key
-    losses, _ = train(task, rows, steps=30, size=21)
+    losses, _ = train(task, features, steps=30, size=21)
     assert losses[-1] < losses[0]
 
 
 def test_segment_ids_reach_the_model():
-    task, rows = Classification(tiny.tokenizer(), ["False", "True"]), examples("pairs")
-    batch = task.collate(task.encode(rows))
+    task, features = make("pairs")
+    batch = task.collate(features)
     types = batch["inputs"]["token_type_ids"]
     assert types.sum() > 0
     model = model_for(task)
@@ -203,26 +177,25 @@ def test_segment_ids_reach_the_model():
 
 
 def test_evaluation_is_without_dropout_and_without_gradients_and_puts_the_mode_back():
-    task, rows = tasks()["classification"]
+    task, features = make("classification")
     config = tiny_config(vocab_size=len(tiny.VOCABULARY), hidden_dropout_prob=0.5)
     model = build(BertForSequenceClassification, config).train()
     seen = []
     model.register_forward_hook(
         lambda m, inputs, output: seen.append((m.training, torch.is_grad_enabled()))
     )
-    features = task.encode(rows)
     assert task.evaluate(model, features) == task.evaluate(model, features)
     assert set(seen) == {(False, False)}
     assert model.training
 
 
 def test_predictions_come_in_order_in_one_pass_and_do_not_depend_on_the_batches():
-    task, rows = tasks()["similarity"]
-    model, features = model_for(task), task.encode(rows)
+    task, features = make("similarity")
+    model = model_for(task)
     shapes = []
     model.register_forward_hook(lambda m, i, output: shapes.append(output[0].shape[0]))
     together, loss = task.predict(model, features)
-    assert shapes == [2 * len(rows)]  # both sides at once
+    assert shapes == [2 * len(features)]  # both sides at once
     alone = [task.predict(model, [feature], batch_tokens=1)[0][0] for feature in features]
     assert together == pytest.approx(alone, abs=1e-6)
     expected = sum((a - f.target) ** 2 for a, f in zip(together, features, strict=True))
@@ -259,8 +232,7 @@ def test_batches_keep_their_limits_and_those_by_length_have_little_padding():
 
 
 def test_batches_go_on_where_the_run_was():
-    task, rows = tasks()["mlm"]
-    loader = data_loader(task, task.encode(rows), epochs=2, size=4, seed=5)
+    loader = data_loader(*make("mlm"), epochs=2, size=4, seed=5)
     found = []
     before = torch.get_rng_state()
     for done in (0, 2):

@@ -10,33 +10,14 @@ from support import small
 from support.tiny import in_reference
 
 from minibert.tokenization.tokenizer import BertTokenizer
-from minibert.training.data import Example
 from minibert.training.loader import data_loader
 from minibert.training.loop import loop
 from minibert.training.optim import SCHEDULES, linear, make_optimizer, parameter_groups
-from minibert.training.tasks import Classification, MaskedLM, PairRegression
 from minibert.training.tasks.tokens import IGNORE
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity
 STEPS, WARMUP, LR, DECAY = 50, 5, 2e-4, 0.05
-
-
-def case(name, tokenizer, texts):
-    """The task, its model class and config, and examples."""
-    if name == "mlm":
-        task = MaskedLM(tokenizer, max_length=40)
-        rows = [{"text": text} for text, _ in texts]
-    elif name == "classification":
-        task = Classification(tokenizer, ["bad", "good"], max_length=40)
-        rows = [{"text": text, "label": label} for text, label in texts]
-    else:
-        task = PairRegression(tokenizer, max_length=40)
-        rows = [
-            {"text": a, "pair": b, "score": 0.9 if x == y else 0.2}
-            for (a, x), (b, y) in zip(texts, texts[3:] + texts[:3], strict=True)
-        ]
-    return task, [Example(row, f"row {i}") for i, row in enumerate(rows)]
 
 
 def ours(model, task, loader, lr):
@@ -50,9 +31,9 @@ def ours(model, task, loader, lr):
     return [line["loss"] for line in lines if "norm" in line]
 
 
-def labels_of(task, batch):
+def labels_of(batch):
     """The labels as transformers' models take them."""
-    if isinstance(task, MaskedLM):
+    if "places" in batch:  # masked LM
         labels = torch.full(batch["places"].shape, IGNORE)
         return labels.masked_scatter(batch["places"], batch["targets"])
     return batch["targets"]
@@ -75,7 +56,7 @@ def theirs(model, task, loader, lr):
     for epoch in range(len(loader.batch_sampler.plan)):
         loader.batch_sampler.set_epoch(epoch)
         for batch in loader:
-            labels = labels_of(task, batch)
+            labels = labels_of(batch)
             labels = labels.to(dtype) if labels.is_floating_point() else labels
             loss = model(**batch["inputs"], labels=labels).loss
             loss.backward()
@@ -89,7 +70,7 @@ def theirs(model, task, loader, lr):
 
 def start(name, directory, texts, dtype=torch.float64, dropout=0.0):
     """Our model, theirs with the same numbers, the task and its features."""
-    task, examples = case(name, BertTokenizer.from_pretrained(directory), texts)
+    task, examples = small.task(name, BertTokenizer.from_pretrained(directory), texts)
     torch.manual_seed(1)
     dropouts = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     with pytest.warns(UserWarning, match="untrained"):
