@@ -477,8 +477,7 @@ def diagnose(judges: Sequence[Judge], pairs: bool = True) -> Diagnosis | None:
 
 def on_padding_only(judges: Sequence[Judge]) -> Diagnosis | None:
     """The mistake that explains what differs on padding, where nothing else differs; or None."""
-    names = [name for judge in judges for name, verdict in judge.verdicts.items()
-             if verdict == "padding"]
+    names = {name for judge in judges for name, v in judge.verdicts.items() if v == "padding"}
     if not names:
         return None
     first = min(names, key=judges[0].order.__getitem__)

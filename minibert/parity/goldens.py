@@ -212,6 +212,12 @@ def dropout_probe(dtype: torch.dtype) -> Tensor:
     return F.dropout(torch.ones(3, 10, 24, dtype=dtype), 0.1)
 
 
+def default_batch(config: BertConfig) -> dict[str, Tensor]:
+    """Three texts of unequal length that any model can take."""
+    T = min(14, config.max_position_embeddings)
+    return ragged_batch(config, (T, max(T // 3, 1), max(2 * T // 3, 1)))
+
+
 def compare_model(
     directory: str | os.PathLike, batch: Mapping[str, Any] | None = None
 ) -> list[Report]:
@@ -222,10 +228,7 @@ def compare_model(
     single steps (``steps.py``), in float64, another implementation, though by the same hands.
     """
     directory = Path(directory)
-    if batch is None:
-        config = BertConfig.from_pretrained(directory)
-        T = min(12, config.max_position_embeddings)
-        batch = ragged_batch(config, (T, max(T // 2, 1), max(T // 3, 1)))
+    batch = batch or default_batch(BertConfig.from_pretrained(directory))
     try:
         import transformers
     except ImportError:
@@ -276,20 +279,6 @@ def project(values: Tensor, count: int = 4) -> list[float]:
     ]
 
 
-def official_batch() -> dict[str, Tensor]:
-    """The fixed batch for the official model: real ids, padding, two segments."""
-    ids = torch.tensor(
-        [
-            [101, 1037, 2158, 2003, 5983, 2833, 1012, 102, 2619, 2038, 1037, 7954, 1012, 102],
-            [101, 7592, 2088, 999, 102] + [0] * 9,
-            [101, 3000, 2003, 1996, 3007, 1997, 2605, 1012, 102] + [0] * 5,
-        ]
-    )
-    types = torch.zeros_like(ids)
-    types[0, 8:] = 1
-    return {"input_ids": ids, "attention_mask": (ids != 0).long(), "token_type_ids": types}
-
-
 def compare_projections(directory: Path, goldens: Path) -> list[Report]:
     """Hold the official model, if this is it, against the stored projections of each stage."""
     path = goldens / "official.json"
@@ -299,7 +288,7 @@ def compare_projections(directory: Path, goldens: Path) -> list[Report]:
     digest = hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
     if digest != stored["sha256"]:
         return []
-    batch = official_batch()
+    batch = {name: torch.tensor(rows) for name, rows in stored["batch"].items()}
     model = BertModel.from_pretrained(directory)
     with torch.no_grad(), trace(model) as tensors:
         model(**batch)
@@ -366,7 +355,7 @@ def parity(
         if model is None:
             return [examine_code(things, names=mapping, pairs=pairs)]
         config, weights = weights_of(locate(model))
-        inputs = Inputs(config, weights, batch or official_batch())
+        inputs = Inputs(config, weights, batch or default_batch(config))
         return [examine_code(things, inputs, names=mapping, pairs=pairs)]
     if model:
         return compare_model(locate(model), batch)

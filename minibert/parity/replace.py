@@ -37,6 +37,7 @@ from minibert.parity.report import (
     can_be_named,
     examine,
     examine_stages,
+    model_of,
     our_name,
     own_run,
 )
@@ -146,10 +147,7 @@ def replaced(
     inputs: Inputs, replacements: Mapping[str, type], names: Mapping[str, str] | None = None
 ) -> BertModel:
     """A BertModel with a learner's modules in every place of their kind, and the weights in it."""
-    config, weights, _ = inputs
-    model = BertModel(config, add_pooling_layer="pooler.dense.weight" in weights)
-    given = {name: weights[name].detach() for name in model.state_dict()}
-    model.load_state_dict(given, assign=True)  # not copied: see `own_run`
+    (config, weights, _), model = inputs, model_of(inputs)
     for kind, make in replacements.items():
         for place in places_of(kind, config):
             module, start = make(config), place + "."

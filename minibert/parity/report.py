@@ -83,15 +83,11 @@ class Report:
 
     def to_dict(self) -> dict:
         """For JSON."""
-        return {
-            "title": self.title,
-            "passed": self.passed,
-            "first": self.first.name if self.first else None,
-            "rows": [asdict(row) for row in self.rows],
-            "notes": self.notes,
-            "shown": self.shown,
-            "diagnosis": self.diagnosis.to_dict() if self.diagnosis else None,
-        }
+        first = self.first.name if self.first else None
+        diagnosis = self.diagnosis.to_dict() if self.diagnosis else None
+        rows = [asdict(row) for row in self.rows]
+        found = {"passed": self.passed, "first": first, "rows": rows, "diagnosis": diagnosis}
+        return {**vars(self), **found}
 
     def add_shape(self, name: str, got: Tensor, expected: Tensor) -> None:
         """A row for a tensor of the wrong shape."""
@@ -259,16 +255,24 @@ def own_run(inputs: Inputs, dtype: torch.dtype) -> Computation:
 
     Half precision is what float32 gives, rounded: that is how it is seen in dumps.
     """
-    config, weights, batch = inputs
     dtype = torch.float64 if dtype == torch.float64 else torch.float32
-    with torch.device("meta"):  # no numbers of its own: the very weights are put in, not copies,
-        model = BertModel(config, add_pooling_layer="pooler.dense.weight" in weights)
-    # because where a weight lies in memory can decide over the last bit of a product.
-    model.load_state_dict({n: weights[n].detach() for n in model.state_dict()}, assign=True)
-    with torch.no_grad(), trace(model.to(dtype).eval()) as tensors:
-        model(**model_inputs(batch))
-    known = {our_name(name, config): value for name, value in tensors.items()}
+    model = model_of(inputs).to(dtype)
+    with torch.no_grad(), trace(model) as tensors:
+        model(**model_inputs(inputs.batch))
+    known = {our_name(name, inputs.config): value for name, value in tensors.items()}
     return Computation(inputs, known, dtype=dtype)
+
+
+def model_of(inputs: Inputs) -> BertModel:
+    """The model of some inputs, with the very weights in it, not copies.
+
+    Where a weight lies in memory can decide over the last bit of a product.
+    """
+    config, weights, _ = inputs
+    with torch.device("meta"):  # no numbers of its own
+        model = BertModel(config, add_pooling_layer="pooler.dense.weight" in weights)
+    model.load_state_dict({n: weights[n].detach() for n in model.state_dict()}, assign=True)
+    return model.eval()
 
 
 def fit(value: Tensor, expected: Tensor) -> Tensor | None:

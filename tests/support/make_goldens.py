@@ -25,7 +25,6 @@ from minibert.parity.goldens import (
     Minibert,
     dropout_probe,
     gather,
-    official_batch,
     project,
 )
 from minibert.parity.probes import example
@@ -33,6 +32,11 @@ from minibert.parity.reference import load_reference, reference_parameters, trac
 from minibert.parity.steps import model_inputs
 
 OFFICIAL = "sentence-transformers/all-MiniLM-L6-v2"
+OFFICIAL_IDS = [  # a pair and two texts, padded
+    [101, 1037, 2158, 2003, 5983, 2833, 1012, 102, 2619, 2038, 1037, 7954, 1012, 102],
+    [101, 7592, 2088, 999, 102] + [0] * 9,
+    [101, 3000, 2003, 1996, 3007, 1997, 2605, 1012, 102] + [0] * 5,
+]
 
 
 class Transformers:
@@ -122,13 +126,18 @@ def make_official(model: Path, directory: Path) -> None:
     import transformers
 
     reference = load_reference(model, Minibert(model, torch.float64).load("BertModel"))
+    ids = torch.tensor(OFFICIAL_IDS)
+    types = torch.zeros_like(ids)
+    types[0, 8:] = 1
+    batch = {"input_ids": ids, "attention_mask": (ids != 0).long(), "token_type_ids": types}
     with torch.no_grad(), trace_reference(reference) as tensors:
-        reference(**official_batch())
+        reference(**batch)
     write_json(directory / "official.json", {
         "name": OFFICIAL,
         "sha256": hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest(),
         "transformers": transformers.__version__,
         "torch": torch.__version__,
+        "batch": {name: rows.tolist() for name, rows in batch.items()},
         "projections": {
             name: [float(f"{x:.9g}") for x in project(value)] for name, value in tensors.items()
         },

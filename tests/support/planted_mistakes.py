@@ -1,7 +1,7 @@
 """Plant every mistake of the catalogue, alone and in pairs, and see what the diagnosis says.
 
-    python tests/planted_mistakes.py [PAIRS_PER_KIND] [KIND ...]
-    python tests/planted_mistakes.py unknown
+    python tests/support/planted_mistakes.py [PAIRS_PER_KIND] [KIND ...]
+    python tests/support/planted_mistakes.py unknown
 
 prints how many are named: in float32, and with the numbers rounded to bfloat16. Code that can be
 brought (``--replace``) is tried on what `examine_code` tries it on; heads come as a dump of one
@@ -9,7 +9,6 @@ batch.
 """
 
 import functools
-import itertools
 import random
 import sys
 import time
@@ -17,31 +16,31 @@ import time
 import torch
 
 from minibert.parity.catalogue import CATALOGUE
-from minibert.parity.diagnosis import Judge, diagnose
+from minibert.parity.diagnosis import Judge, diagnose, disjoint_pairs, together
 from minibert.parity.probes import example, probes
 from minibert.parity.replace import ERRORS, inside, prepare
 from minibert.parity.replace import KINDS as BROUGHT
 from minibert.parity.steps import Computation
 from support.unknown_mistakes import RIGHT, UNKNOWN
 
-# What is seen of a learner's code: what it returns, and what went in.
-KINDS = {
+LAST = "layers.1.feed_forward_norm"
+KINDS = {  # what is seen of somebody's code: what it returns, and what went in
     "embeddings": (["embeddings"], []),
     "attention": (["layers.0.attention.output"], ["embeddings"]),
     "feed_forward": (["layers.0.feed_forward.contract"], ["layers.0.attention_norm"]),
     "layer": (["layers.0.feed_forward_norm"], ["embeddings"]),
-    "pooler": (["pooler"], ["layers.1.feed_forward_norm"]),
-    "pooling": (["pooling", "sentence"], ["layers.0.feed_forward_norm",
-                                          "layers.1.feed_forward_norm"]),
-    "masked LM": (["predictions"], ["layers.1.feed_forward_norm"]),
-    "classifier": (["classifier"], ["pooler", "layers.1.feed_forward_norm"]),
-    "next sentence": (["seq_relationship"], ["pooler", "layers.1.feed_forward_norm"]),
-    "answers": (["start_logits", "end_logits"], ["layers.1.feed_forward_norm"]),
+    "pooler": (["pooler"], [LAST]),
+    "pooling": (["pooling", "sentence"], ["layers.0.feed_forward_norm", LAST]),
+    "masked LM": (["predictions"], [LAST]),
+    "classifier": (["classifier"], ["pooler", LAST]),
+    "next sentence": (["seq_relationship"], ["pooler", LAST]),
+    "answers": (["start_logits", "end_logits"], [LAST]),
     "loss": (["loss"], ["predictions"]),
     "optimizer": ([f"steps.{t}.parameters" for t in range(1, 6)], []),
 }
 EXAMPLE = example()
 ANSWERED = ("named", "tie", "hidden and listed")
+ROUNDINGS = (torch.float32, torch.bfloat16)
 
 
 @functools.cache
@@ -56,18 +55,16 @@ def inputs_of(kind):
 
 def plant(kind, mistakes, rounding=torch.float32):
     """Judges of what code with these mistakes returns, on all that it is tried on."""
-    changes = {step: change for mistake in mistakes for step, change in mistake.changes.items()}
     judges = []
     for number, (given, known) in enumerate(inputs_of(kind)):
-        run = Computation(given, known, changes, torch.float32)
+        run = Computation(given, known, together(mistakes), torch.float32)
         try:
             mine = known | {name: run[name] for name in KINDS[kind][0]}
         except (RuntimeError, IndexError):
             if not number:
                 raise
             continue
-        rounded = {name: value.to(rounding).float() for name, value in mine.items()}
-        judges.append(Judge(given, rounded))
+        judges.append(Judge(given, {n: value.to(rounding).float() for n, value in mine.items()}))
     return judges
 
 
@@ -110,15 +107,6 @@ def outcome(kind, mistakes, rounding, pairs=True):
     return ("part" if any(answer < wanted for answer in answers) else "wrong"), diagnosis
 
 
-def count(kind, sets, rounding):
-    """How often each outcome comes."""
-    found = {}
-    for mistakes in sets:
-        result, diagnosis = outcome(kind, mistakes, rounding)
-        found.setdefault(result, []).append((mistakes, diagnosis))
-    return found
-
-
 def brought(kind, thing, rounding):
     """The diagnosis of somebody's class or function, all its numbers rounded."""
     judges = []
@@ -137,16 +125,29 @@ def unknown():
 
     A difference on padding alone that has a name is no wrong name.
     """
-    for rounding in (torch.float32, torch.bfloat16):
+    for rounding in ROUNDINGS:
         for what, things in (("unknown", UNKNOWN), ("right", RIGHT)):
-            count, named, seen = 0, [], 0
-            for kind, thing in [(k, one) for k in things for one in things[k]]:
-                found = brought(kind, thing, rounding)
-                count, seen = count + 1, seen + (found is not None and not found.harmless)
-                if found and found.answers and not found.harmless:
-                    named.append((thing.__name__, [m.key for m in found.answers[0]]))
-            print(f"{what} {str(rounding)[6:]}: {count}, of which differ {seen}, named: {named}",
+            found = {thing.__name__: brought(kind, thing, rounding)
+                     for kind in things for thing in things[kind]}
+            faults = {name: one for name, one in found.items() if one and not one.harmless}
+            named = [(name, str(one)) for name, one in faults.items() if one.answers]
+            print(f"{what} {rounding}: {len(found)}, of which differ {len(faults)}, named: {named}",
                   flush=True)
+
+
+def report(what, kind, sets, rounding):
+    """Print how often each outcome comes, and everything that was not named."""
+    start, found = time.process_time(), [outcome(kind, mistakes, rounding) for mistakes in sets]
+    each = (time.process_time() - start) / max(len(sets), 1)
+    results = [result for result, _ in found]
+    good = sum(result in ANSWERED for result in results)
+    numbers = {result: results.count(result) for result in sorted(set(results))}
+    print(f"{kind} {what} {str(rounding)[6:]}: {good} of {len(sets)} = "
+          f"{100 * good / max(len(sets), 1):.1f} %; {numbers}, {each:.2f} s each", flush=True)
+    for mistakes, (result, diagnosis) in zip(sets, found, strict=True):
+        if result not in (*ANSWERED, "crash"):
+            said = diagnosis and [[m.key for m in answer] for answer in diagnosis.answers]
+            print("   ", result, [m.key for m in mistakes], said, flush=True)
 
 
 def main():
@@ -156,28 +157,11 @@ def main():
     sample = int(sys.argv[1]) if len(sys.argv) > 1 else 30
     for kind in sys.argv[2:] or KINDS:
         mistakes = possible(kind)
-        singles = [(mistake,) for mistake in mistakes]
-        pairs = [
-            pair for pair in itertools.combinations(mistakes, 2)
-            if not pair[0].changes.keys() & pair[1].changes.keys()
-            and "weights" not in {**pair[0].changes, **pair[1].changes}
-        ]
+        pairs = [pair for pair in disjoint_pairs(mistakes) if "weights" not in together(pair)]
         random.Random(0).shuffle(pairs)
-        for what, sets in (("singles", singles), ("pairs", pairs[:sample])):
-            for rounding in (torch.float32, torch.bfloat16):
-                start = time.process_time()
-                found = count(kind, sets, rounding)
-                each = (time.process_time() - start) / max(len(sets), 1)
-                numbers = {name: len(cases) for name, cases in sorted(found.items())}
-                good = sum(numbers.get(name, 0) for name in ANSWERED)
-                share = 100 * good / max(len(sets), 1)
-                print(f"{kind} {what} {str(rounding)[6:]}: {good} of {len(sets)} = {share:.1f} %; "
-                      f"{numbers}, {each:.2f} s each", flush=True)
-                for name in ("wrong", "part", "unnamed", "missed"):
-                    for mistakes_, diagnosis in found.get(name, []):
-                        print("   ", name, [m.key for m in mistakes_],
-                              diagnosis and [[m.key for m in a] for a in diagnosis.answers],
-                              flush=True)
+        for what, sets in (("singles", [(m,) for m in mistakes]), ("pairs", pairs[:sample])):
+            for rounding in ROUNDINGS:
+                report(what, kind, sets, rounding)
 
 
 if __name__ == "__main__":
