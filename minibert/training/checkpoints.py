@@ -25,11 +25,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from minibert.io import distributed
-from minibert.io.checkpoint import write_safetensors
+from minibert.io.checkpoint import read_safetensors, write_safetensors
 from minibert.io.files import read_text, write_text
 
 POSITION = {"epoch", "epoch_step", "step", "best", "best_epoch"}  # of a run, in a checkpoint
@@ -242,10 +241,9 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], position: dict | None 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     """The tensors and the JSON object of a file that `write_tensors` wrote."""
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            return tensors, json.loads(file.metadata()["minibert"])
-    except (SafetensorError, KeyError, TypeError) as error:
+        tensors, metadata = read_safetensors(path)
+        return tensors, json.loads(metadata["minibert"])
+    except (ValueError, KeyError) as error:
         raise ValueError(f"{path} is damaged ({error}); remove it and start a new run") from None
 
 

