@@ -292,7 +292,6 @@ def test_check_without_a_file(capsys, tmp_path):
     path = tmp_path / "a.py"
     assert run("check", "attention", "--start", path) == 0 and path.exists()
     assert run("check", "attention", "--start", path) == 2
-    capsys.readouterr()
 
 
 @pytest.mark.parametrize(

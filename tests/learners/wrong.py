@@ -159,9 +159,10 @@ def _feed_forward(hidden, weights, activation):
 
 feed_forward__gelu_tanh = partial(_feed_forward, activation=partial(F.gelu, approximate="tanh"))
 feed_forward__relu = partial(_feed_forward, activation=torch.relu)
-feed_forward__gelu_without_root_two = partial(
-    _feed_forward, activation=lambda x: x * (1 + torch.erf(x)) / 2
-)
+
+
+def feed_forward__gelu_without_root_two(hidden, weights):
+    return _feed_forward(hidden, weights, lambda x: x * (1 + torch.erf(x)) / 2)
 
 
 def mean_pooling__pooling_padding(hidden, mask):
