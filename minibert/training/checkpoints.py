@@ -31,7 +31,7 @@ from minibert.io import distributed
 from minibert.io.checkpoint import read_safetensors, write_safetensors
 from minibert.io.files import read_text, write_text
 
-POSITION = {"epoch", "epoch_step", "step", "best", "best_epoch"}  # of a run, in a checkpoint
+POSITION = ("epoch", "epoch_step", "step", "best", "best_epoch")  # of a run, in a checkpoint
 
 
 class Diverged(ArithmeticError):
@@ -174,8 +174,8 @@ class Run:
         tensors, position = read_tensors(path) if path.exists() else ({}, {"lines": 0})
         if tensors:
             self.restore(tensors)
-        for name in POSITION & position.keys():
-            setattr(self, name, position[name])
+        for name in POSITION:
+            setattr(self, name, position.get(name, getattr(self, name)))
         log = self.directory / "log.jsonl"
         kept = read_text(log).splitlines(keepends=True)[: position["lines"]] if log.exists() else []
         self.lines = [json.loads(line) for line in kept]

@@ -191,7 +191,7 @@ def start_optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimiz
 
 
 def begin(settings: Settings, origin: dict[str, str], out: Path, resume: bool) -> None:
-    """Write what a run is to do and from what it begins; a resumed run must begin from the same.
+    """Write the settings of a new run and what it starts from; a resumed run must have the same.
 
     Raises:
         ValueError: a data file or the base model is another one now.
@@ -317,7 +317,7 @@ def narrator(run: Run, total: int, say: Say) -> Any:
 
 
 def summary(task: Task, run: Run, evaluation: Evaluation) -> dict:
-    """Metrics before and after the training, and what they should make a person doubt."""
+    """Metrics before and after the training, and warnings about them."""
     before = {k: v for k, v in run.lines[0].items() if k not in ("step", "epoch")}
     after = {"best_epoch": run.best_epoch or run.epoch, "steps": run.step}
     after |= evaluation.on("dev", "test", "general")

@@ -84,10 +84,7 @@ def make_optimizer(name: str, groups: list[dict]) -> torch.optim.Optimizer:
     Both Adams correct the bias of their moments (Kingma & Ba 2015, §3), which the code that BERT
     was published with does not do; on little data that made runs fail (Zhang 2021, §4).
     """
-    if name == "adamw":
-        return torch.optim.AdamW(groups, fused=True)
-    if name == "adam":
-        return torch.optim.Adam(groups, fused=True)
-    if name == "sgd":
-        return torch.optim.SGD(groups, momentum=0.9, fused=True)
-    raise ValueError(f"optimizer {name!r}; adamw, adam or sgd is allowed")
+    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+    if name not in kinds:
+        raise ValueError(f"optimizer {name!r}; one of {', '.join(kinds)} is allowed")
+    return kinds[name](groups, fused=True, **({"momentum": 0.9} if name == "sgd" else {}))

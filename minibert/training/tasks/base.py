@@ -50,18 +50,18 @@ class Feature(NamedTuple):
 class Task(ABC):
     """What is learnt, and how it is measured.
 
-    Examples become features once (`encode`), features become a batch in every step (`collate`), the
-    model answers (`outputs`), the answer is judged (`criterion`) or read (`decode`), and readings
-    are measured (`measure`) or told to a person (`answer`).
+    Examples become features once (`encode`), features become a batch in every step (`collate`), and
+    the model gives `outputs`. For training these have a loss (`criterion`). For use they become
+    predictions (`decode`), which are measured (`measure`) or shown to a person (`answer`).
 
     Shapes: B examples in a batch; R rows of T tokens: R = B, or B times the number of sides in a
     bi-encoder; C classes.
 
     Attributes:
         tokenizer: that of the model.
-        max_length: tokens of an input, special tokens included; what is longer is cut.
-        inputs, truth: the columns of a row of data, keys of ``data.NAMES``: what the model sees and
-            what it is to say; "?" at the end = may be missing.
+        max_length: maximum tokens of an input, special tokens included.
+        inputs, truth: the columns of a row of data, keys of ``data.NAMES``: the inputs of
+            the model, and the labels; "?" at the end = optional.
         best: the metric that decides which checkpoint is the best one; higher is better.
         head: the class of the model.
         library, pipeline: what the model card says.
@@ -111,7 +111,7 @@ class Task(ABC):
 
     @classmethod
     def columns(cls) -> tuple[str, ...]:
-        """The columns of a row of training data: what the model sees, and the truth."""
+        """The columns of a row of training data: inputs, then labels."""
         return cls.inputs + cls.truth
 
     @classmethod
@@ -172,11 +172,11 @@ class Task(ABC):
         return self.criterion(self.outputs(model, batch), batch)
 
     def remarks(self, measures: dict[str, float]) -> list[str]:
-        """What the metrics of a finished run should make a person doubt."""
+        """Warnings about the metrics of a finished run."""
         return []
 
     def tables(self, predictions: Sequence, features: Sequence[Feature]) -> dict[str, str]:
-        """Files that show more than numbers do, for the run directory: name → content."""
+        """Files for the run directory that show more than numbers do: name → content."""
         return {}
 
     def predict(
