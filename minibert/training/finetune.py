@@ -31,6 +31,7 @@ from minibert.io import distributed
 from minibert.io.checkpoint import content_digest
 from minibert.io.directory import open_directory
 from minibert.io.files import atomic_directory, read_json, write_json, write_text
+from minibert.io.hub import model_card
 from minibert.sentence_encoder import best_device
 from minibert.training import data
 from minibert.training.adapt import adapt, encoder_of, merge_lora, pull_to_start
@@ -38,7 +39,7 @@ from minibert.training.checkpoints import Run
 from minibert.training.loader import data_loader
 from minibert.training.loop import loop
 from minibert.training.optim import SCHEDULES, make_optimizer, parameter_groups
-from minibert.training.plots import curves, model_card, smooth
+from minibert.training.plots import card_text, curves, smooth
 from minibert.training.settings import FILES, Settings
 from minibert.training.tasks import task_class
 from minibert.training.tasks.base import Task
@@ -343,7 +344,7 @@ def save(
     title = f"{Path(settings.base).name}, fine-tuned: {settings.task}"
     with atomic_directory(out) as staging:
         task.save(run.model, staging)
-        card = model_card(title, task.library, task.pipeline, facts, asked)
+        card = model_card(card_text(title, facts, asked), task.library, task.pipeline)
         write_text(staging / "README.md", card)
         write_text(staging / "run" / "curves.svg", draw(settings, run))
         for name, table in evaluation.tables.items():

@@ -1,4 +1,4 @@
-"""What remains of a run for people to look at: curves and a model card."""
+"""What remains of a run for people to look at: curves, and the text of the model card."""
 
 from __future__ import annotations
 
@@ -85,14 +85,9 @@ def smooth(points: Sequence[tuple[float, float]], n: int = 100) -> list[tuple[fl
     return [(s[-1][0], sum(y for _, y in s) / len(s)) for s in spans]
 
 
-def model_card(
-    title: str, library: str, pipeline: str, facts: Mapping[str, str], settings: Mapping
-) -> str:
-    """A ``README.md`` for the model: what it is, what it can do, what it was made from."""
-    from huggingface_hub import ModelCardData
-
-    head = ModelCardData(library_name=library, pipeline_tag=pipeline).to_yaml()
-    lines = ["---", head, "---", "", f"# {title}", "", "| | |", "|---|---|"]
+def card_text(title: str, facts: Mapping[str, str], settings: Mapping) -> str:
+    """The text of the model card: what the model can do, what it was made from."""
+    lines = [f"# {title}", "", "| | |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in facts.items()]
     lines += ["", "Trained with minibert, as follows:", "", "| setting | value |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in settings.items() if value is not None]
