@@ -119,7 +119,7 @@ def search_text(value: dict) -> str:
 
 def searched(args: argparse.Namespace) -> tuple[list[str], list[int]]:
     """The texts of a file, and the number of the line, from 1, on which each stands."""
-    from minibert.speed.embed_file import read_lines
+    from minibert.io.files import read_lines
     from minibert.training.data import read
 
     if Path(args.file).suffix.lower() in TABLES and not args.vectors:
@@ -145,8 +145,9 @@ def searched(args: argparse.Namespace) -> tuple[list[str], list[int]]:
 @encoding_options
 def keysentences(args: argparse.Namespace) -> Result:
     """Pick the sentences that represent a text best, in its order."""
+    from minibert.io.files import read_lines
     from minibert.similarity import key_sentences
-    from minibert.speed.embed_file import read_lines, split_sentences
+    from minibert.speed.embed_file import split_sentences
 
     lines = read_lines(args.file)
     sentences = [s for line in lines for s in ([line] if args.lines else split_sentences(line))]

@@ -49,12 +49,34 @@ def read_text(path: str | os.PathLike) -> str:
         data = Path(path).read_bytes()
     except FileNotFoundError:
         raise no_such_file(path) from None
+    return decode(data, path)
+
+
+def read_lines(path: str | os.PathLike) -> Iterator[str]:
+    """The lines of a UTF-8 text file, one at a time, without their line ends.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_text`.
+    """
+    if not Path(path).exists():
+        raise no_such_file(path)
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            yield decode(line, path, number).rstrip("\r\n")
+
+
+def decode(data: bytes, path: str | os.PathLike, line: int = 1) -> str:
+    """The text in some bytes of a UTF-8 file that begin on a line; on the first a mark may stand.
+
+    Raises:
+        ValueError: the bytes are not UTF-8; the message names the file, the line and the byte.
+    """
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8-sig" if line == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line += error.object.count(b"\n", 0, error.start)  # error.object is without the mark
         raise ValueError(
-            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; "
+            f"{path}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8; "
             "save the file as UTF-8 and try again"
         ) from None
 

@@ -19,31 +19,30 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
 
 import torch
 
+from minibert.io.files import read_lines
 from minibert.io.hub import DEFAULT_MODEL, locate
 from minibert.sentence_encoder import SentenceEncoder
 from minibert.speed import int8
-from minibert.speed.embed_file import read_lines
 from minibert.speed.packed import PackedLinear, available
 from minibert.speed.peers import PEERS, Encode
 from minibert.tokenization.tokenizer import BertTokenizer
 
-OURS = ("minibert", "minibert int8")
+ENGINES = {"minibert": "float32", "minibert textbook": "textbook", "minibert int8": "int8"}
+OURS = ("minibert", "minibert int8")  # which all are compared with
 # Runs a command; prints seconds, peak memory, exit status. A small process of its own, because
 # Linux counts into a child's peak the size of the process that started it.
-LAUNCHER = """import os, subprocess, sys, time
-begin = time.perf_counter()
-quiet = subprocess.DEVNULL
-child = subprocess.Popen(sys.argv[1:], stdout=quiet, stderr=quiet)
-_, status, usage = os.wait4(child.pid, 0)
-child.returncode = status  # it is over; subprocess need not wait for it again
-print(time.perf_counter() - begin, usage.ru_maxrss, status)"""
+LAUNCHER = """import resource, subprocess, sys, time
+begin, quiet = time.perf_counter(), subprocess.DEVNULL
+status = subprocess.call(sys.argv[1:], stdout=quiet, stderr=quiet)
+spent, usage = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+print(spent, usage.ru_maxrss, status)"""
 
 
 def bench(
@@ -130,19 +129,15 @@ def gather(
     directory: Path, room: Path, peers: bool, say: Callable[[str], None]
 ) -> tuple[dict[str, Encode], dict[str, str]]:
     """Everyone who can take part, and why the others cannot."""
-    engines = {"minibert textbook": "textbook"}
-    missing: dict[str, str] = {}
-    if available():
-        engines = {"minibert": "packed", **engines}
-    else:
-        engines = {"minibert": "textbook"}
-    if reason := int8.unsupported():
-        missing["minibert int8"] = reason
-    else:
-        engines["minibert int8"] = "int8"
+    missing = {
+        "minibert textbook": None if available() else "minibert is that: torch has no oneDNN here",
+        "minibert int8": int8.unsupported(),
+    }
+    missing = {who: reason for who, reason in missing.items() if reason}
     found: dict[str, Encode] = {
         who: SentenceEncoder.from_pretrained(directory, device="cpu", engine=engine).encode
-        for who, engine in engines.items()
+        for who, engine in ENGINES.items()
+        if who not in missing
     }
     for name, (make, needs) in PEERS.items() if peers else ():
         absent = [package for package in needs if importlib.util.find_spec(package) is None]
@@ -201,26 +196,23 @@ def race(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # texts cut off: `encode` will say so
         lengths = [len(row) for row in encoder.rows(sample)[0]]
-    work = sum(operations(encoder.model.config, length) for length in lengths)
     calls = {name: partial(encode, sample) for name, encode in contestants.items()}
     seconds = alternate(calls, rounds, repeats, lambda: rates.append(matrix_rate()))
-    fractions = [
-        work / spent / 1e9 / rate
-        for spent, rate in zip(seconds["minibert"], rates[-rounds:], strict=True)
-    ]
+    work = sum(operations(encoder.model.config, length) for length in lengths) / 1e9
+    least = [work / rate for rate in rates[-rounds:]]  # seconds, were it matrix products alone
     rows = {}
     for name, spent in seconds.items():
         middle = statistics.median(spent)
         rows[name] = {
-            "seconds": spent, "texts_per_s": len(sample) / middle,
+            "seconds": spent,
+            "texts_per_s": len(sample) / middle,
             "tokens_per_s": sum(lengths) / middle,
         }
-        for ours in OURS:
-            if ours in seconds:  # above 1: ours is so many times as fast
-                rows[name][f"{ours} : this"] = median_ratio(spent, seconds[ours])
+        for ours in seconds.keys() & set(OURS):
+            rows[name][f"{ours} : this"] = median_ratio(spent, seconds[ours])
+    fraction = median_ratio(least, seconds["minibert"])
     return {
-        "texts": len(sample), "tokens": sum(lengths), "contestants": rows,
-        "fraction": statistics.median(fractions),
+        "texts": len(sample), "tokens": sum(lengths), "contestants": rows, "fraction": fraction
     }
 
 
@@ -258,26 +250,30 @@ def cold_start(directory: Path, rounds: int, peers: bool) -> dict:
             "-c", "import sys; from sentence_transformers import SentenceTransformer as S\n"
             "S(sys.argv[1], device='cpu').encode(['a', 'b'])", directory,
         ]
+    if os.name != "posix":  # Windows does not tell the peak of a process that is over
+        return {}
     found: dict[str, list] = {name: [] for name in commands}
-    for _ in range(rounds if hasattr(os, "wait4") else 0):  # Windows has no wait4
+    for _ in range(rounds):
         for name, command in commands.items():
-            line = [sys.executable, "-S", "-c", LAUNCHER, sys.executable, *map(str, command)]
-            done = subprocess.run(line, capture_output=True, text=True, check=True)
-            spent, peak, status = map(float, done.stdout.split())
-            unit = 2**20 if sys.platform == "darwin" else 2**10
-            found[name].append((spent, peak / unit, status))
+            found[name].append(whole_process([sys.executable, *map(str, command)]))
+    columns = {name: list(zip(*runs, strict=True)) for name, runs in found.items()}
     return {
         name: {
-            "seconds": statistics.median(spent for spent, _, _ in runs),
-            "peak_mb": statistics.median(peak for _, peak, _ in runs),
-            "over_torch": statistics.median(
-                run[0] / base[0] for run, base in zip(runs, found["import torch"], strict=True)
-            ),
-            "failed": any(status != 0 for _, _, status in runs),
+            "seconds": statistics.median(spent),
+            "peak_mb": statistics.median(peaks),
+            "over_torch": median_ratio(spent, columns["import torch"][0]),
+            "failed": any(statuses),
         }
-        for name, runs in found.items()
-        if runs
+        for name, (spent, peaks, statuses) in columns.items()
     }
+
+
+def whole_process(command: Sequence[str]) -> tuple[float, float, int]:
+    """Seconds, peak memory in MB and exit status of a command."""
+    launcher = [sys.executable, "-S", "-c", LAUNCHER, *command]
+    done = subprocess.run(launcher, capture_output=True, text=True, check=True)
+    spent, peak, status = done.stdout.split()
+    return float(spent), int(peak) / (2**20 if sys.platform == "darwin" else 2**10), int(status)
 
 
 # ------------------------------------------------------------------------------------- training
@@ -304,13 +300,15 @@ def bench_training(
         What the table is made of, ready for JSON.
     """
     seconds = alternate(steps, rounds, repeats)
-    result = {"machine": machine(), "model": name, "batch": batch, "training": {}}
-    for who, spent in seconds.items():
-        result["training"][who] = {
+    rows = {
+        who: {
             "seconds": spent,
             "steps_per_s": 1 / statistics.median(spent),
             "minibert : this": median_ratio(spent, seconds["minibert"]),
         }
+        for who, spent in seconds.items()
+    }
+    result = {"machine": machine(), "model": name, "batch": batch, "training": rows}
     if profile:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as record:
             for _ in range(repeats):
@@ -334,16 +332,15 @@ def table(result: dict) -> str:
         f"{result['model']}: {where['threads']} threads of {where['cores']} cores, "
         f"{where['instructions']}, torch {where['torch']}"
     ]
+    line = "{:<24}{:>10}{:>11}{:>14}{:>11}".format
     for kind, race in result.get("encode", {}).items():
         lines += ["", f"{kind}: {race['texts']} texts, {race['tokens']:,} tokens"]
-        lines += [f"{'':<24}{'texts/s':>10}{'tokens/s':>11}{'float32 : it':>14}{'int8 : it':>11}"]
+        lines.append(line("", "texts/s", "tokens/s", "float32 : it", "int8 : it"))
         for name, row in race["contestants"].items():
+            rates = [f"{row[unit]:,.0f}" for unit in ("texts_per_s", "tokens_per_s")]
             ratios = [row.get(f"{ours} : this") for ours in OURS]
-            cells = [f"{ratio:.2f}" if ratio else "" for ratio in ratios]
-            lines.append(
-                f"  {name:<22}{row['texts_per_s']:>10,.0f}{row['tokens_per_s']:>11,.0f}"
-                f"{cells[0]:>14}{cells[1]:>11}"
-            )
+            ratios = [f"{ratio:.2f}" if ratio else "" for ratio in ratios]
+            lines.append(line(f"  {name}", *rates, *ratios))
         if race["texts"] > 1:
             lines.append(f"  minibert runs at {race['fraction']:.0%} of the machine's matrix rate")
     if result.get("matrix_gflops"):

@@ -14,32 +14,11 @@ import numpy as np
 
 from minibert.batching import progress
 from minibert.io import distributed
-from minibert.io.files import need_ending, no_such_file, read_json, write_json
+from minibert.io.files import need_ending, read_json, read_lines, write_json
 from minibert.sentence_encoder import SentenceEncoder
 
 SENTENCE_END = re.compile(r"""(?<=[.!?…])\s+|(?<=[.!?…]["'”’)])\s+|(?<=[。！？])""")
 CHUNK = 512  # lines encoded, written and remembered at a time
-
-
-def read_lines(path: str | os.PathLike) -> Iterator[str]:
-    """The lines of a UTF-8 text file, one at a time, without their line ends.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line is not UTF-8; the message names it.
-    """
-    if not Path(path).exists():
-        raise no_such_file(path)
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{path}, line {number}: byte 0x{line[error.start]:02x} is not UTF-8; "
-                    "save the file as UTF-8 and try again"
-                ) from None
-            yield text.rstrip("\r\n")
 
 
 def split_sentences(text: str) -> list[str]:
@@ -91,13 +70,12 @@ def embed_file(
     if total == 0:
         raise ValueError(f"{path} has no lines")
     shape = (total, encoder.dimension)
+    options = dict(on_long=on_long, normalize_embeddings=normalize_embeddings, prompt=prompt)
     run = {
         "shape": list(shape),
         "text": digest.hexdigest(),
         "weights": encoder.digest(),
-        "options": repr(
-            (on_long, normalize_embeddings, prompt, encoder.max_length, encoder.pooling)
-        ),
+        "options": repr((*options.values(), encoder.max_length, encoder.pooling)),
     }
 
     done = 0
@@ -114,38 +92,23 @@ def embed_file(
         on_start(done, total)
     distributed.wait()  # the array is there
 
-    def chunks() -> Iterator[list[str]]:
+    def rounds() -> Iterator[list[str]]:
         lines = itertools.islice(read_lines(path), done, None)
-        while chunk := list(itertools.islice(lines, CHUNK)):
-            yield chunk
-
-    def rounds() -> Iterator[list[list[str]]]:
-        each = chunks()
-        while found := list(itertools.islice(each, distributed.processes())):
+        while found := list(itertools.islice(lines, CHUNK * distributed.processes())):
             yield found
 
-    def size(found: list[list[str]]) -> int:
-        return sum(map(len, found))
-
-    show = show_progress_bar if chief else False
+    start, show = CHUNK * distributed.rank(), show_progress_bar if chief else False
     with warnings.catch_warnings():
         warnings.simplefilter("once")  # every chunk would say again that texts were cut
-        for found in progress(rounds(), total - done, "lines", show, size=size):
-            first = done + size(found[: distributed.rank()])
-            for chunk in found[distributed.rank() :][:1]:  # none, where the last round is short
-                vectors = encoder.encode(
-                    chunk,
-                    on_long=on_long,
-                    normalize_embeddings=normalize_embeddings,
-                    prompt=prompt,
-                    show_progress_bar=False,
-                )
+        for found in progress(rounds(), total - done, "lines", show, size=len):
+            if chunk := found[start : start + CHUNK]:  # none, where the last round is short
+                vectors = encoder.encode(chunk, **options, show_progress_bar=False)
                 rows = np.lib.format.open_memmap(part, mode="r+")  # anew: pages are let go
-                rows[first : first + len(chunk)] = vectors
+                rows[done + start : done + start + len(chunk)] = vectors
                 rows.flush()
                 del rows
             distributed.wait()  # the round is written
-            done += size(found)
+            done += len(found)
             if chief:
                 write_json(state_file, {"run": run, "rows": done})
     if chief:

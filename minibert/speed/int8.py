@@ -33,17 +33,16 @@ from minibert.io.files import atomic_directory
 from minibert.model import BertModel
 from minibert.pretrained import NoInitialisation
 from minibert.speed.packed import PackedLinear
+from minibert.trace import record
 
 FILE = "model.int8.safetensors"
 SMALLEST = 1e-30  # instead of 0 where something is divided by the largest value
 # Below the lowest value of each activation.
 FLOORS = {"gelu": -0.171, "gelu_new": -0.171, "gelu_pytorch_tanh": -0.171, "relu": 0.0}
-
-
-LINEAR = (
-    *("attention.query", "attention.key", "attention.value", "attention.output"),
-    *("feed_forward.expand", "feed_forward.contract"),
-)  # of a layer
+LINEAR = (  # of a layer
+    "attention.query", "attention.key", "attention.value", "attention.output",
+    "feed_forward.expand", "feed_forward.contract",
+)
 
 
 class Rounding:
@@ -198,13 +197,14 @@ def quantize(model: BertModel) -> BertModel:
                 f"{name} is a {type(part).__name__}; int8 takes the place of nn.Linear: merge LoRA "
                 "matrices first"
             )
-    inputs = largest_inputs(model)
+    largest = largest_inputs(model)
     table = model.embeddings.word.weight.detach().float()  # (V, H)
     swap_in(model)
     for i, layer in enumerate(model.layers):
         for names in (LINEAR[:3], LINEAR[4:5]):  # query, key and value; expand
             parts = [before[f"layers.{i}.{name}"] for name in names]
-            smooth = smoothing(inputs[parts[0]], torch.cat([part.weight for part in parts]))
+            weight = torch.cat([part.weight for part in parts])
+            smooth = smoothing(largest[f"layers.{i}.{names[0]}"], weight)
             for name, part in zip(names, parts, strict=True):
                 layer.get_submodule(name).fill(part, smooth)
         for name in (LINEAR[3], LINEAR[5]):
@@ -223,7 +223,7 @@ def smoothing(largest: Tensor, weight: Tensor) -> Tensor:
     return largest.clamp(min=1e-5) ** 0.6 / weight.clamp(min=1e-5) ** 0.4  # (in,)
 
 
-def largest_inputs(model: BertModel) -> dict[nn.Module, Tensor]:
+def largest_inputs(model: BertModel) -> dict[str, Tensor]:
     """The largest |value| of each channel before attention and feed-forward: layer → (H,).
 
     No texts are needed: the large channels are large for any words. 32 lists of 16 random tokens
@@ -232,23 +232,10 @@ def largest_inputs(model: BertModel) -> dict[nn.Module, Tensor]:
     config, random = model.config, torch.Generator().manual_seed(0)
     size = (32, min(16, config.max_position_embeddings))
     ids = torch.randint(config.vocab_size, size, generator=random)
-    found: dict[nn.Module, Tensor] = {}
-
-    def look(part: nn.Module, inputs: tuple) -> None:
-        found[part] = inputs[0].float().abs().amax((0, 1))  # (H,)
-
-    watched = [layer.attention.query for layer in model.layers]
-    watched += [layer.feed_forward.expand for layer in model.layers]
-    hooks = [part.register_forward_pre_hook(look) for part in watched]
-    training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()(ids.to(model.embeddings.word.weight.device))
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
-    return found
+    names = [f"layers.{i}.{LINEAR[n]}" for i in range(len(model.layers)) for n in (0, 4)]
+    with torch.no_grad(), record(model.eval(), dict(zip(names, names, strict=True)), {}) as tensors:
+        model(ids.to(model.embeddings.word.weight.device))
+    return {name: tensor.float().abs().amax((0, 1)) for name, tensor in tensors.items()}
 
 
 def dequantize(model: BertModel) -> BertModel:

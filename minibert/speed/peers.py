@@ -7,6 +7,7 @@ and weights. Those without a way of their own to encode texts get our tokenizer 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,12 @@ from minibert.model import BertModel
 from minibert.sentence_encoder import SentenceEncoder
 
 Encode = Callable[[Sequence[str]], object]
+
+
+def mean(hidden, mask):
+    """The mean of the states of the real tokens. Shapes: (B, T, H), (B, T) → (B, H)."""
+    mask = mask[..., None]
+    return (hidden * mask).sum(1) / mask.sum(1)
 
 
 def sentence_transformers(directory: Path, room: Path) -> Encode:
@@ -42,8 +49,7 @@ def transformers(directory: Path, room: Path) -> Encode:
             )
             with torch.inference_mode():
                 hidden = model(**batch).last_hidden_state
-            mask = batch["attention_mask"][..., None]
-            vectors.append((hidden * mask).sum(1) / mask.sum(1))
+            vectors.append(mean(hidden, batch["attention_mask"]))
         return torch.nn.functional.normalize(torch.cat(vectors), dim=1).numpy()
 
     return encode
@@ -57,13 +63,11 @@ def sorted_batches(directory: Path, forward: Callable) -> Encode:
         rows, _ = encoder.rows(list(texts))
         vectors = np.empty((len(rows), encoder.dimension), np.float32)
         for members in make_batches([len(row) for row in rows], tokens=1024):
-            longest = len(rows[members[0]])
-            ids = np.zeros((len(members), longest), np.int64)
-            mask = np.zeros_like(ids)
-            for row, i in enumerate(members):
-                ids[row, : len(rows[i])], mask[row, : len(rows[i])] = rows[i], 1
-            hidden = forward(ids, mask)
-            vectors[members] = (hidden * mask[..., None]).sum(1) / mask.sum(1)[:, None]
+            lengths = np.array([len(rows[i]) for i in members])
+            real = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
+            ids, mask = np.zeros(real.shape, np.int64), real.astype(np.int64)
+            ids[real] = np.concatenate([rows[i] for i in members])
+            vectors[members] = mean(forward(ids, mask), mask)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     return encode
@@ -155,12 +159,10 @@ PEERS = {
     "sentence-transformers": (sentence_transformers, ["sentence_transformers"]),
     "transformers": (transformers, ["transformers"]),
     "onnxruntime": (onnxruntime, ["onnxruntime", "onnx", "transformers"]),
-    "onnxruntime int8": (
-        lambda d, r: onnxruntime(d, r, True), ["onnxruntime", "onnx", "transformers"]
-    ),
+    "onnxruntime int8": (partial(onnxruntime, int8=True), ["onnxruntime", "onnx", "transformers"]),
     "openvino": (openvino, ["openvino"]),
     "ctranslate2": (ctranslate2, ["ctranslate2", "transformers"]),
-    "ctranslate2 int8": (lambda d, r: ctranslate2(d, r, "int8"), ["ctranslate2", "transformers"]),
+    "ctranslate2 int8": (partial(ctranslate2, kind="int8"), ["ctranslate2", "transformers"]),
 }
 
 
@@ -168,9 +170,8 @@ def plain_training(directory: Path, pairs: list, targets: list) -> Callable[[], 
     """A step as people write it with transformers: each side by itself, AdamW of torch."""
     from transformers import AutoModel, AutoTokenizer
 
-    model = AutoModel.from_pretrained(directory)
+    model = AutoModel.from_pretrained(directory).train()
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
     wanted = torch.tensor(targets)
 
@@ -178,9 +179,8 @@ def plain_training(directory: Path, pairs: list, targets: list) -> Callable[[], 
         vectors = []
         for side in zip(*pairs, strict=True):
             batch = tokenizer(list(side), padding=True, return_tensors="pt")
-            mask = batch["attention_mask"][..., None]
             hidden = model(**batch).last_hidden_state
-            vectors.append((hidden * mask).sum(1) / mask.sum(1))
+            vectors.append(mean(hidden, batch["attention_mask"]))
         loss = torch.nn.functional.mse_loss(torch.cosine_similarity(*vectors), wanted)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -15,7 +15,7 @@ from support.disk import files_of_at_most, in_child, stopped_at
 
 from minibert.io import files
 from minibert.io.directory import open_directory
-from minibert.io.files import atomic_directory, atomic_path, read_json, read_text
+from minibert.io.files import atomic_directory, atomic_path, read_json, read_lines, read_text
 
 WEIGHTS = "model.safetensors"
 OLD = {"config.json": "old", "pooling/config.json": "old", WEIGHTS: "old" * 1000, "mine": "kept"}
@@ -56,14 +56,21 @@ def get(directory: Path) -> dict[str, str] | None:
         (b"one\ntwo \xff three", "line 2: byte 0xff is not UTF-8"),
         ("é".encode("latin-1"), "line 1: byte 0xe9 is not UTF-8"),
         ('{"a": 1}'.encode("utf-16"), "line 1: byte 0xff is not UTF-8"),
+        (b"\xef\xbb\xbfone\n\xfe", "line 2: byte 0xfe is not UTF-8"),
     ],
 )
-def test_a_file_that_is_not_utf8_is_named_with_line_and_byte(tmp_path, content, message):
+@pytest.mark.parametrize("read", [read_text, lambda path: list(read_lines(path))])
+def test_a_file_that_is_not_utf8_is_named_with_line_and_byte(tmp_path, content, message, read):
     path = tmp_path / "a.txt"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
-        read_text(path)
+        read(path)
     assert str(path) in str(caught.value)
+
+
+def test_lines_are_without_their_ends(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\n\nlast")
+    assert list(read_lines(tmp_path / "a.txt")) == ["one", "two", "", "last"]
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path):

@@ -11,56 +11,105 @@ import numpy as np
 import pytest
 from support.tiny import words
 
+from minibert.io import distributed
 from minibert.sentence_encoder import SentenceEncoder
 from minibert.speed import embed_file as module
-from minibert.speed.embed_file import embed_file, read_lines
+from minibert.speed.embed_file import embed_file
 
 
 @pytest.fixture
-def lines(tmp_path):
+def lines(tmp_path, monkeypatch):
+    """A file of 50 lines, encoded 8 at a time; and its texts."""
+    monkeypatch.setattr(module, "CHUNK", 8)
     texts = words(1, 50)
     texts[7] = ""
     (tmp_path / "lines.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     return tmp_path / "lines.txt", texts
 
 
-def test_rows_are_lines(tiny, lines, tmp_path, monkeypatch):  # noqa: F811
+def stop(encoder, path, out, after: int) -> None:
+    """A run that is interrupted when so many chunks are written."""
+    encode, count = encoder.encode, iter(range(100))
+
+    def encode_some(*args, **options):
+        return encode(*args, **options) if next(count) < after else 1 / 0
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(encoder, "encode", encode_some)
+        embed_file(encoder, path, out)
+    assert not out.exists()
+
+
+def test_rows_are_lines_and_no_more_is_read_than_is_encoded(tiny, lines, tmp_path, monkeypatch):
+    """So memory stays flat: a chunk of lines and of vectors at a time."""
     path, texts = lines
-    monkeypatch.setattr(module, "CHUNK", 8)
+    expected, encode, read_lines = tiny.encode(texts), tiny.encode, module.read_lines
+    taken, ahead = [], []
+    monkeypatch.setattr(
+        module, "read_lines", lambda path: (taken.append(1) or line for line in read_lines(path))
+    )
+
+    def spy(chunk, **options):
+        ahead.append((len(chunk), len(taken)))
+        return encode(chunk, **options)
+
+    monkeypatch.setattr(tiny, "encode", spy)
     assert embed_file(tiny, path, tmp_path / "out.npy") == (50, 32)
+    assert ahead == [(min(8, 50 - i), 50 + min(i + 8, 50)) for i in range(0, 50, 8)]  # counted once
     rows = np.load(tmp_path / "out.npy")
-    assert rows.dtype == np.float32
-    assert np.allclose(rows, tiny.encode(texts), atol=2e-6)
+    assert rows.dtype == np.float32 and np.allclose(rows, expected, atol=2e-6)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["lines.txt", "out.npy"]
 
 
-def test_line_ends_and_byte_order_mark(tmp_path):
-    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\n\nlast")
-    assert list(read_lines(tmp_path / "a.txt")) == ["one", "two", "", "last"]
-
-
-def test_a_stopped_run_goes_on(tiny, lines, tmp_path, monkeypatch):  # noqa: F811
-    path, texts = lines
-    monkeypatch.setattr(module, "CHUNK", 8)
-    whole = tmp_path / "whole.npy"
-    embed_file(tiny, path, whole)
-    encode, calls = tiny.encode, []
-
-    def fails_in_the_fourth(chunk, **options):
-        calls.append(chunk)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return encode(chunk, **options)
-
-    monkeypatch.setattr(tiny, "encode", fails_in_the_fourth)
-    out = tmp_path / "out.npy"
-    with pytest.raises(KeyboardInterrupt):
-        embed_file(tiny, path, out)
-    assert not out.exists()
-    begun = []
-    embed_file(tiny, path, out, on_start=lambda *numbers: begun.append(numbers))
+def test_a_stopped_run_goes_on(tiny, lines, tmp_path):
+    whole, out, begun = tmp_path / "whole.npy", tmp_path / "out.npy", []
+    embed_file(tiny, lines[0], whole)
+    stop(tiny, lines[0], out, after=3)
+    embed_file(tiny, lines[0], out, on_start=lambda *numbers: begun.append(numbers))
     assert begun == [(24, 50)]
-    assert len(calls) == 4 + 4  # chunks 4 to 7 of 7
+    assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("change", ["text", "option", "weights"])
+def test_what_changed_since_starts_anew(tiny, lines, tmp_path, monkeypatch, change):
+    path, _ = lines
+    stop(tiny, path, tmp_path / "out.npy", after=3)
+    bias = tiny.model.layers[0].attention.value.bias
+    if change == "text":
+        path.write_text(path.read_text().replace("a", "b", 1))
+    if change == "weights":
+        monkeypatch.setattr(bias, "data", bias.data + 1)
+    options = {"on_long": "window"} if change == "option" else {}
+    begun = []
+    embed_file(tiny, path, tmp_path / "out.npy", on_start=lambda *n: begun.append(n), **options)
+    assert begun == [(0, 50)]
+
+
+def test_a_damaged_state_file_starts_anew(tiny, lines, tmp_path):
+    (tmp_path / "out.npy.part").write_bytes(b"not an array")
+    (tmp_path / "out.npy.part.json").write_text(json.dumps(["nonsense"]))
+    assert embed_file(tiny, lines[0], tmp_path / "out.npy") == (50, 32)
+
+
+def test_each_of_two_processes_writes_every_other_chunk(tiny, lines, tmp_path, monkeypatch):
+    """The second, then the first, in this process; another number of them than the run began with.
+
+    What they do side by side is the next test's.
+    """
+    whole, out = tmp_path / "whole.npy", tmp_path / "out.npy"
+    embed_file(tiny, lines[0], whole)
+    stop(tiny, lines[0], out, after=2)
+    encode, sizes = tiny.encode, []
+    monkeypatch.setattr(
+        tiny, "encode", lambda chunk, **o: sizes.append(len(chunk)) or encode(chunk, **o)
+    )
+    monkeypatch.setattr(distributed, "wait", lambda: None)
+    monkeypatch.setattr(distributed, "processes", lambda: 2)
+    for rank in (1, 0):
+        assert not out.exists()
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        embed_file(tiny, lines[0], out)
+    assert sizes == [8, 8, 8, 8, 2]  # of the second, then of the first
     assert out.read_bytes() == whole.read_bytes()
 
 
@@ -77,33 +126,23 @@ print("encoded", *encoded)
 """
 
 
-def test_two_processes_share_the_file_and_go_on_where_one_was(tiny, lines, tmp_path, monkeypatch):  # noqa: F811
+@pytest.mark.slow
+def test_two_processes_share_the_file_and_go_on_where_one_was(tiny, lines, tmp_path):
     path, _ = lines
     tiny.save_pretrained(tmp_path / "model")
     tiny = SentenceEncoder.from_pretrained(tmp_path / "model")  # packed, as the processes have it
-    monkeypatch.setattr(module, "CHUNK", 8)
     whole, out = tmp_path / "whole.npy", tmp_path / "out.npy"
     embed_file(tiny, path, whole)
-    encode, count = tiny.encode, iter(range(100))
-    monkeypatch.setattr(
-        tiny, "encode", lambda *a, **k: encode(*a, **k) if next(count) < 2 else 1 / 0
-    )
-    with pytest.raises(ZeroDivisionError):
-        embed_file(tiny, path, out)
+    stop(tiny, path, out, after=2)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     env = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     command = [sys.executable, "-c", SHARE, tmp_path / "model", path, out]
+    pipe = subprocess.PIPE
     both = [
-        subprocess.Popen(
-            command,
-            env={**env, "RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
+        subprocess.Popen(command, env={**env, "RANK": rank}, stdout=pipe, stderr=pipe, text=True)
+        for rank in "01"
     ]
     said = []
     for process in both:
@@ -116,42 +155,21 @@ def test_two_processes_share_the_file_and_go_on_where_one_was(tiny, lines, tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == left
 
 
-@pytest.mark.parametrize("change", ["text", "option", "weights"])
-def test_what_changed_since_starts_anew(tiny, lines, tmp_path, monkeypatch, change):  # noqa: F811
-    path, texts = lines
-    monkeypatch.setattr(module, "CHUNK", 8)
-    out = tmp_path / "out.npy"
-    encode, count = tiny.encode, iter(range(100))
-    monkeypatch.setattr(
-        tiny, "encode", lambda *a, **k: encode(*a, **k) if next(count) < 3 else 1 / 0
-    )
-    with pytest.raises(ZeroDivisionError):
-        embed_file(tiny, path, out)
-    monkeypatch.setattr(tiny, "encode", encode)
-    options = {"on_long": "window"} if change == "option" else {}
-    if change == "text":
-        path.write_text(path.read_text().replace("a", "b", 1))
-    bias = tiny.model.layers[0].attention.value.bias
-    if change == "weights":
-        bias.data += 1
-    begun = []
-    embed_file(tiny, path, out, on_start=lambda *numbers: begun.append(numbers), **options)
-    assert begun == [(0, 50)]
-    if change == "weights":
-        bias.data -= 1
-
-
-def test_bad_text(tiny, tmp_path):  # noqa: F811
-    (tmp_path / "latin.txt").write_bytes("eins\nzwei\nfünf\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"latin.txt, line 3: byte 0xfc is not UTF-8; save"):
-        embed_file(tiny, tmp_path / "latin.txt", tmp_path / "out.npy")
-    (tmp_path / "empty.txt").write_bytes(b"")
-    with pytest.raises(ValueError, match="empty.txt has no lines"):
-        embed_file(tiny, tmp_path / "empty.txt", tmp_path / "out.npy")
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("eins\nfünf\n".encode("latin-1"), r"bad.txt, line 2: byte 0xfc is not UTF-8; save"),
+        (b"", "bad.txt has no lines"),
+    ],
+)
+def test_bad_text(tiny, tmp_path, content, message):
+    (tmp_path / "bad.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        embed_file(tiny, tmp_path / "bad.txt", tmp_path / "out.npy")
     assert not list(tmp_path.glob("out*"))
 
 
-def test_truncated_lines_are_said(tiny, tmp_path, monkeypatch):  # noqa: F811
+def test_truncated_lines_are_said(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 2)
     (tmp_path / "long.txt").write_text(("a " * 20 + "\n") * 6)
     with pytest.warns(UserWarning, match="2 of 2 texts have more than 16 tokens") as record:
@@ -159,15 +177,13 @@ def test_truncated_lines_are_said(tiny, tmp_path, monkeypatch):  # noqa: F811
     assert len(record) == 1
 
 
-def test_no_room_on_the_disk_is_found_first(tiny, lines, tmp_path, monkeypatch):  # noqa: F811
-    path, _ = lines
-
+def test_no_room_on_the_disk_is_found_first(tiny, lines, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OSError, match=r"no room for 50 vectors.*out.npy.part"):
-        embed_file(tiny, path, tmp_path / "out.npy")
+        embed_file(tiny, lines[0], tmp_path / "out.npy")
     assert not list(tmp_path.glob("out*"))
 
 
@@ -182,8 +198,9 @@ print(peak // 1024)
 """
 
 
-def test_memory_stays_flat(tiny, tmp_path):  # noqa: F811
-    """Ten times the lines (32 MB of vectors more) take hardly more memory."""
+@pytest.mark.slow
+def test_memory_stays_flat(tiny, tmp_path):
+    """Ten times the lines (12 MB of vectors more) take hardly more memory."""
     tiny.save_pretrained(tmp_path / "model")
     peaks = []
     for count in (10_000, 100_000):
@@ -195,10 +212,3 @@ def test_memory_stays_flat(tiny, tmp_path):  # noqa: F811
         assert np.load(tmp_path / "out.npy", mmap_mode="r").shape == (count, 32)
     print(f"\npeak memory: 10,000 lines {peaks[0]} MB, 100,000 lines {peaks[1]} MB")
     assert peaks[1] - peaks[0] < 8
-
-
-def test_a_damaged_state_file_starts_anew(tiny, lines, tmp_path):  # noqa: F811
-    path, _ = lines
-    (tmp_path / "out.npy.part").write_bytes(b"not an array")
-    (tmp_path / "out.npy.part.json").write_text(json.dumps(["nonsense"]))
-    assert embed_file(tiny, path, tmp_path / "out.npy") == (50, 32)
