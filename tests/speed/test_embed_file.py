@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import socket
 import subprocess
 import sys
 
@@ -14,6 +13,7 @@ from support.tiny import words
 from minibert.io import distributed
 from minibert.sentence_encoder import SentenceEncoder
 from minibert.speed import embed_file as module
+from minibert.speed.bench import whole_process
 from minibert.speed.embed_file import embed_file
 
 
@@ -113,46 +113,18 @@ def test_each_of_two_processes_writes_every_other_chunk(tiny, lines, tmp_path, m
     assert out.read_bytes() == whole.read_bytes()
 
 
-SHARE = """
-import sys
-from minibert.speed import embed_file as module
-from minibert.sentence_encoder import SentenceEncoder
-module.CHUNK = 8
-encoder = SentenceEncoder.from_pretrained(sys.argv[1], device="cpu")
-encode, encoded = encoder.encode, []
-encoder.encode = lambda chunk, **options: encoded.append(len(chunk)) or encode(chunk, **options)
-module.embed_file(encoder, sys.argv[2], sys.argv[3], on_start=lambda *n: print("began", *n))
-print("encoded", *encoded)
-"""
-
-
 @pytest.mark.slow
-def test_two_processes_share_the_file_and_go_on_where_one_was(tiny, lines, tmp_path):
-    path, _ = lines
+def test_torchrun_shares_the_file(tiny, tmp_path):
     tiny.save_pretrained(tmp_path / "model")
-    tiny = SentenceEncoder.from_pretrained(tmp_path / "model")  # packed, as the processes have it
-    whole, out = tmp_path / "whole.npy", tmp_path / "out.npy"
-    embed_file(tiny, path, whole)
-    stop(tiny, path, out, after=2)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    env = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    command = [sys.executable, "-c", SHARE, tmp_path / "model", path, out]
-    pipe = subprocess.PIPE
-    both = [
-        subprocess.Popen(command, env={**env, "RANK": rank}, stdout=pipe, stderr=pipe, text=True)
-        for rank in "01"
-    ]
-    said = []
-    for process in both:
-        output, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
-        said.append(output.splitlines())
-    assert said == [["began 16 50", "encoded 8 8 2"], ["encoded 8 8"]]  # 5 chunks: 3 rounds
+    (tmp_path / "lines.txt").write_text("\n".join(words(2, 1800)))  # 4 chunks: 2 rounds
+    path, whole, out = (tmp_path / name for name in ("lines.txt", "whole.npy", "out.npy"))
+    embed_file(SentenceEncoder.from_pretrained(tmp_path / "model"), path, whole)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "minibert", "embed", path, "--out", out, "--model", tmp_path / "model"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{out}: 1,800 x 32 float32\n" and done.stderr.count("1,800 lines") == 1
     assert out.read_bytes() == whole.read_bytes()
-    left = ["lines.txt", "model", "out.npy", "whole.npy"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == left
 
 
 @pytest.mark.parametrize(
@@ -187,28 +159,17 @@ def test_no_room_on_the_disk_is_found_first(tiny, lines, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("out*"))
 
 
-MEMORY = """
-import resource, sys
-from minibert.speed.embed_file import embed_file
-from minibert.sentence_encoder import SentenceEncoder
-encoder = SentenceEncoder.from_pretrained(sys.argv[1])
-embed_file(encoder, sys.argv[2], sys.argv[3])
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(peak // 1024)
-"""
-
-
 @pytest.mark.slow
 def test_memory_stays_flat(tiny, tmp_path):
     """Ten times the lines (12 MB of vectors more) take hardly more memory."""
     tiny.save_pretrained(tmp_path / "model")
+    lines, out = tmp_path / "lines.txt", tmp_path / "out.npy"
+    command = [sys.executable, "-m", "minibert", "embed", lines, "--out", out]
     peaks = []
     for count in (10_000, 100_000):
-        (tmp_path / "lines.txt").write_text("a b\nc d e\n" * (count // 2))
-        command = [sys.executable, "-c", MEMORY, tmp_path / "model", tmp_path / "lines.txt"]
-        done = subprocess.run([*command, tmp_path / "out.npy"], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        peaks.append(int(done.stdout))
-        assert np.load(tmp_path / "out.npy", mmap_mode="r").shape == (count, 32)
-    print(f"\npeak memory: 10,000 lines {peaks[0]} MB, 100,000 lines {peaks[1]} MB")
+        lines.write_text("a b\nc d e\n" * (count // 2))
+        _, peak, status = whole_process([*command, "--model", tmp_path / "model"])
+        assert status == 0 and np.load(out, mmap_mode="r").shape == (count, 32)
+        peaks.append(peak)
+    print(f"\npeak memory: 10,000 lines {peaks[0]:.0f} MB, 100,000 lines {peaks[1]:.0f} MB")
     assert peaks[1] - peaks[0] < 8
