@@ -2,9 +2,8 @@
 
 import math
 
-import pytest
 import torch
-from support.tiny import build, ragged_batch, tiny_config
+from support.tiny import build, tiny_config
 
 from minibert.embeddings import Embeddings, sinusoidal_positions
 from minibert.model import BertModel
@@ -23,29 +22,10 @@ def test_sinusoidal_table_by_hand():
     torch.testing.assert_close(table, torch.tensor(expected))
 
 
-def test_sinusoidal_table_is_the_formula_of_the_paper():
-    positions, hidden = 512, 48
-    table = sinusoidal_positions(positions, hidden)
-    for p in (0, 1, 17, 511):
-        for i in range(hidden // 2):
-            angle = p / 10000 ** (2 * i / hidden)
-            assert table[p, 2 * i].item() == pytest.approx(math.sin(angle), abs=1e-7)
-            assert table[p, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-7)
-
-
 def test_sinusoidal_table_with_an_odd_number_of_columns_ends_with_a_sine():
     table = sinusoidal_positions(2, 3)
     expected = torch.tensor([[0, 1, 0], [math.sin(1), math.cos(1), math.sin(10000 ** (-2 / 3))]])
     torch.testing.assert_close(table, expected)
-
-
-def test_sinusoidal_table_has_the_default_dtype():
-    assert sinusoidal_positions(2, 4).dtype == torch.float32
-    torch.set_default_dtype(torch.float64)
-    try:
-        assert sinusoidal_positions(2, 4).dtype == torch.float64
-    finally:
-        torch.set_default_dtype(torch.float32)
 
 
 def test_a_sinusoidal_model_starts_with_the_table_and_trains_it():
@@ -101,26 +81,6 @@ def test_norm_by_hand():
     torch.testing.assert_close(out, torch.tensor([[[2.0 + 7, -3 + 8], [2 + 7, -3 + 8]]]))
 
 
-def test_word_and_segment_are_added_first():
-    # In float32 (1e8 - 1e8) + 1 is 1, and 1e8 + (-1e8 + 1) is 0.
-    embeddings = small()
-    with torch.no_grad():
-        embeddings.word.weight.fill_(1e8)
-        embeddings.segment.weight.fill_(-1e8)
-        embeddings.position.weight.fill_(1)
-    assert sum_of(embeddings, [1], [0]) == [[[1.0, 1.0]]]
-
-
-def test_every_text_counts_its_positions_from_zero():
-    config = tiny_config()
-    embeddings = build(Embeddings, config)
-    batch = ragged_batch(config, (5, 5))
-    ids, types = batch["input_ids"], batch["token_type_ids"]
-    together = embeddings(ids, types)
-    assert torch.equal(embeddings(ids[1:], types[1:])[0], together[1])
-    assert not torch.allclose(embeddings(ids[:, 1:], types[:, 1:])[0], together[0, 1:])
-
-
 # ------------------------------------------------------------------------------- training
 
 
@@ -142,18 +102,3 @@ def test_without_a_padding_id_every_row_is_trained():
     assert embeddings.word.weight.grad[0].abs().max() > 0
 
 
-def test_dropout_after_the_norm_and_only_while_training():
-    config = tiny_config(hidden_dropout_prob=0.25)
-    embeddings = build(Embeddings, config)
-    batch = ragged_batch(config)
-    ids, types = batch["input_ids"], batch["token_type_ids"]
-    plain = embeddings(ids, types)
-    assert torch.equal(plain, embeddings(ids, types))
-    dropped = embeddings.train()(ids, types)
-    kept = dropped != 0
-    torch.testing.assert_close(dropped[kept], plain[kept] / 0.75)
-    assert 0.6 < kept.double().mean() < 0.9
-
-
-def test_eps_comes_from_the_config():
-    assert Embeddings(tiny_config(layer_norm_eps=0.5)).norm.eps == 0.5
