@@ -21,7 +21,7 @@ from minibert.io.hub import OPTIONS
 
 
 class Pretrained:
-    """The two verbs every model has: `from_pretrained` and `save_pretrained`.
+    """What every model can do: `from_pretrained` and `save_pretrained`.
 
     A class that mixes this in says in ``names`` which rows of the checkpoint's name table are its
     own, and in ``optional`` which parts it does without where the file has none.

@@ -120,7 +120,7 @@ class SentenceEncoder:
     def __repr__(self) -> str:
         """What it is, in a line."""
         return (
-            f"SentenceEncoder({type(self.model).__name__}, {self.dimension} numbers a text, "
+            f"SentenceEncoder({type(self.model).__name__}, {self.dimension} dimensions, "
             f"pooling {' + '.join(self.pooling)}, {'' if self.normalize else 'not '}normalised, "
             f"up to {self.max_length} tokens, {self.engine} on {self.device})"
         )
@@ -414,7 +414,7 @@ class SentenceEncoder:
         """A short ``README.md`` in the form the hub expects."""
         text = (
             f"# A sentence encoder\n\n{self.model.config.num_hidden_layers} layers, "
-            f"{self.dimension} numbers a text, {' + '.join(self.pooling)} pooling, "
+            f"{self.dimension} dimensions, {' + '.join(self.pooling)} pooling, "
             f"{'' if self.normalize else 'not '}normalised, up to {self.max_length} tokens.\n"
             "Saved by minibert; opens in sentence-transformers and transformers unchanged.\n\n"
             "```python\nfrom sentence_transformers import SentenceTransformer\n\n"

@@ -187,7 +187,7 @@ def test_texts_of_every_kind(tiny):
 
 def test_it_says_what_it_is_and_where(tiny):
     assert re.fullmatch(
-        r"SentenceEncoder\(BertModel, \d+ numbers a text, pooling mean, normalised, "
+        r"SentenceEncoder\(BertModel, \d+ dimensions, pooling mean, normalised, "
         r"up to \d+ tokens, textbook on cpu\)",
         repr(tiny),
     )
