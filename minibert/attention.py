@@ -1,7 +1,7 @@
 """Multi-head self-attention, written out.
 
-Source: Vaswani 2017, §3.2. The order of operations is that of the reference implementation, so the
-numbers are the same to the last bit.
+Source: Vaswani 2017, §3.2. The order of operations is that of transformers' BERT, the reference in
+this package, so the numbers are the same to the last bit.
 """
 
 from __future__ import annotations

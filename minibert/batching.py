@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -9,7 +10,6 @@ from typing import TypeVar
 import torch
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def make_batches(
@@ -20,7 +20,7 @@ def make_batches(
     padding: int | None = None,
     order: Iterable[int] | None = None,
 ) -> list[list[int]]:
-    """Cut texts into batches; returns the numbers of the texts of each batch.
+    """Cut texts into batches; returns the indices of the texts in each batch.
 
     A text that is over a limit by itself is a batch of its own.
 
@@ -36,64 +36,56 @@ def make_batches(
     """
     for name, limit, least in (("tokens", tokens, 1), ("size", size, 1), ("padding", padding, 0)):
         if limit is not None and limit < least:
-            raise ValueError(f"at most {limit} ({name}) in a batch; it must be at least {least}")
+            raise ValueError(f"{name} in a batch must be at least {least}, not {limit}")
     if order is None:
         order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batches: list[list[int]] = []
-    texts = longest = real = 0  # of the batch that is being filled
+    count = longest = real = 0  # texts, longest text, tokens of the batch that is being filled
     for i in order:
-        texts, longest, real = texts + 1, max(longest, lengths[i]), real + lengths[i]
+        count, longest, real = count + 1, max(longest, lengths[i]), real + lengths[i]
         full = (
-            (size is not None and texts > size)
-            or (tokens is not None and texts * longest > tokens)
-            or (padding is not None and texts * longest - real > padding)
+            (size is not None and count > size)
+            or (tokens is not None and count * longest > tokens)
+            or (padding is not None and count * longest - real > padding)
         )
         if full or not batches:
             batches.append([])
-            texts, longest, real = 1, lengths[i], lengths[i]
+            count, longest, real = 1, lengths[i], lengths[i]
         batches[-1].append(i)
     return batches
 
 
-def side_by_side(
-    work: Callable[[Item], Result], items: Sequence[Item], threads: int
-) -> Iterator[Result]:
-    """Run ``work`` for every item, on as many threads, and give the results in order.
+def side_by_side(work: Callable[[Item], None], items: Sequence[Item], threads: int) -> None:
+    """Call ``work`` for every item, on that many threads.
 
     Torch by itself splits every operation over its threads, which then wait for each other some
     hundred times in a forward pass. Here each thread takes a whole batch and waits for nobody.
     """
     if threads == 1 or len(items) < 2:
-        yield from map(work, items)
+        for item in items:
+            work(item)
         return
     before = torch.get_num_threads()
-    torch.set_num_threads(1)  # a new thread starts with this number
+    torch.set_num_threads(1)  # threads that are started from now on inherit it
     try:
         with ThreadPoolExecutor(threads) as pool:
-            yield from pool.map(work, items)
+            for _ in pool.map(work, items):  # raises what a worker raised
+                pass
     finally:
         torch.set_num_threads(before)
 
 
-def progress(
-    items: Iterable[Item],
-    total: int,
-    unit: str,
-    show: bool | None = None,
-    size: Callable[[Item], int] | None = None,
-) -> Iterator[Item]:
-    """Hand on the items; after a second of work, draw on stderr how far it is.
+@contextlib.contextmanager
+def progress(total: int, unit: str, show: bool | None = None) -> Iterator[Callable[[int], object]]:
+    """A progress bar on stderr, after a second of work; gives the function that moves it on.
 
     Args:
-        total: the sum of the sizes of all items.
+        total: how much there is to do.
         unit: what is counted: "texts".
         show: True or False; None = where stderr is a terminal.
-        size: item → how much of ``total`` it is; None = each is 1.
     """
     from tqdm import tqdm  # huggingface_hub brings it
 
     disable = None if show is None else not show
     with tqdm(total=total, unit=f" {unit}", delay=1, disable=disable, leave=False) as bar:
-        for item in items:
-            yield item
-            bar.update(1 if size is None else size(item))
+        yield bar.update

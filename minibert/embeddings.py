@@ -47,7 +47,7 @@ class Embeddings(nn.Module):
     def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
         """Add the three vectors of every token; normalise the sum."""
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,) = 0, 1, 2, ...
-        # Float addition is not associative: word + segment first, as the reference does.
+        # Float addition is not associative: word + segment first, as in the reference.
         total = self.word(input_ids) + self.segment(token_type_ids)  # (B, T, H)
         total = total + self.position(positions)  # (B, T, H) + (T, H)
         return self.dropout(self.norm(total))

@@ -77,6 +77,6 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """Let the tokens look at each other, then think each for itself."""
+        """Let the tokens look at each other, then transform each token on its own."""
         hidden = self.attention_norm(self.dropout(self.attention(hidden, mask)) + hidden)
         return self.feed_forward_norm(self.dropout(self.feed_forward(hidden)) + hidden)

@@ -54,12 +54,12 @@ class BertModel(Pretrained, nn.Module):
             input_ids: (B, T), from the tokenizer.
             attention_mask: (B, T), 1 or True = real token; None = all are real.
             token_type_ids: (B, T), 0 = first segment, 1 = second; None = all first.
-            returns: last_hidden_state (B, T, H), pooler_output (B, H).
+            returns: last_hidden_state (B, T, H), pooler_output (B, H) or None without a pooler.
 
         A text that is padding alone gives finite numbers that mean nothing: its tokens attend to
         all positions equally.
 
-        The ids are looked up as they come: `check_ids` says which of them the model does not know.
+        Ids are not checked here: call `check_ids` for ids that did not come from our tokenizer.
 
         Raises:
             ValueError: shapes do not fit, or too many tokens.

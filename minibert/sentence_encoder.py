@@ -28,8 +28,8 @@ from minibert.similarity import SIMILARITY
 from minibert.tokenization.tokenizer import BertTokenizer
 
 BATCH_TOKENS = 512  # the most tokens in a batch, padding included
-PADDING = 64  # the most tokens of padding in a batch: more would cost more than another batch
-LEAST = 128  # tokens: fewer are not divided among threads
+MIN_BATCH_TOKENS = 128  # what is smaller is not divided among threads
+MAX_PADDING = 64  # tokens of padding in a batch: more would cost more than another batch
 
 
 class SentenceEncoder:
@@ -71,7 +71,7 @@ class SentenceEncoder:
         if words > config.vocab_size:
             raise ValueError(
                 f"the vocabulary has {words} tokens, the model's word table {config.vocab_size} "
-                "rows; they do not belong together"
+                "rows: tokenizer and model do not match"
             )
         if words < config.vocab_size:
             warnings.warn(
@@ -80,9 +80,11 @@ class SentenceEncoder:
                 stacklevel=2,
             )
         if not pooling or any(name not in POOLING for name in pooling):
-            raise ValueError(f"pooling {list(pooling)}; these are implemented: {list(POOLING)}")
+            raise ValueError(f"pooling {list(pooling)}; implemented are {list(POOLING)}")
         if similarity_fn_name not in SIMILARITY:
-            raise ValueError(f"similarity {similarity_fn_name!r}; these are: {list(SIMILARITY)}")
+            raise ValueError(
+                f"similarity {similarity_fn_name!r}; implemented are {list(SIMILARITY)}"
+            )
         positions = config.max_position_embeddings
         max_length = min(max_length or positions, positions)
         if max_length < 3:
@@ -129,7 +131,7 @@ class SentenceEncoder:
         """Move the model to a device, in place; ``"auto"`` = cuda, then mps, then cpu."""
         device = best_device(device)
         if self.engine == "int8" and device.type != "cpu":
-            raise ValueError(f"an int8 model computes on a CPU only; {device} came")
+            raise ValueError(f"an int8 model computes on a CPU only, not on {device}")
         self.model.to(device)
         return self
 
@@ -151,8 +153,11 @@ class SentenceEncoder:
         """One vector for each text.
 
         Texts of like length are computed together, so that there is hardly any padding; the vectors
-        come back in the order of the texts. A vector does not depend on the other texts (2e-6 in
-        float32, exactly in int8).
+        come back in the order of the texts. A vector does not depend on the other texts (by at most
+        2e-6 in float32, not at all in int8).
+
+        What runs is ``self.model``, the `BertModel` in ``model.py``; with the default engine its
+        ``nn.Linear`` layers have been swapped for faster ones (``engine`` says so).
 
         Args:
             texts: a text, or texts; for more than fit into memory see `stream`.
@@ -169,27 +174,19 @@ class SentenceEncoder:
         Shapes: (texts, dimension), numpy float32; (dimension,) for a single ``str``.
 
         Raises:
-            TypeError: something else than texts came.
+            TypeError: ``texts`` is neither a string nor an iterable of strings.
             ValueError: an argument is out of range, a text is too long with ``on_long="error"``, or
                 the model gives NaN.
         """
-        if isinstance(texts, str):
-            one = self.encode(
-                [texts],
-                on_long=on_long,
-                normalize_embeddings=normalize_embeddings,
-                convert_to_tensor=convert_to_tensor,
-                prompt=prompt,
-                prompt_name=prompt_name,
-            )
-            return one[0]
+        single = isinstance(texts, str)
+        texts = [texts] if single else texts
         if on_long not in ("warn", "error", "window"):
             raise ValueError(f'on_long is {on_long!r}; "warn", "error" or "window" is allowed')
         if isinstance(texts, bytes | Mapping) or not isinstance(texts, Iterable):
             raise TypeError(f"encode takes a text or texts (str), not a {type(texts).__name__}")
         texts = list(texts)
-        rows, owners = self.rows(texts, self.prompt(prompt, prompt_name), on_long)
-        vectors = self.compute(rows, batch_size, batch_tokens, show_progress_bar)
+        rows, owners = self.tokenize(texts, self.prompt(prompt, prompt_name), on_long)
+        vectors = self.encode_rows(rows, batch_size, batch_tokens, show_progress_bar)
         vectors = merge_windows(vectors, rows, owners, len(texts))
         if self.normalize if normalize_embeddings is None else normalize_embeddings:
             vectors = torch.nn.functional.normalize(vectors, dim=1)
@@ -199,40 +196,42 @@ class SentenceEncoder:
                 f"the vectors of texts {bad[:5]} are not numbers (NaN or infinity): the weights "
                 "are damaged or training diverged; get the model again, or its last good checkpoint"
             )
-        return vectors if convert_to_tensor else vectors.cpu().numpy()
+        vectors = vectors if convert_to_tensor else vectors.cpu().numpy()
+        return vectors[0] if single else vectors
 
-    def compute(
+    def encode_rows(
         self,
         rows: list[list[int]],
         batch_size: int | None = None,
         batch_tokens: int = BATCH_TOKENS,
         show_progress_bar: bool | None = False,
     ) -> Tensor:
-        """The pooled vectors of lists of token ids, not normalised, batch by batch.
+        """The pooled vectors of lists of token ids, computed in batches; not normalised.
 
         Shapes: returns (rows, dimension), in the order of the rows.
         """
         lengths = [len(row) for row in rows]
         threads = torch.get_num_threads() if self.device.type == "cpu" else 1
-        if threads > 1 and batch_size is None:  # several batches for each thread: none waits long
-            batch_tokens = min(batch_tokens, max(sum(lengths) // (4 * threads), LEAST))
-        padding = 0 if self.engine == "int8" else PADDING  # without padding int8 is exact
+        if threads > 1 and batch_size is None:  # at least four batches a thread, so that all end
+            share = sum(lengths) // (4 * threads)  # at about the same time
+            batch_tokens = min(batch_tokens, max(share, MIN_BATCH_TOKENS))
+        padding = 0 if self.engine == "int8" else MAX_PADDING  # see `encode_batch`
         batches = make_batches(lengths, tokens=batch_tokens, size=batch_size, padding=padding)
         batches.sort(key=lambda batch: -len(batch) * lengths[batch[0]])  # the largest first
         vectors = torch.empty(len(rows), self.dimension, device=self.device)
-
-        def work(batch: list[int]) -> list[int]:
-            with torch.inference_mode():
-                vectors[batch] = self.embed([rows[i] for i in batch])  # (b, dimension)
-            return batch
 
         training = [part for part in self.model.modules() if part.training]
         if training:
             self.model.eval()
         try:
-            done = side_by_side(work, batches, threads)
-            for _ in progress(done, len(rows), "texts", show_progress_bar, size=len):
-                pass
+            with progress(len(rows), "texts", show_progress_bar) as advance:
+
+                def work(batch: list[int]) -> None:
+                    with torch.inference_mode():
+                        vectors[batch] = self.encode_batch([rows[i] for i in batch])
+                    advance(len(batch))
+
+                side_by_side(work, batches, threads)
         finally:
             for part in training:
                 part.training = True
@@ -255,28 +254,38 @@ class SentenceEncoder:
         while some := list(itertools.islice(texts, chunk)):
             yield self.encode(some, **options)
 
-    def embed(self, rows: list[list[int]]) -> Tensor:
+    def encode_batch(self, rows: list[list[int]]) -> Tensor:
         """The pooled vectors of one batch of token ids, not normalised, in float32.
 
         Shapes: rows of up to T ids; returns (B, dimension).
         """
         if len(rows) == 1 and self.engine == "int8":
-            # Torch multiplies the heads of a single text in another order than those of several.
-            return self.embed(rows * 2)[:1]
+            # Torch adds up the attention of one text in another order than that of several, and
+            # rounding to int8 would magnify the difference. Two copies take the order of several.
+            return self.encode_batch(rows * 2)[:1]
         lengths = [len(row) for row in rows]
-        ids = np.full((len(rows), max(lengths)), self.tokenizer.pad_token_id)  # (B, T)
+        T = max(lengths)
+        ids = np.full((len(rows), T), self.tokenizer.pad_token_id)  # (B, T)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = row
         ids = torch.from_numpy(ids).to(self.device)  # (B, T)
         mask = None  # where there is no padding there is nothing to mask
-        if min(lengths) < max(lengths):
-            mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]  # (B, T)
-            mask = mask.to(self.device)
-        hidden = self.model(ids, mask).last_hidden_state  # (B, T, H)
+        if min(lengths) < T:
+            mask = (torch.arange(T) < torch.tensor(lengths)[:, None]).to(self.device)  # (B, T)
+        return self.pool(self.model(ids, mask).last_hidden_state, lengths)  # (B, dimension)
+
+    def pool(self, hidden: Tensor, lengths: list[int]) -> Tensor:
+        """Pool the real tokens of every text, in all of ``pooling``.
+
+        Texts of one length are pooled together, without their padding: so the order of the sums
+        does not depend on the batch.
+
+        Shapes: hidden (B, T, H) and the B numbers of real tokens → (B, dimension).
+        """
         vectors, start = [], 0
-        for length, same in itertools.groupby(lengths):  # without padding: in the same order always
+        for length, same in itertools.groupby(lengths):
             end = start + len(list(same))
-            states = hidden[start:end, :length]
+            states = hidden[start:end, :length]  # (texts, length, H)
             pooled = [POOLING[name](states) for name in self.pooling]
             vectors.append(torch.cat(pooled, dim=1).float())  # (texts, dimension)
             start = end
@@ -290,10 +299,10 @@ class SentenceEncoder:
         if name is None:
             return ""
         if name not in self.prompts:
-            raise ValueError(f"no prompt is named {name!r}; these are: {list(self.prompts)}")
+            raise ValueError(f"no prompt is named {name!r}; there are {list(self.prompts)}")
         return self.prompts[name]
 
-    def rows(
+    def tokenize(
         self, texts: list[str], prompt: str = "", on_long: str = "warn"
     ) -> tuple[list[list[int]], list[int]]:
         """Token ids, a row for a text (or for each window of it), and which text a row is of."""
@@ -381,7 +390,7 @@ class SentenceEncoder:
             )
         tokenizer = BertTokenizer.from_pretrained(home)
         settings["max_length"] = settings["max_length"] or tokenizer.model_max_length
-        from minibert.speed.engines import load_model  # the one way from the book into a wing
+        from minibert.speed.engines import load_model  # faster layers are swapped in from outside
 
         model = load_model(home, engine or precision, dtype, best_device(device))
         return cls(model, tokenizer, **settings)
@@ -426,17 +435,15 @@ class SentenceEncoder:
 def merge_windows(vectors: Tensor, rows: list[list[int]], owners: list[int], texts: int) -> Tensor:
     """Average the vectors of the windows of each text, weighted by their tokens.
 
-    Shapes: (rows, dimension) → (texts, dimension). Row i < ``texts`` is of text i.
+    Shapes: (rows, dimension) → (texts, dimension). The first window of text i is row i; further
+    windows follow behind the last text, and ``owners`` says of which text each row is.
     """
-    if len(owners) == texts:
-        return vectors
-    owner = torch.tensor(owners, device=vectors.device)
-    weight = torch.tensor([len(row) - 2.0 for row in rows], device=vectors.device)[:, None]
-    total = torch.zeros_like(vectors[:texts]).index_add(0, owner, vectors * weight)
-    weights = torch.zeros_like(total[:, :1]).index_add(0, owner, weight)
-    windowed = owner[texts:].unique()
     merged = vectors[:texts].clone()
-    merged[windowed] = total[windowed] / weights[windowed]
+    for text in set(owners[texts:]):
+        windows = [row for row, owner in enumerate(owners) if owner == text]
+        weights = torch.tensor([len(rows[i]) - 2.0 for i in windows])  # without [CLS] and [SEP]
+        weights = (weights / weights.sum()).to(vectors.device)  # (windows,)
+        merged[text] = weights @ vectors[windows]  # (dimension,)
     return merged
 
 
@@ -452,5 +459,5 @@ def best_device(device: str | torch.device) -> torch.device:
         return torch.device(found[0])
     device = torch.device(device)
     if not there.get(device.type, True):
-        raise ValueError(f"device {str(device)!r}: torch finds {' and '.join(found)} here")
+        raise ValueError(f"device {str(device)!r} is not there; torch found {' and '.join(found)}")
     return device

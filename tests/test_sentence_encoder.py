@@ -46,8 +46,10 @@ def test_a_stream_is_encoded_chunk_by_chunk(tiny):
 def test_every_thread_gets_a_share_of_few_texts(tiny, monkeypatch):
     """600 tokens and two threads: four batches; what is small already stays one."""
     sizes = []
-    embed = tiny.embed
-    monkeypatch.setattr(tiny, "embed", lambda rows: sizes.append(len(rows)) or embed(rows))
+    encode_batch = tiny.encode_batch
+    monkeypatch.setattr(
+        tiny, "encode_batch", lambda rows: sizes.append(len(rows)) or encode_batch(rows)
+    )
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     tiny.encode(["a b c d e f g h"] * 60)  # 10 tokens each
@@ -67,7 +69,7 @@ def test_batches_hold_every_limit_and_lose_nobody():
             assert padding is None or area - sum(lengths[i] for i in batch) <= padding
     assert make_batches([3, 9, 3], size=2, order=[2, 0, 1]) == [[2, 0], [1]]
     for wrong in ({"tokens": 0}, {"size": 0}, {"padding": -1}):
-        with pytest.raises(ValueError, match="in a batch; it must be at least"):
+        with pytest.raises(ValueError, match="in a batch must be at least"):
             make_batches(lengths, **wrong)
 
 
@@ -117,7 +119,7 @@ def test_prompts(tiny):
     encoder.default_prompt_name = "query"
     assert np.array_equal(encoder.encode("a"), expected)
     assert np.array_equal(encoder.encode("a", prompt=""), tiny.encode("a"))
-    with pytest.raises(ValueError, match=r"no prompt is named 'passage'; these are: \['query'\]"):
+    with pytest.raises(ValueError, match=r"no prompt is named 'passage'; there are \['query'\]"):
         encoder.encode("a", prompt_name="passage")
 
 
@@ -164,9 +166,9 @@ def test_wrong_input(tiny):
         tiny.encode(["a", 3])
     with pytest.raises(ValueError, match='on_long is "?\'?cut'):
         tiny.encode(["a"], on_long="cut")
-    with pytest.raises(ValueError, match=r"at most 0 \(size\) in a batch; it must be at least 1"):
+    with pytest.raises(ValueError, match="size in a batch must be at least 1, not 0"):
         tiny.encode(["a"], batch_size=0)
-    with pytest.raises(ValueError, match=r"pooling \['middle'\]; these are implemented: \['cls'"):
+    with pytest.raises(ValueError, match=r"pooling \['middle'\]; implemented are \['cls'"):
         SentenceEncoder(tiny.model, tiny.tokenizer, pooling=["middle"])
     with pytest.raises(ValueError, match="the vocabulary has 33 tokens, the model's word table 32"):
         SentenceEncoder(tiny.model, BertTokenizer([*WORDS, "##y"]))
@@ -193,7 +195,7 @@ def test_it_says_what_it_is_and_where(tiny):
     )
     assert tiny.to("cpu") is tiny
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="device 'cuda': torch finds .*cpu here"):
+        with pytest.raises(ValueError, match="device 'cuda' is not there; torch found .*cpu"):
             tiny.to("cuda")
 
 

@@ -195,7 +195,7 @@ def race(
     repeats = 20 if len(sample) == 1 else 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # texts cut off: `encode` will say so
-        lengths = [len(row) for row in encoder.rows(sample)[0]]
+        lengths = [len(row) for row in encoder.tokenize(sample)[0]]
     calls = {name: partial(encode, sample) for name, encode in contestants.items()}
     seconds = alternate(calls, rounds, repeats, lambda: rates.append(matrix_rate()))
     work = sum(operations(encoder.model.config, length) for length in lengths) / 1e9

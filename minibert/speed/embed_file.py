@@ -98,9 +98,9 @@ def embed_file(
             yield found
 
     start, show = CHUNK * distributed.rank(), show_progress_bar if chief else False
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), progress(total - done, "lines", show) as advance:
         warnings.simplefilter("once")  # every chunk would say again that texts were cut
-        for found in progress(rounds(), total - done, "lines", show, size=len):
+        for found in rounds():
             if chunk := found[start : start + CHUNK]:  # none, where the last round is short
                 vectors = encoder.encode(chunk, **options, show_progress_bar=False)
                 rows = np.lib.format.open_memmap(part, mode="r+")  # anew: pages are let go
@@ -109,6 +109,7 @@ def embed_file(
                 del rows
             distributed.wait()  # the round is written
             done += len(found)
+            advance(len(found))
             if chief:
                 write_json(state_file, {"run": run, "rows": done})
     if chief:

@@ -1,4 +1,4 @@
-"""Which linear layers a model computes with: the textbook's, packed ones, or int8."""
+"""Choose the linear layers a model computes with: plain ``nn.Linear``, packed, or int8."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def load_model(
         ValueError: an unknown engine, or one that is not for this device or dtype.
     """
     if engine not in (*ENGINES, "float32", None):
-        raise ValueError(f"no engine is named {engine!r}; these are: {', '.join(ENGINES)}")
+        raise ValueError(f"no engine is named {engine!r}; there are {', '.join(ENGINES)}")
     saved = int8.is_int8(home)
     on_cpu = device.type == "cpu" and dtype == torch.float32
     best = "packed" if on_cpu and packed.available() else "textbook"
     if engine in ("float32", None):
         engine = "int8" if engine is None and saved and on_cpu else best
     if engine != "textbook" and not on_cpu:
-        raise ValueError(f'engine "{engine}" is for a CPU in float32; {device}, {dtype} came')
+        raise ValueError(f'engine "{engine}" needs a CPU and float32, not {device} and {dtype}')
     if engine == "packed" and best != "packed":
         raise ValueError('engine "packed" needs oneDNN, which this torch lacks; "textbook" works')
     if engine == "int8" and (reason := int8.unsupported()):

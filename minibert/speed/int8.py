@@ -169,7 +169,7 @@ def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
 def swap_in(model: BertModel) -> None:
     """Put int8 parts, without numbers yet, in the place of the float ones.
 
-    The pooler, which has no use in a sentence encoder, goes.
+    The pooler, which has no use in a sentence encoder, is removed.
     """
     config = model.config
     H, F = config.hidden_size, config.intermediate_size
@@ -188,7 +188,7 @@ def quantize(model: BertModel) -> BertModel:
     """Swap the linear layers and the word table of a model for int8 ones, in place; returns it.
 
     Raises:
-        ValueError: a linear layer is none any more, such as one with LoRA matrices.
+        ValueError: a linear layer is not an ``nn.Linear`` (any more): one with LoRA matrices, say.
     """
     before = dict(model.named_modules())
     for name, part in before.items():

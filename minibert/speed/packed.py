@@ -17,7 +17,7 @@ steps = 0  # of all optimizers of this process
 
 
 def count_step(optimizer: object, args: object, kwargs: object) -> None:
-    """Torch calls it after every optimizer step: fused ones do not count as changes of a weight."""
+    """Called after every optimizer step, since fused ones do not raise a weight's version count."""
     global steps
     steps += 1
 
@@ -64,7 +64,7 @@ class PackedLinear(nn.Linear):
         tokens = x.flatten(0, -2)  # (n, in)
         n = len(tokens)
         # oneDNN compiles a program for each n that it meets, and keeps it: for all sizes from 1 to
-        # 512 that would be a gigabyte. Some rows of zeros make few sizes of many.
+        # 512 that would be a gigabyte. Rows of zeros at the end keep the number of sizes small.
         if extra := -n % max(4, 2 ** (n.bit_length() - 5)):
             tokens = F.pad(tokens, (0, 0, 0, extra))
         y = torch.ops.mkldnn._linear_pointwise(tokens, packed, self.bias, "none", [], "")

@@ -60,7 +60,7 @@ def sorted_batches(directory: Path, forward: Callable) -> Encode:
     encoder = SentenceEncoder.from_pretrained(directory, device="cpu", engine="textbook")
 
     def encode(texts: Sequence[str]) -> np.ndarray:
-        rows, _ = encoder.rows(list(texts))
+        rows, _ = encoder.tokenize(list(texts))
         vectors = np.empty((len(rows), encoder.dimension), np.float32)
         for members in make_batches([len(row) for row in rows], tokens=1024):
             lengths = np.array([len(rows[i]) for i in members])

@@ -147,10 +147,10 @@ def test_the_textbook_is_the_model_bit_for_bit(home):
 
 def test_an_engine_that_does_not_fit_is_refused(home):
     for options, message in [
-        ({"engine": "fast"}, "no engine is named 'fast'; these are"),
-        ({"precision": "int4"}, "no engine is named 'int4'; these are"),
-        ({"engine": "packed", "dtype": torch.float64}, '"packed" is for a CPU in float32'),
-        ({"precision": "int8", "dtype": torch.float64}, "CPU in float32; cpu, torch.float64"),
+        ({"engine": "fast"}, "no engine is named 'fast'; there are"),
+        ({"precision": "int4"}, "no engine is named 'int4'; there are"),
+        ({"engine": "packed", "dtype": torch.float64}, '"packed" needs a CPU and float32'),
+        ({"precision": "int8", "dtype": torch.float64}, "float32, not cpu and torch.float64"),
     ]:
         with pytest.raises(ValueError, match=message):
             SentenceEncoder.from_pretrained(home, **options)
