@@ -21,7 +21,7 @@ from minibert.training.tasks import (
     task_class,
 )  # fmt: skip
 from minibert.training.tasks.qa import plain_words
-from minibert.training.tasks.tokens import IGNORE
+from minibert.training.tasks.classes import IGNORE
 
 TOKENIZER = small.tokenizer()
 
@@ -40,14 +40,14 @@ def test_the_sum_of_the_losses_over_the_weight_is_the_usual_mean():
 
 
 def test_an_unknown_label_is_told_with_its_place():
-    with pytest.raises(ValueError, match="row 2: the label 'c' is not among.*'a', 'b'"):
+    with pytest.raises(ValueError, match="row 2: 'c' is not among.*'a', 'b'"):
         Classification(TOKENIZER, "ab").encode(
             rows({"text": "a film", "label": "a"}, {"text": "a song", "label": "c"})
         )
 
 
 def test_cut_texts_are_counted():
-    with pytest.warns(UserWarning, match="1 of 2 inputs have more than 4 tokens.*up to 7"):
+    with pytest.warns(UserWarning, match="1 of 2 inputs .of up to 7 tokens. were truncated to 4"):
         MaskedLM(TOKENIZER, max_length=4).encode(
             rows({"text": "a film"}, {"text": "a film a film a"})
         )
@@ -197,7 +197,7 @@ def test_tags_stand_at_first_pieces_and_padding_does_not_count():
 
 def test_a_text_that_is_cut_loses_whole_words():
     task = TokenClassification(TOKENIZER, ["O"], max_length=5)
-    with pytest.warns(UserWarning, match="1 of 1 texts"):
+    with pytest.warns(UserWarning, match="1 of 1 inputs were truncated to 5"):
         (feature,) = task.encode(rows({"tokens": ["a", "good-day", "song"], "tags": ["O"] * 3}))
     assert feature.extra == [1] and feature.length == 3
     with pytest.raises(ValueError, match="row 1: 2 tokens, but 1 tags"):
@@ -230,7 +230,7 @@ def test_the_answer_is_found_in_tokens_and_comes_back_as_text():
 
 def test_an_answer_that_was_cut_off_is_none():
     task = QuestionAnswering(TOKENIZER, max_length=8)
-    with pytest.warns(UserWarning, match="1 of 1 answers were cut off"):
+    with pytest.warns(UserWarning, match="1 of 1 answers end beyond the limit of 8"):
         (feature,) = task.encode(question())
     assert feature.target == (0, 0)
 

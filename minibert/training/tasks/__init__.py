@@ -1,31 +1,32 @@
-"""The tasks: what a model can be fine-tuned for. Each is one class in the file of its name.
+"""The tasks: what a model can be fine-tuned for. Tasks of one kind share a file.
 
-A new task is such a file and a line in `TASKS`; `base.Task` says what its class must have.
+A new task is a class and a line in `TASKS`; `base.Task` says what the class must have.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 
-TASKS = {  # name on the command line and of the file → class
-    "classify": "Classification",
-    "regression": "PairRegression",
-    "similarity": "Similarity",
-    "contrastive": "Contrastive",
-    "mlm": "MaskedLM",
-    "tokens": "TokenClassification",
-    "qa": "QuestionAnswering",
+TASKS = {  # name on the command line → file and class
+    "classify": "classes.Classification",
+    "regression": "pairs.PairRegression",
+    "similarity": "pairs.Similarity",
+    "contrastive": "pairs.Contrastive",
+    "mlm": "mlm.MaskedLM",
+    "tokens": "classes.TokenClassification",
+    "qa": "qa.QuestionAnswering",
 }
 
 
 def task_class(name: str) -> type:
     """The class of a task. It is imported here: the names alone need no torch."""
-    return getattr(import_module(f"{__name__}.{name}"), TASKS[name])
+    file, kind = TASKS[name].split(".")
+    return getattr(import_module(f"{__name__}.{file}"), kind)
 
 
 def __getattr__(name: str) -> type:
     """``from minibert.training.tasks import Similarity``."""
     for task, kind in TASKS.items():
-        if kind == name:
+        if kind.endswith(f".{name}"):
             return task_class(task)
     raise AttributeError(f"{__name__} has no {name!r}; its tasks are {', '.join(TASKS.values())}")

@@ -1,8 +1,4 @@
-"""`Task`: what is learnt. A task is data + a head + a loss + a metric.
-
-Two tasks of one kind share a class here: `ClassTask` has named classes, `BiEncoder` turns every
-text into a vector of its own.
-"""
+"""`Task`: what is learnt. A task is data + a head + a loss + a metric."""
 
 from __future__ import annotations
 
@@ -13,20 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minibert.batching import make_batches
 from minibert.config import BertConfig
 from minibert.io.directory import ModelDirectory
-from minibert.model import BertModel
-from minibert.pooling import POOLING
-from minibert.sentence_encoder import SentenceEncoder
 from minibert.tokenization.tokenizer import BertTokenizer
-from minibert.training import metrics
-from minibert.training.data import Example, scaled_score, score_scale
+from minibert.training.data import Example
 
 FAILED = "the run has failed"  # in a remark; the command line looks for it
 Started = tuple["Task", nn.Module]
@@ -157,7 +147,12 @@ class Task(ABC):
         ``seeds``: one for each example, for tasks that draw: what is drawn then depends neither on
         the other examples of the batch nor on the number of processes. None = new ones each time.
         """
-        return {"inputs": self.pad(features), "targets": self.targets(features)}
+        targets = [feature.target for feature in features]
+        known = targets[0] is not None
+        return {
+            "inputs": self.pad(features),
+            "targets": torch.tensor(targets, dtype=self.target_dtype) if known else None,
+        }
 
     def outputs(self, model: nn.Module, batch: dict) -> Tensor:
         """What the model says about a batch: logits, (B, ..., C); or cosines, or vectors."""
@@ -213,34 +208,37 @@ class Task(ABC):
 
     # --------------------------------------------------------------------------- tools for these
 
-    def features(self, examples: Sequence[Example], targets: Sequence) -> list[Feature]:
-        """Features of one row each: [CLS] text [SEP], or [CLS] text [SEP] pair [SEP]."""
-        texts = [example.values["text"] for example in examples]
-        pairs = [example.values.get("pair") for example in examples]
-        rows, types = self.tokenise([texts, pairs])
-        return [Feature(*feature) for feature in zip(rows, types, targets, strict=True)]
+    def features(
+        self, examples: Sequence[Example], targets: Sequence, sides: Sequence = (("text", "pair"),)
+    ) -> list[Feature]:
+        """Token ids of every example: a row for each side, with the segments that it names.
 
-    def tokenise(
-        self, columns: Sequence[Sequence[str]], together: bool = True
-    ) -> tuple[list, list]:
-        """Rows and segment ids for every example: one row for all its texts, or a row for each.
-
-        Warns once that texts were cut, and says how many.
+        Warns if inputs were truncated, and says how many.
         """
-        columns = [columns] if together else [[column] for column in columns]
-        batches = [self.tokenizer.encode_batch(*c, max_length=self.max_length) for c in columns]
-        cut = sum(batch.truncated for batch in batches)
-        if cut:
-            longest = max(max(batch.lengths) for batch in batches)
+        batches = []
+        for segments in sides:
+            columns = [[example.values.get(name) for example in examples] for name in segments]
+            batches.append(self.tokenizer.encode_batch(*columns, max_length=self.max_length))
+        lengths = [length for batch in batches for length in batch.lengths]
+        self.warn_truncated(
+            [length > self.max_length for length in lengths],
+            f"inputs (of up to {max(lengths, default=0)} tokens) were truncated to",
+        )
+        rows = zip(*(batch.ids for batch in batches), strict=True)
+        types = zip(*(batch.type_ids for batch in batches), strict=True)
+        return [
+            Feature(list(row), list(kinds), target)
+            for row, kinds, target in zip(rows, types, targets, strict=True)
+        ]
+
+    def warn_truncated(self, cut: Sequence[bool], what: str = "inputs were truncated to") -> None:
+        """Warn if anything was cut off, and say how often."""
+        if any(cut):
             warnings.warn(
-                f"{cut} of {sum(len(batch.ids) for batch in batches)} inputs have more than "
-                f"{self.max_length} tokens (up to {longest}) and were cut; pass a larger "
+                f"{sum(cut)} of {len(cut)} {what} {self.max_length} tokens; pass a larger "
                 "max_length",
                 stacklevel=4,
             )
-        rows = [list(sides) for sides in zip(*(batch.ids for batch in batches), strict=True)]
-        types = [list(sides) for sides in zip(*(batch.type_ids for batch in batches), strict=True)]
-        return rows, types
 
     def pad(self, features: Sequence[Feature]) -> dict[str, Tensor | None]:
         """The inputs of the model, (R, T) each: all first rows, then all second rows, and so on.
@@ -255,153 +253,8 @@ class Task(ABC):
             inputs["attention_mask"] = None
         return inputs
 
-    def targets(self, features: Sequence[Feature]) -> Tensor | None:
-        """The targets as a tensor, (B, ...); None where the truth is not known."""
-        if features[0].target is None:
-            return None
-        return torch.tensor([feature.target for feature in features], dtype=self.target_dtype)
-
-
 def to_device(value: Any, device: torch.device | str) -> Any:
     """A batch with all its tensors on a device."""
     if isinstance(value, dict):
         return {key: to_device(entry, device) for key, entry in value.items()}
     return value.to(device) if isinstance(value, Tensor) else value
-
-
-# ------------------------------------------------------------------------------ tasks of one kind
-
-
-@dataclass(eq=False)
-class ClassTask(Task):
-    """A task with named classes; ``classes`` are their names in the order of their numbers."""
-
-    classes: Sequence[str]
-    target_dtype = torch.long
-
-    @property
-    def config(self) -> dict:
-        """The names of the classes."""
-        return {"id2label": dict(enumerate(self.classes))}
-
-    @property
-    def numbers(self) -> dict[str, int]:
-        """Class → its number."""
-        return {name: number for number, name in enumerate(self.classes)}
-
-    @classmethod
-    def options_in(cls, config: BertConfig) -> dict:
-        """The classes."""
-        return {"classes": list(config.id2label.values())}
-
-    def measure_classes(self, labels: np.ndarray, guesses: np.ndarray) -> dict[str, float]:
-        """Accuracy, macro-F1, and how many classes were predicted at all; numbers, (n,) each."""
-        classes = range(len(self.classes))
-        return {
-            "accuracy": metrics.accuracy(labels, guesses),
-            "macro_f1": metrics.precision_recall_f1(labels, guesses, "macro", classes)[2],
-            "predicted_classes": len(set(guesses.tolist())),
-        }
-
-    def remarks(self, measures: dict[str, float]) -> list[str]:
-        """Whether one class was predicted for everything."""
-        if len(self.classes) == 1 or measures["predicted_classes"] > 1:
-            return []
-        return [
-            f"every text was given the same class: {FAILED}. Another seed, more steps, a longer "
-            "warm-up or --recipe small usually help"
-        ]
-
-
-@dataclass(eq=False)
-class ScoreTask(Task):
-    """A task with a score for each pair of texts, learnt on 0 to 1 by the squared error.
-
-    ``scale`` is that of the scores in the data; None = the narrowest usual one that holds them.
-    """
-
-    scale: tuple[float, float] | None = None
-    inputs, truth = ("text", "pair"), ("score",)
-    best = "spearman"
-
-    @classmethod
-    def options(cls, settings: Any, train: Sequence[Example]) -> dict:
-        """The scale of the scores."""
-        return {"scale": settings.scale or score_scale(train)}
-
-    def scores(self, examples: Sequence[Example]) -> list[float | None]:
-        """The score of every example, brought to 0 to 1; None where there is none."""
-        if any(example.values.get("score") is None for example in examples):
-            return [None] * len(examples)
-        scale = self.scale or score_scale(examples)
-        return [scaled_score(example, scale) for example in examples]
-
-    def criterion(self, outputs: Tensor, batch: dict) -> Tensor:
-        """The squared error, summed."""
-        return F.mse_loss(outputs, batch["targets"].to(outputs), reduction="sum")
-
-    def decode(self, outputs: Tensor, batch: dict) -> list[float]:
-        """The scores."""
-        return outputs.float().tolist()
-
-    def measure(self, predictions: Sequence[float], features: Sequence[Feature]) -> dict:
-        """Spearman's and Pearson's correlation with the true scores, and the squared error."""
-        targets = [feature.target for feature in features]
-        return {
-            "spearman": metrics.spearman(targets, predictions),
-            "pearson": metrics.pearson(targets, predictions),
-            "mse": metrics.mean_squared_error(targets, predictions),
-        }
-
-    def answer(self, score: float) -> dict:
-        """The score, 0 to 1; of a bi-encoder the cosine."""
-        return {"score": score}
-
-
-@dataclass(eq=False)
-class BiEncoder(Task):
-    """A task without a head: texts become vectors, each for itself, and vectors are compared.
-
-    The result of a fine-tuning is a sentence encoder. ``pooling``: how hidden states become a
-    vector, names in ``pooling.POOLING``; ``encoder``: what is saved, with its prompts and so on.
-    """
-
-    pooling: Sequence[str] = field(default=("mean",), kw_only=True)
-    encoder: SentenceEncoder | None = field(default=None, kw_only=True)
-    head = BertModel
-    library, pipeline = "sentence-transformers", "sentence-similarity"
-
-    @classmethod
-    def fits(cls, config: BertConfig) -> bool:
-        """A sentence encoder is known by its modules.json, not by its config."""
-        return False
-
-    @classmethod
-    def start(cls, base: ModelDirectory, settings: Any, train: Sequence[Example]) -> Started:
-        """The task and the model of a sentence encoder."""
-        return cls.load(base, max_length=settings.max_length, **cls.options(settings, train))
-
-    @classmethod
-    def load(cls, directory: ModelDirectory, config: Any = None, **options: Any) -> Started:
-        """The task and the model of a sentence encoder."""
-        encoder = SentenceEncoder.from_pretrained(directory, device="cpu", engine="textbook")
-        options = {"max_length": encoder.max_length, "pooling": encoder.pooling, **options}
-        return cls(encoder.tokenizer, encoder=encoder, **options), encoder.model
-
-    def save(self, model: nn.Module, directory: Path) -> None:
-        """Write a directory of sentence-transformers."""
-        self.encoder.save_pretrained(directory)
-
-    def sides(
-        self, examples: Sequence[Example], names: Sequence[str], targets: Sequence
-    ) -> list[Feature]:
-        """Features with a row for each text."""
-        columns = [[example.values[name] for example in examples] for name in names]
-        rows, types = self.tokenise(columns, together=False)
-        return [Feature(*feature) for feature in zip(rows, types, targets, strict=True)]
-
-    def embed(self, model: nn.Module, inputs: dict) -> Tensor:
-        """The pooled vectors of rows of tokens, not normalised, (R, H)."""
-        hidden = model(**inputs).last_hidden_state  # (R, T, H)
-        vectors = [POOLING[name](hidden, inputs["attention_mask"]) for name in self.pooling]
-        return torch.cat(vectors, dim=-1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import string
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,24 +37,20 @@ class QuestionAnswering(Task):
 
     def encode(self, examples: Sequence[Example]) -> list[Feature]:
         """Token ids, the two ends of the answer, and where context tokens come from."""
-        columns = [[e.values[name] for e in examples] for name in ("question", "context")]
-        rows, types = self.tokenise(columns)
-        features, lost = [], 0
-        for example, row, kinds in zip(examples, rows, types, strict=True):
+        features = self.features(examples, [None] * len(examples), [["question", "context"]])
+        lost = []
+        for i, example in enumerate(examples):
+            row, kinds = features[i].rows[0], features[i].types[0]
             context, answer = example.values["context"], example.values.get("answer")
-            first, kept = kinds[0].index(1), sum(kinds[0]) - 1  # the last 1 is [SEP]
+            first, kept = kinds.index(1), sum(kinds) - 1  # the last 1 is [SEP]
             offsets = self.tokenizer.offsets(context)[:kept]
             span = None if answer is None else answer_span(example, offsets)
-            lost += answer is not None and span is None
+            lost.append(answer is not None and span is None)
             target = None if answer is None else (0, 0)  # [CLS]
             if span:
                 target = (first + span[0], first + span[1])
-            features.append(Feature(row, kinds, target, (first, offsets, context, answer)))
-        if lost:
-            warnings.warn(
-                f"{lost} of {len(features)} answers were cut off; pass a larger max_length",
-                stacklevel=2,
-            )
+            features[i] = Feature([row], [kinds], target, (first, offsets, context, answer))
+        self.warn_truncated(lost, "answers end beyond the limit of")
         return features
 
     def collate(self, features: Sequence[Feature], seeds: Sequence | None = None) -> dict:
