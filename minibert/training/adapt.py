@@ -86,11 +86,9 @@ class LoRALinear(nn.Linear):
     """
 
     def __init__(self, linear: nn.Linear, rank: int, alpha: float) -> None:
-        nn.Module.__init__(self)
-        self.in_features, self.out_features = linear.in_features, linear.out_features
+        super().__init__(linear.in_features, linear.out_features, device="meta")
         self.weight, self.bias = linear.weight, linear.bias
-        self.weight.requires_grad_(False)
-        self.bias.requires_grad_(False)
+        self.requires_grad_(False)
         self.scale = alpha / rank
         self.down = nn.Parameter(self.weight.new_empty(rank, linear.in_features))
         self.up = nn.Parameter(self.weight.new_zeros(linear.out_features, rank))

@@ -17,11 +17,13 @@ comes from torch's generator, whose state is part of the checkpoint.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 import torch
@@ -38,6 +40,7 @@ class Diverged(ArithmeticError):
     """The loss or a gradient is no longer a finite number."""
 
 
+@dataclass(eq=False)
 class Run:
     """Where a training run stands. ``step``, ``epoch``, ``epoch_step`` in it count what is done.
 
@@ -50,29 +53,27 @@ class Run:
         on_line: is called with every line of the log; may be set later.
     """
 
-    def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer,
-        directory: str | os.PathLike | None = None, *, best_on: str | None = None,
-        every: int = 200, patience: int | None = None,
-        on_line: Callable[[dict], object] = lambda line: None,
-    ) -> None:  # fmt: skip
-        self.model, self.optimizer = model, optimizer
-        self.directory = None if directory is None else Path(directory)
-        self.best_on, self.every, self.patience, self.on_line = best_on, every, patience, on_line
-        self.epoch = self.epoch_step = self.step = 0
-        self.best: float | None = None
-        self.best_epoch = 0
-        self.lines: list[dict] = []
-        self.interrupted = False
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    directory: str | os.PathLike | None = None
+    _: KW_ONLY
+    best_on: str | None = None
+    every: int = 200
+    patience: int | None = None
+    on_line: Callable[[dict], object] = lambda line: None
+
+    epoch = epoch_step = step = best_epoch = 0
+    best: float | None = field(default=None, init=False)
+    lines: list[dict] = field(default_factory=list, init=False)
+    interrupted = False
 
     # ----------------------------------------------------------------- what the loop asks and tells
 
     @property
     def out_of_patience(self) -> bool:
         """Whether too many epochs in a row were no better than the best one."""
-        if self.patience is None or self.best is None:
-            return False
-        return self.epoch - self.best_epoch >= self.patience
+        waits = self.patience is not None and self.best is not None
+        return waits and self.epoch - self.best_epoch >= self.patience
 
     def check(self, loss: Tensor, norm: Tensor) -> None:
         """Stop the run before NaN or infinity gets into the weights.
@@ -108,7 +109,7 @@ class Run:
         if score is not None and not is_nan(score) and (self.best is None or score > self.best):
             self.best, self.best_epoch = score, self.epoch
             if self.directory and distributed.rank() == 0:
-                write_tensors(self.directory / "best.safetensors", self.trained())
+                write_tensors(Path(self.directory, "best.safetensors"), self.trained())
 
     def log(self, **line: object) -> None:
         """Add a line to ``log.jsonl``."""
@@ -116,7 +117,7 @@ class Run:
         self.lines.append(line)
         self.on_line(line)
         if self.directory and distributed.rank() == 0:
-            append(self.directory / "log.jsonl", json.dumps(line) + "\n")
+            append(Path(self.directory, "log.jsonl"), json.dumps(line) + "\n")
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[Run]:
@@ -155,7 +156,7 @@ class Run:
             tensors |= {f"cuda.{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
         position = {name: getattr(self, name) for name in POSITION}
         position["lines"] = len(self.lines)
-        write_tensors(self.directory / "checkpoint.safetensors", tensors, position)
+        write_tensors(Path(self.directory, "checkpoint.safetensors"), tensors, position)
 
     def resume(self) -> bool:
         """Go to where the checkpoint is; False where there is none: the run starts from step 0.
@@ -166,17 +167,16 @@ class Run:
         Raises:
             ValueError: the checkpoint is damaged, or is that of another model or world size.
         """
-        path = self.directory / "checkpoint.safetensors"
+        path, log = (Path(self.directory, name) for name in ("checkpoint.safetensors", "log.jsonl"))
         distributed.wait()
         if distributed.rank() == 0:
-            for stale in self.directory.glob(".*.tmp-*"):
+            for stale in path.parent.glob(".*.tmp-*"):
                 stale.unlink()
         tensors, position = read_tensors(path) if path.exists() else ({}, {"lines": 0})
         if tensors:
             self.restore(tensors)
         for name in POSITION:
             setattr(self, name, position.get(name, getattr(self, name)))
-        log = self.directory / "log.jsonl"
         kept = read_text(log).splitlines(keepends=True)[: position["lines"]] if log.exists() else []
         self.lines = [json.loads(line) for line in kept]
         distributed.wait()  # all have read it
@@ -186,7 +186,7 @@ class Run:
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Put the tensors of a checkpoint back where they came from."""
-        load_trained(self.model, part(tensors, "model"))
+        self.load(part(tensors, "model"))
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in part(tensors, "optimizer").items():
             number, key = name.split(".")
@@ -203,23 +203,19 @@ class Run:
         if cuda := part(tensors, "cuda"):
             torch.cuda.set_rng_state_all([cuda[str(i)] for i in range(len(cuda))])
 
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Copy tensors into the parameters that are being trained; all of them, and no others."""
+        trained = self.trained()
+        if differing := trained.keys() ^ tensors.keys():
+            raise ValueError(f"the checkpoint trains other parameters than this run: {differing}")
+        for name, parameter in trained.items():
+            parameter.copy_(tensors[name])
+
     def load_best(self) -> None:
         """Put the weights of the best epoch into the model, if the dev data chose one."""
         distributed.wait()
         if self.directory and self.best is not None:
-            load_trained(self.model, read_tensors(self.directory / "best.safetensors")[0])
-
-
-def load_trained(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Copy tensors into the parameters that are being trained; all of them, and no others."""
-    wanted = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if set(wanted) != set(tensors):
-        raise ValueError(
-            f"the checkpoint trains other parameters than this run: {set(wanted) ^ set(tensors)}"
-        )
-    with torch.no_grad():
-        for name, parameter in wanted.items():
-            parameter.copy_(tensors[name])
+            self.load(read_tensors(Path(self.directory, "best.safetensors"))[0])
 
 
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -252,12 +248,9 @@ def append(path: Path, line: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab", buffering=0) as file:
         end = file.tell()
-        try:
-            if file.write(line.encode()) < len(line.encode()):
-                raise OSError(f"no room for a line in {path}")
-        except OSError:
+        if file.write(line.encode()) < len(line.encode()):  # it raises where not a byte has room
             file.truncate(end)
-            raise
+            raise OSError(errno.ENOSPC, "no room for another line", str(path))
 
 
 def is_nan(value: object) -> bool:

@@ -6,8 +6,8 @@ data set on the hub. Nothing here knows a model; ``roles`` say what a task needs
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import hashlib
 import io
 import json
 import math
@@ -38,6 +38,13 @@ NAMES = {
 NAMES = {role: names.split() for role, names in NAMES.items()}
 TRUTH = ("label", "score", "tags", "answer", "start")  # what is to be learnt about the others
 SCALES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 5.0), (1.0, 5.0), (0.0, 10.0), (0.0, 100.0))
+
+
+Say = Callable[[str], None]
+
+
+def silent(line: str) -> None:
+    """Say nothing."""
 
 
 class OneText(ValueError):
@@ -76,7 +83,7 @@ def read(
     path: str | os.PathLike,
     roles: Sequence[str],
     columns: Mapping[str, str] | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    say: Say = silent,
     blank: bool = False,
 ) -> list[Example]:
     """Read the examples of a file.
@@ -95,18 +102,16 @@ def read(
             column that is not there; the message names the file and the line.
     """
     file = locate(path)
-    names, rows = read_rows(file)
-    if blank and file.suffix.lower() == ".txt":
-        rows = [(line, cells or [""]) for line, cells in rows]
+    names, rows = read_rows(file, blank)
     left_out = [str(line) for line, cells in rows if not cells]
     rows = [row for row in rows if row[1]]
+    if not rows:
+        raise ValueError(f"{file} has no rows")
     wanted = [role.rstrip("?") for role in roles]
     required = [role for role in roles if not role.endswith("?")]
     columns = dict(columns or {})
     if unknown := set(columns) - set(wanted):
         raise ValueError(f"{sorted(unknown)} is not asked for; the roles here are {wanted}")
-    if not rows:
-        raise ValueError(f"{file} has no rows")
     if names is None:  # csv or tsv: is the first line a header, or data already?
         names = [cell.strip() for cell in rows[0][1]]
         known = {name for role in wanted for name in NAMES[role]} | set(columns.values())
@@ -114,14 +119,14 @@ def read(
             rows = rows[1:]
         else:
             names = [str(number) for number in range(1, len(names) + 1)]
-            columns = columns or by_order(file, names, wanted, required)
+            by_order = [each for each in (wanted, required) if len(each) == len(names)]
+            if by_order and not columns:
+                columns = dict(zip(by_order[0], names, strict=True))
     if not rows:
         raise ValueError(f"{file} has a header and no rows")
     positions = match_columns(file, names, wanted, required, columns)
-    say(
-        f"{file.name}: {len(rows)} rows; "
-        + ", ".join(f"{role} = column {names[at]!r}" for role, at in positions.items())
-    )
+    found = ", ".join(f"{role} = column {names[at]!r}" for role, at in positions.items())
+    say(f"{file.name}: {len(rows)} rows; {found}")
     if left_out:
         s = "s" * (len(left_out) > 1)
         say(f"{file.name}: {len(left_out)} blank line{s} left out (line{s} {some(left_out)})")
@@ -149,18 +154,19 @@ def locate(path: str | os.PathLike) -> Path:
     return Path(hf_hub_download("/".join(parts[:2]), parts[2], repo_type="dataset"))
 
 
-def read_rows(file: Path) -> tuple[list[str] | None, list[tuple[int, list]]]:
+def read_rows(file: Path, blank: bool) -> tuple[list[str] | None, list[tuple[int, list]]]:
     """The names of the columns (None where the file has not said) and (line, cells) of every row.
 
-    A blank line has no cells. A tsv has no quoting: a tab ends a cell, a line end ends a row, and a
-    quote is a quote.
+    A blank line has no cells, or in a txt, with ``blank``, an empty one. A tsv has no quoting: a
+    tab ends a cell, a line end ends a row, and a quote is a quote.
     """
     text = read_text(file)
     kind = file.suffix.lower()
     if kind == ".jsonl":
         return read_jsonl(file, text)
     if kind == ".txt":
-        return ["text"], [(n, [line] if line.strip() else []) for n, line in numbered(text)]
+        texts = [(n, line if line.strip() else "") for n, line in numbered(text)]
+        return ["text"], [(n, [line] if line or blank else []) for n, line in texts]
     if kind == ".tsv":
         return None, [(n, line.split("\t") if line.strip() else []) for n, line in numbered(text)]
     if kind != ".csv":
@@ -219,37 +225,21 @@ def match_columns(
         if role not in positions and found:
             positions[role] = found[0]
     if missing := [role for role in required if role not in positions]:
-        raise (OneText if missing[0] == "pair" else ValueError)(
-            f"{file}: which column is {', '.join(missing)}? There are {names}; say it, as in "
+        one_text = "pair" in missing and (missing[0] == "pair" or len(names) == 1)
+        raise (OneText if one_text else ValueError)(
+            f"{file}: which columns are {', '.join(missing)}? It has {names}; name them, as in "
             f"--columns {missing[0]}={names[0]}"
         )
     return {role: positions[role] for role in wanted if role in positions}
 
 
-def by_order(
-    file: Path, names: list[str], wanted: list[str], required: list[str]
-) -> dict[str, str]:
-    """Role → column of a file without a header that has all columns, or those that must be."""
-    for roles in (wanted, required):
-        if len(names) == len(roles):
-            return dict(zip(roles, names, strict=True))
-    raise (OneText if len(names) == 1 and "pair" in required else ValueError)(
-        f"{file}, line 1: {len(names)} columns and no header that says what they are; needed are "
-        f"{', '.join(required)}: name them, as in --columns "
-        + " ".join(f"{role}={i}" for i, role in enumerate(required, 1))
-    )
-
-
 def value(role: str, cell: Any, where: str, blank: bool = False) -> Any:
     """The value of a cell, in the kind its role needs."""
     if role in ("score", "start"):
-        try:
-            number = float(cell)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            raise ValueError(f"{where}: the {role} is {cell!r}, not a number")
-        return int(number) if role == "start" else number
+        with contextlib.suppress(TypeError, ValueError):
+            if math.isfinite(number := float(cell)):
+                return int(number) if role == "start" else number
+        raise ValueError(f"{where}: the {role} is {cell!r}, not a number")
     if role in ("tokens", "tags"):
         if not isinstance(cell, list) or not cell:
             raise ValueError(f"{where}: {role} is {cell!r}; a list is needed (use jsonl)")
@@ -259,11 +249,6 @@ def value(role: str, cell: Any, where: str, blank: bool = False) -> Any:
     if cell is None or not str(cell).strip():
         raise ValueError(f"{where}: the {role} is empty; fill it in or remove the row")
     return str(cell).strip() if role == "label" else str(cell)
-
-
-def digest(path: str | os.PathLike) -> str:
-    """sha256 of a data file."""
-    return hashlib.sha256(locate(path).read_bytes()).hexdigest()
 
 
 # -------------------------------------------------------------------------------------- checking
@@ -369,17 +354,15 @@ def split(
     """
     if not 0 < share < 1:
         raise ValueError(f"the share set aside is {share}; it must lie between 0 and 1")
-    aside = {
-        i
-        for members in shuffled_classes(examples, seed)
-        for i in members[: min(round(share * len(members)), len(members) - 1)]
-    }
+    aside = set()
+    for members in shuffled_classes(examples, seed):
+        aside.update(members[: min(round(share * len(members)), len(members) - 1)])
     if not aside or len(aside) == len(examples):
         raise ValueError(f"{len(examples)} examples are too few to set {share:.0%} aside")
-    return (
-        [example for i, example in enumerate(examples) if i not in aside],
-        [example for i, example in enumerate(examples) if i in aside],
-    )
+    parts = [], []
+    for i, example in enumerate(examples):
+        parts[i in aside].append(example)
+    return parts
 
 
 def subset(examples: Sequence[Example], n: int, seed: int = 0) -> list[Example]:

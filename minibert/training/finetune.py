@@ -11,15 +11,13 @@ import dataclasses
 import math
 import os
 import platform
-import resource
 import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -30,26 +28,22 @@ import minibert
 from minibert.io import distributed
 from minibert.io.checkpoint import content_digest
 from minibert.io.directory import open_directory
-from minibert.io.files import atomic_directory, read_json, write_json, write_text
+from minibert.io.files import atomic_directory, read_json, sha256, write_json, write_text
 from minibert.io.hub import model_card
 from minibert.sentence_encoder import best_device
 from minibert.training import data
 from minibert.training.adapt import adapt, encoder_of, merge_lora, pull_to_start
 from minibert.training.checkpoints import Run
+from minibert.training.data import Say, silent
+from minibert.training.inference import general_score
 from minibert.training.loader import data_loader
 from minibert.training.loop import loop
 from minibert.training.optim import SCHEDULES, make_optimizer, parameter_groups
 from minibert.training.plots import card_text, curves, smooth
-from minibert.training.settings import FILES, Settings
+from minibert.training.settings import Settings
 from minibert.training.tasks import task_class
 from minibert.training.tasks.base import Task
-from minibert.training.tasks.similarity import Similarity
-
-Say = Callable[[str], None]
-
-
-def silent(line: str) -> None:
-    """Say nothing."""
+from minibert.training.tasks.pairs import Similarity
 
 
 def finetune(
@@ -83,7 +77,7 @@ def finetune(
     examples = read_data(settings, say)
     torch.manual_seed(settings.seed)  # of the new head
     task, model = start(settings, examples["train"])
-    origin = {name: data.digest(path) for name, path in files(settings).items()}
+    origin = {name: sha256(data.locate(path)) for name, path in settings.files.items()}
     origin["base"] = content_digest(model.state_dict(), {})
     evaluation = Evaluation(settings, task, model, examples)
     known = evaluation.on("general")  # before anything is re-initialised
@@ -121,22 +115,17 @@ def finetune(
 def settings_of(out: Path, settings: Settings | None, resume: bool) -> Settings:
     """The settings of the run in ``out``, or those of a new one if there is none."""
     path = out / "run" / "settings.json"
-    if resume and not path.exists():
-        raise FileNotFoundError(f"{path.parent} holds no run that could be resumed; start one")
-    if path.exists() and not resume:
+    if resume:
+        if not path.exists():
+            raise FileNotFoundError(f"{path.parent} holds no run that could be resumed; start one")
+        values = read_json(path)
+        return Settings(**{**values, "scale": values["scale"] and tuple(values["scale"])})
+    if path.exists():
         raise ValueError(
             f"{out} already holds a run; continue it (--resume), name another directory, or "
             f"remove {path.parent}"
         )
-    if not resume:
-        return settings
-    values = read_json(path)
-    return Settings(**{**values, "scale": values["scale"] and tuple(values["scale"])})
-
-
-def files(settings: Settings) -> dict[str, str]:
-    """The data files that the settings name."""
-    return {name: path for name in ("train", *FILES) if (path := getattr(settings, name))}
+    return settings
 
 
 def read_data(settings: Settings, say: Say) -> dict[str, list[data.Example]]:
@@ -144,7 +133,7 @@ def read_data(settings: Settings, say: Say) -> dict[str, list[data.Example]]:
     columns = {"keep": (Similarity.columns(), None)}  # all others are of the task
     of_task = (task_class(settings.task).columns(), settings.columns)
     sets = {}
-    for name, path in files(settings).items():
+    for name, path in settings.files.items():
         sets[name] = data.read(path, *columns.get(name, of_task), say)
     if "dev" not in sets:
         sets["train"], sets["dev"] = data.split(sets["train"], 0.1, settings.seed)
@@ -205,22 +194,19 @@ def begin(settings: Settings, origin: dict[str, str], out: Path, resume: bool) -
     if distributed.rank() > 0:
         return
     if not resume:
-        write_json(here / "versions.json", {**versions(), "sha256": origin})
+        versions = {
+            "minibert": minibert.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "numpy", "safetensors")},
+            "machine": f"{platform.system()} {platform.machine()}",
+            "threads": torch.get_num_threads(),
+            "processes": distributed.processes(),
+            "sha256": origin,
+        }
+        write_json(here / "versions.json", versions)
         write_json(here / "settings.json", dataclasses.asdict(settings))  # from now on it is a run
     for half_written in (*out.glob(".*.tmp-*"), *out.parent.glob(f".{out.name}.tmp-*")):
         shutil.rmtree(half_written, ignore_errors=True)  # by a process that was killed
-
-
-def versions() -> dict:
-    """Where a run took place: what another one needs to give the same numbers."""
-    return {
-        "minibert": minibert.__version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "numpy", "safetensors")},
-        "machine": f"{platform.system()} {platform.machine()}",
-        "threads": torch.get_num_threads(),
-        "processes": distributed.processes(),
-    }
 
 
 # ------------------------------------------------------------------------- training and measuring
@@ -235,24 +221,19 @@ class Evaluation:
     def __init__(
         self, settings: Settings, task: Task, model: nn.Module, examples: dict[str, list]
     ) -> None:
-        pooling = getattr(task, "pooling", ("mean",))
-        general = Similarity(task.tokenizer, pooling=pooling, max_length=settings.max_length)
-        self.task, self.model, self.general = task, model, general
-        self.features = {
-            name: (general if name == "keep" else task).encode(examples[name])
-            for name in ("dev", "test", "keep")
-            if name in examples
-        }
+        self.task, self.model = task, model
+        self.features = {n: task.encode(examples[n]) for n in ("dev", "test") if n in examples}
+        self.general = None
+        if "keep" in examples:
+            self.general = general_score(task, examples["keep"], settings.max_length)
 
     def on(self, *names: str) -> dict[str, float]:
         """The loss and the metrics on those that are there."""
         found = {}
         for name in names:
-            if name == "general" and "keep" in self.features:
-                encoder, pairs = encoder_of(self.model), self.features["keep"]
-                found["general_spearman"] = self.general.evaluate(encoder, pairs)["spearman"]
-            elif name in self.features:
-                features = self.features[name]
+            if name == "general" and self.general:
+                found["general_spearman"] = self.general(self.model)
+            elif features := self.features.get(name):
                 predictions, loss = self.task.predict(self.model, features)
                 self.last = {"loss": loss, **self.task.measure(predictions, features)}
                 self.tables = self.task.tables(predictions, features)
@@ -271,41 +252,48 @@ def train(
             return task.loss(model, batch)
 
     began, first = time.perf_counter(), run.step
+    warmup = math.ceil(settings.warmup * plan.steps)
     with run.interruptible(), narrator(run, plan.steps, say):
         loop(
             run.model, loader, loss, run.optimizer, epochs=len(plan.plan),
             accumulate=settings.accumulate, weight=task.weight, clip=settings.clip,
-            schedule=SCHEDULES[settings.schedule](
-                math.ceil(settings.warmup * plan.steps), plan.steps
-            ),
+            schedule=SCHEDULES[settings.schedule](warmup, plan.steps),
             evaluate=lambda: evaluation.on("dev", "general"), run=run,
         )  # fmt: skip
     seconds = time.perf_counter() - began
     run.load_best()
     merge_lora(run.model)
     examples = (run.step - first) / max(plan.steps, 1) * len(loader.dataset) * len(plan.plan)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {  # all that may differ between two equal runs
         "seconds": round(seconds, 1),
         "examples_per_second": round(examples / seconds, 1) if seconds else None,
-        "peak_memory_bytes": peak if platform.system() == "Darwin" else peak * 1024,
+        "peak_memory_bytes": peak_memory(),
     }
 
 
+def peak_memory() -> int | None:
+    """The most memory that this process has held, in bytes; None where nobody counts (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024
+
+
 @contextlib.contextmanager
-def narrator(run: Run, total: int, say: Say) -> Any:
+def narrator(run: Run, total: int, say: Say) -> Iterator[None]:
     """Draw a progress bar (in a file: a line every ten seconds), and say the scores of an epoch."""
-    seconds = 0.1 if sys.stderr.isatty() else 10
-    options = {"unit": "step", "mininterval": seconds, "disable": say is silent}
-    bar = tqdm(total=total, initial=run.step, **options)
+    options = {"unit": "step", "mininterval": 0.1 if sys.stderr.isatty() else 10}
+    bar = tqdm(total=total, initial=run.step, disable=say is silent, **options)
 
     def on_line(line: dict) -> None:
         if "norm" in line:
             bar.set_postfix_str(f"loss {line['loss']:.4g}, lr {line['lr']:.3g}", refresh=False)
             bar.update()
             return
-        scores = {name: line.get(name) for name in (run.best_on, "general_spearman")}
-        told = ", ".join(f"{k} {score:.4g}" for k, score in scores.items() if score is not None)
+        scores = ((name, line.get(name)) for name in (run.best_on, "general_spearman"))
+        told = ", ".join(f"{name} {score:.4g}" for name, score in scores if score is not None)
         with tqdm.external_write_mode(sys.stderr):
             say(f"epoch {line['epoch']}, step {line['step']} of {total}: {told}")
 
@@ -336,11 +324,8 @@ def save(
         for name in (f"dev_{task.best}", f"test_{task.best}", "general_spearman")
         if name in after and before.get(name) is not None
     }
-    asked = {
-        field.name: getattr(settings, field.name)
-        for field in dataclasses.fields(settings)
-        if getattr(settings, field.name) != field.default
-    }
+    default = {field.name: field.default for field in dataclasses.fields(settings)}
+    asked = {k: v for k, v in dataclasses.asdict(settings).items() if v != default[k]}
     title = f"{Path(settings.base).name}, fine-tuned: {settings.task}"
     with atomic_directory(out) as staging:
         task.save(run.model, staging)

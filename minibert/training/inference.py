@@ -17,7 +17,7 @@ from minibert.training.adapt import blend, encoder_of
 from minibert.training.plots import curves
 from minibert.training.tasks import TASKS, task_class
 from minibert.training.tasks.base import Task
-from minibert.training.tasks.similarity import Similarity
+from minibert.training.tasks.pairs import Similarity
 
 HEADS = ("classifier", "qa_outputs")  # what a fine-tuning puts on top, and only a fine-tuning
 Columns = Mapping[str, str] | None
@@ -67,7 +67,7 @@ def predict_file(
     name_or_path: str | os.PathLike,
     path: str | os.PathLike,
     columns: Columns = None,
-    say: Callable[[str], None] = lambda text: None,
+    say: data.Say = data.silent,
 ) -> list[dict]:
     """What the model says about every row of a file: the texts, and the answer of its task.
 
@@ -95,6 +95,16 @@ def evaluate_file(
     task, model = load(name_or_path)
     examples = read(name_or_path, task, path, task.columns(), columns)
     return task.evaluate(model, task.encode(examples))
+
+
+def general_score(
+    task: Task, examples: Sequence[data.Example], max_length: int = 128
+) -> Callable[[nn.Module], float]:
+    """model → Spearman of its encoder on scored pairs of general texts: what it still knows."""
+    pooling = getattr(task, "pooling", ("mean",))
+    similarity = Similarity(task.tokenizer, pooling=pooling, max_length=max_length)
+    features = similarity.encode(examples)
+    return lambda model: similarity.evaluate(encoder_of(model), features)["spearman"]
 
 
 class Blend:
@@ -140,15 +150,12 @@ class Blend:
         alphas: Sequence[float] = tuple(i / 10 for i in range(11)),
     ) -> list[dict[str, float]]:
         """For every alpha, the task's best metric on domain data and Spearman on general pairs."""
-        keeper = Similarity(self.task.tokenizer, pooling=getattr(self.task, "pooling", ("mean",)))
         features = self.task.encode(data.read(domain, self.task.columns()))
-        pairs = keeper.encode(data.read(general, keeper.columns()))
+        general_of = general_score(self.task, data.read(general, Similarity.columns()))
         rows = []
         for alpha in alphas:
-            model = self.at(alpha)
-            score = self.task.evaluate(model, features)[self.task.best]
-            kept = keeper.evaluate(encoder_of(model), pairs)["spearman"]
-            rows.append({"alpha": alpha, "domain": score, "general": kept})
+            score = self.task.evaluate(self.at(alpha), features)[self.task.best]
+            rows.append({"alpha": alpha, "domain": score, "general": general_of(self.model)})
         return rows
 
 

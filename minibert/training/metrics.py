@@ -32,7 +32,19 @@ def confusion_matrix(labels: Any, predictions: Any, classes: Any = None) -> np.n
     Raises:
         ValueError: a label or prediction is not among ``classes``.
     """
-    return _confusion(labels, predictions, classes)[1]
+    labels, predictions = _classes(labels, predictions)
+    occurring, codes = np.unique(np.concatenate([labels, predictions]), return_inverse=True)
+    order = occurring if classes is None else np.asarray(classes)
+    position = {name: i for i, name in enumerate(order.tolist())}
+    if len(position) < len(order):
+        raise ValueError(f"the classes {order.tolist()} contain one twice")
+    unknown = [name for name in occurring.tolist() if name not in position]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} occurs, but the classes are {order.tolist()}")
+    codes = np.array([position[name] for name in occurring.tolist()])[codes.reshape(-1)]
+    row, column = codes[: len(labels)], codes[len(labels) :]
+    counts = np.bincount(row * len(order) + column, minlength=len(order) ** 2)
+    return counts.reshape(len(order), len(order))  # (C, C)
 
 
 def precision_recall_f1(
@@ -50,7 +62,7 @@ def precision_recall_f1(
     """
     if average not in (None, "micro", "macro", "weighted"):
         raise ValueError(f"average={average!r}; use None, 'micro', 'macro' or 'weighted'")
-    _, table = _confusion(labels, predictions, classes)  # (C, C)
+    table = confusion_matrix(labels, predictions, classes)  # (C, C)
     right, actual, predicted = table.diagonal(), table.sum(axis=1), table.sum(axis=0)  # (C,) each
     if average == "micro":
         right, actual, predicted = right.sum(), actual.sum(), predicted.sum()
@@ -68,7 +80,7 @@ def matthews_correlation(labels: Any, predictions: Any) -> float:
     Source: Gorodkin 2004, the coefficient R_K: the covariance of the two assignments of classes
         over the root of the product of their variances.
     """
-    _, table = _confusion(labels, predictions, None)
+    table = confusion_matrix(labels, predictions)
     n, right = float(table.sum()), float(table.trace())
     actual, predicted = table.sum(axis=1).astype(float), table.sum(axis=0).astype(float)  # (C,)
     covariance = right * n - actual @ predicted
@@ -107,23 +119,6 @@ def mean_squared_error(targets: Any, predictions: Any) -> float:
     """Return the mean of the squared differences. Units: those of the targets, squared."""
     targets, predictions = _numbers(targets, predictions)
     return float(((targets - predictions) ** 2).mean())
-
-
-def _confusion(labels: Any, predictions: Any, classes: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return the classes, (C,), and the table of counts, (C, C)."""
-    labels, predictions = _classes(labels, predictions)
-    occurring, codes = np.unique(np.concatenate([labels, predictions]), return_inverse=True)
-    order = occurring if classes is None else np.asarray(classes)
-    position = {name: i for i, name in enumerate(order.tolist())}
-    if len(position) < len(order):
-        raise ValueError(f"the classes {order.tolist()} contain one twice")
-    unknown = [name for name in occurring.tolist() if name not in position]
-    if unknown:
-        raise ValueError(f"{unknown[0]!r} occurs, but the classes are {order.tolist()}")
-    codes = np.array([position[name] for name in occurring.tolist()])[codes.reshape(-1)]
-    row, column = codes[: len(labels)], codes[len(labels) :]
-    counts = np.bincount(row * len(order) + column, minlength=len(order) ** 2)
-    return order, counts.reshape(len(order), len(order))  # (C, C)
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

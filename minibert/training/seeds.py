@@ -16,7 +16,8 @@ from minibert.io.files import write_json
 from minibert.io.sentence_transformers import read_settings
 from minibert.sentence_encoder import SentenceEncoder
 from minibert.training import data, metrics
-from minibert.training.finetune import Say, finetune, read_data, silent
+from minibert.training.data import Say, silent
+from minibert.training.finetune import finetune, read_data
 from minibert.training.settings import Settings, small
 from minibert.training.tasks import task_class
 

@@ -95,6 +95,11 @@ class Settings:
                 limits = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
                 raise ValueError(f"{field.name} is {value}; {limits} is allowed")
 
+    @property
+    def files(self) -> dict[str, str]:
+        """The data files: name of the setting → file."""
+        return {name: path for name in ("train", *FILES) if (path := getattr(self, name))}
+
     def replace(self, **changes: object) -> Settings:
         """A copy with some values changed."""
         return dataclasses.replace(self, **changes)

@@ -69,14 +69,14 @@ def test_blank_lines_are_said_or_kept(tmp_path):
         ("a.csv", "a,b,high\n", PAIR, "a.csv, line 1: the score is 'high', not a number"),
         ("a.csv", "a,b,nan\n", PAIR, "line 1: the score is 'nan'"),
         ("a.csv", 'a,"b\n', TEXT, "a.csv, line 1: .*quote not closed"),
-        ("a.csv", "a,b\nc,d\n", PAIR, "line 1: 2 columns and no header"),
+        ("a.csv", "a,b\nc,d\n", PAIR, r"which columns are text, pair, score\?.*--columns text=1"),
         ("a.csv", "", PAIR, "no rows"),
         ("a.csv", "text,label\n", TEXT, "a header and no rows"),
         ("a.jsonl", '{"text": "a"\n', TEXT, "a.jsonl, line 1: not JSON"),
         ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}\n', TEXT, "line 2: the keys"),
         ("a.jsonl", '{"tokens": "a b", "tags": ["x"]}\n', ("tokens", "tags"), "a list is needed"),
         ("a.parquet", "x", TEXT, "not '.parquet'"),
-        ("a.jsonl", JSONL, TEXT, r"which column is label\?.*stars.*--columns label="),
+        ("a.jsonl", JSONL, TEXT, r"which columns are label\?.*stars.*--columns label="),
     ],
 )
 def test_what_is_wrong_is_told_with_file_and_line(tmp_path, name, text, roles, message):

@@ -20,8 +20,8 @@ from minibert.training.tasks import (
     TokenClassification,
     task_class,
 )  # fmt: skip
-from minibert.training.tasks.qa import plain_words
 from minibert.training.tasks.classes import IGNORE
+from minibert.training.tasks.qa import plain_words
 
 TOKENIZER = small.tokenizer()
 
