@@ -143,18 +143,16 @@ def read(directory: str | os.PathLike) -> dict[str, Tensor]:
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Memory-map one safetensors file: its tensors and its metadata."""
-    head = first_bytes(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             return tensors, file.metadata() or {}
     except SafetensorError as error:
-        raise damaged(path, head, error) from None
+        raise damaged(path, error) from None
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
     """Memory-map one ``.bin`` file: tensors only, no code. Older ones are no zip and are read."""
-    head = first_bytes(path)
     try:
         if zipped := zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -164,7 +162,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # the unpickler has a dozen kinds of error
         found = re.search(r"GLOBAL (\S+)", str(error))
         if found is None:
-            raise damaged(path, head, error) from None
+            raise damaged(path, error) from None
         raise ValueError(
             f"{path} asks to run {found[1]}: a file of tensors has no need to, and minibert never "
             "does. Do you trust where it comes from? Ask there for a model.safetensors"
@@ -186,7 +184,7 @@ def read_shards(
     for shard in shards:
         if Path(shard).name != shard:
             raise ValueError(f"{path} names {shard!r}, which is not a file beside it")
-        if not (path.parent / shard).is_file():
+        if not directory.has(shard):
             raise FileNotFoundError(f"{path.parent / shard}, named in {index}, is missing")
     tensors: dict[str, Tensor] = {}
     for shard in shards:
@@ -201,11 +199,12 @@ def read_shards(
     return tensors
 
 
-def damaged(path: Path, head: bytes, error: Exception) -> ValueError:
+def damaged(path: Path, error: Exception) -> ValueError:
     """The error for a file that cannot be read: what it is instead, where its head tells."""
     reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0][:160]
+    instead = stand_in(first_bytes(path))
     return ValueError(
-        f"{path} " + (stand_in(head) or f"is damaged or incomplete ({reason}); get the file again")
+        f"{path} {instead or f'is damaged or incomplete ({reason}); get the file again'}"
     )
 
 

@@ -12,15 +12,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from minibert.io.files import (
-    MANIFEST,
-    differing,
-    first_bytes,
-    read_json,
-    read_manifest,
-    read_text,
-    stand_in,
-)
+from minibert.io import files
 from minibert.io.hub import locate
 
 
@@ -42,7 +34,7 @@ class ModelDirectory(os.PathLike):
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        self.unchecked = read_manifest(self.path)  # file → sha256, of what was not read yet
+        self.unchecked = files.read_manifest(self.path)  # file → sha256, of what was not read yet
 
     def __fspath__(self) -> str:
         """The path, for everything that takes one."""
@@ -62,31 +54,36 @@ class ModelDirectory(os.PathLike):
         """The path of a file that is about to be read, once it is known to be the one saved.
 
         Raises:
-            ValueError: the file is missing or has changed since the directory was saved.
+            OSError: it is a link to nowhere, or there is no right to read it.
+            ValueError: it is missing or has changed since the directory was saved, or is not a
+                regular file: a pipe in a directory that somebody sent would be read for ever.
         """
         path = self.path / name
+        there = os.path.lexists(path)
+        head = files.first_bytes(path) if there else b""
         saved = {name: self.unchecked[name]} if name in self.unchecked else {}
-        if not differing(self.path, saved):
+        if not files.differing(self.path, saved):
             self.unchecked.pop(name, None)  # once is enough
             return path
-        there = path.is_file()
+        if there and (instead := files.stand_in(head)):
+            raise ValueError(f"{path} {instead}")
         advice = (
-            f", by its sha256 in {MANIFEST}; put back the file that was saved. If the change is "
-            f"yours, accept it: delete this file's line in {self.path / MANIFEST}, or all of that "
-            "file"
+            f", by its sha256 in {files.MANIFEST}; put back the file that was saved. If the change "
+            f"is yours, accept it: delete this file's line in {self.path / files.MANIFEST}, or all "
+            "of that file"
         )
         for left in self.path.glob(".*.tmp-*"):
-            if not differing(left, saved):  # the file on its way: `atomic_directory` was killed
+            if not files.differing(left, saved):  # on its way: `atomic_directory` was killed
                 advice = (
                     ": a save into this directory was interrupted between two files (or is under "
                     f"way). Save again; or move what is in {left} to its place in {self.path}"
                 )
         what = "has changed since the directory was saved" if there else "is missing"
-        raise ValueError(f"{path} {there and stand_in(first_bytes(path)) or what + advice}")
+        raise ValueError(f"{path} {what}{advice}")
 
     def text(self, name: str) -> str:
         """The text of a UTF-8 file."""
-        return read_text(self.file(name))
+        return files.read_text(self.file(name))
 
     def json(self, name: str, kind: type = dict) -> dict | list:
         """What a JSON file holds: an object, or a list if ``kind`` is that.
@@ -95,12 +92,10 @@ class ModelDirectory(os.PathLike):
             FileNotFoundError: there is no such file.
             ValueError: it is damaged, or holds something else.
         """
-        value = read_json(self.file(name))
+        value = files.read_json(self.file(name))
         if not isinstance(value, kind):
-            wanted = "an object" if kind is dict else "a list"
-            raise ValueError(
-                f"{self.path / name}: {wanted} is needed, this is a {type(value).__name__}"
-            )
+            wanted, found = {dict: "an object", list: "a list"}[kind], type(value).__name__
+            raise ValueError(f"{self.path / name}: {wanted} is needed, this is a {found}")
         return value
 
     def settings(self, name: str) -> dict:

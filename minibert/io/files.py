@@ -106,7 +106,10 @@ def first_bytes(path: Path) -> bytes:
 
     Raises:
         OSError: there is no such file, or no right to read it.
+        ValueError: it is a pipe or a device, which might be read for ever, or a directory.
     """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a regular file (a pipe, a device, a directory): remove it")
     if path.is_symlink() and not path.exists():
         raise FileNotFoundError(
             f"{path} is a link to {os.readlink(path)}, where nothing is; get the model again"

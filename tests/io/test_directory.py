@@ -210,3 +210,20 @@ def test_the_options_of_the_hub_reach_it_from_every_class(directory, monkeypatch
 def test_importing_the_files_imports_no_torch():
     code = "import sys, minibert.io.directory; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.txt", "tokenizer.json"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "directory"])
+def test_what_is_not_a_regular_file_is_not_opened(directory, name, kind):
+    """A pipe, in a directory that somebody sent, would be read for ever."""
+    (directory / "minibert.json").unlink()
+    if name == "vocab.txt":
+        (directory / "tokenizer.json").unlink()
+    (directory / name).unlink()
+    if kind == "device":
+        (directory / name).symlink_to("/dev/zero")
+    else:
+        (os.mkfifo if kind == "pipe" else os.mkdir)(directory / name)
+    with pytest.raises(ValueError, match="is not a regular file") as caught:
+        SentenceEncoder.from_pretrained(directory)
+    assert str(directory / name) in str(caught.value)
