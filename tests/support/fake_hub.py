@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -24,110 +25,91 @@ FILES = {  # the model that is "known" in these tests
     "vocab.txt": b"[PAD]\n[UNK]\n",
     "1_Pooling/config.json": b'{"pooling_mode": "mean"}',
 }
-UNWANTED = {
-    "README.md": b"a card",
-    "pytorch_model.bin": b"a pickle",
-    "onnx/model.onnx": b"another format",
-    "onnx/config.json": b"{}",
-    "data_config.json": b"{}",
-}
+UNWANTED = dict.fromkeys(
+    ("README.md", "pytorch_model.bin", "onnx/model.onnx", "onnx/config.json", "data_config.json"),
+    b"nothing that minibert reads",
+)
+QUESTION = re.compile(  # of the interface, or of a file
+    r"/(?P<api>api/models/)?(?P<name>[^/]+/[^/]+)"
+    r"(?:/(?P<what>revision|tree|resolve)/(?P<revision>[^/]+))?(?:/(?P<file>.+))?"
+)
 
 
 def known(files=FILES):
-    return hub.KnownModel(
-        revision=COMMIT,
-        wheel="tiny-bert-mirror==0.1.0",
-        folder="tiny_bert_mirror/model",
-        sha256={file: hashlib.sha256(data).hexdigest() for file, data in files.items()},
-    )
+    digests = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
+    return hub.KnownModel(COMMIT, "tiny-bert-mirror==0.1.0", "tiny_bert_mirror/model", digests)
 
 
-class FakeHub:
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.server.answer(self)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *arguments):
+        pass
+
+
+class FakeHub(http.server.ThreadingHTTPServer):
     """The part of the hub's interface that downloading needs: info, tree, HEAD and GET of files."""
 
+    daemon_threads = True
+
     def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
         self.repositories = {}  # name → (commit, {file: bytes})
         self.requests = []  # (method, path, range)
         self.down = False  # answers 503
         self.cut = {}  # file → bytes after which the connection stalls (once) until released
         self.stalled, self.release = threading.Event(), threading.Event()
         self.gated = set()
-        hub_of = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self):
-                hub_of.answer(self)
-
-            do_HEAD = do_GET
-
-            def log_message(self, *arguments):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     def close(self):
         self.release.set()
-        self.server.shutdown()
-        self.server.server_close()
+        self.shutdown()
+        self.server_close()
 
     def answer(self, request):
         path = request.path.split("?")[0]
         self.requests.append((request.command, path, request.headers.get("Range")))
         if self.down:
-            return self.send(request, 503, b"")
-        parts = path.strip("/").split("/")
-        if parts[:2] == ["api", "models"]:
-            name, rest = "/".join(parts[2:4]), parts[4:]
-        else:
-            name, rest = "/".join(parts[:2]), parts[2:]
-        if name not in self.repositories:
-            return self.send(request, 404, b"", {"X-Error-Code": "RepoNotFound"})
-        commit, files = self.repositories[name]
-        revision = rest[1] if len(rest) > 1 else "main"
-        if revision not in ("main", commit):
-            return self.send(request, 404, b"", {"X-Error-Code": "RevisionNotFound"})
-        if parts[0] == "api" and rest[:1] == ["tree"]:
-            tree = [
+            return self.send(request, 503)
+        api, name, what, revision, file = QUESTION.fullmatch(path).groups()
+        commit, files = self.repositories.get(name, (None, {}))
+        if commit is None:
+            return self.send(request, 404, headers={"X-Error-Code": "RepoNotFound"})
+        if revision not in (None, "main", commit):
+            return self.send(request, 404, headers={"X-Error-Code": "RevisionNotFound"})
+        if what == "tree":
+            answer = [
                 {"type": "file", "path": f, "size": len(d), "oid": hashlib.sha1(d).hexdigest()}
                 for f, d in files.items()
             ]
-            return self.send(request, 200, json.dumps(tree).encode())
-        if parts[0] == "api":
-            info = {"id": name, "modelId": name, "sha": commit, "private": False, "tags": []}
-            info["siblings"] = [{"rfilename": file} for file in files]
-            return self.send(request, 200, json.dumps(info).encode())
-        file = "/".join(rest[2:])
+            return self.send(request, 200, json.dumps(answer).encode())
+        if api:
+            answer = {"id": name, "modelId": name, "sha": commit, "private": False, "tags": []}
+            answer["siblings"] = [{"rfilename": file} for file in files]
+            return self.send(request, 200, json.dumps(answer).encode())
         if name in self.gated:
-            return self.send(request, 403, b"", {"X-Error-Code": "GatedRepo"})
+            return self.send(request, 403, headers={"X-Error-Code": "GatedRepo"})
         if file not in files:
-            return self.send(request, 404, b"", {"X-Error-Code": "EntryNotFound"})
-        return self.send_file(request, commit, file, files[file])
-
-    def send_file(self, request, commit, file, data):
-        headers = {
-            "ETag": f'"{hashlib.sha1(data).hexdigest()}"',
-            "X-Repo-Commit": commit,
-            "Accept-Ranges": "bytes",
-        }
-        start = 0
+            return self.send(request, 404, headers={"X-Error-Code": "EntryNotFound"})
+        tag, start = hashlib.sha1(files[file]).hexdigest(), 0
+        headers = {"ETag": f'"{tag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if asked := request.headers.get("Range"):
-            start = int(asked.removeprefix("bytes=").split("-")[0])
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        body, cut = data[start:], None
-        if request.command == "GET":
-            cut = self.cut.pop(file, None)
-        self.send(request, 206 if asked else 200, body, headers, cut)
+            start, size = int(asked.removeprefix("bytes=").split("-")[0]), len(files[file])
+            headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
+        cut = self.cut.pop(file, None) if request.command == "GET" else None
+        return self.send(request, 206 if asked else 200, files[file][start:], headers, cut)
 
-    def send(self, request, status, body, headers=(), cut=None):
+    def send(self, request, status, body=b"", headers=(), cut=None):
         request.send_response(status)
-        for key, value in dict(headers).items():
+        for key, value in {**dict(headers), "Content-Length": str(len(body))}.items():
             request.send_header(key, value)
-        request.send_header("Content-Length", str(len(body)))
         request.end_headers()
         if request.command == "HEAD":
             return
@@ -192,16 +174,10 @@ class Place:
 
     def start(self, **environment):
         """Start a process that answers ``ask`` after ``ask``."""
+        command, pipe = [sys.executable, "-c", DRIVER], subprocess.PIPE
+        place = {"cwd": self.root, "env": {**self.environment, **environment}, "text": True}
         with open(self.root / "stderr.txt", "a") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-c", DRIVER],
-                env={**self.environment, **environment},
-                cwd=self.root,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-            )
+            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr, **place)
         self.processes.append(process)
         return process
 
