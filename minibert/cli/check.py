@@ -6,7 +6,7 @@ import argparse
 import csv
 import io
 
-from minibert.cli.common import Result, command, model_option, option, tell
+from minibert.cli.common import Result, command, model_option, option, table, tell
 
 
 @command("minibert parity --replace attention=my_attention.py:MyAttention")
@@ -87,8 +87,7 @@ def check(args: argparse.Namespace) -> Result:
 
     if args.exercise is None:
         titles = {name: exercise.title for name, exercise in exercises.EXERCISES.items()}
-        form = "{:<22} {}".format
-        return Result(titles, lambda titles: "\n".join(form(*row) for row in titles.items()))
+        return Result(titles, lambda titles: table(titles.items()))
     if args.start:
         exercises.start(args.exercise, args.start)
         said = f"{args.start} written; to grade it: minibert check {args.exercise} {args.start}"
@@ -104,7 +103,6 @@ def check(args: argparse.Namespace) -> Result:
         return Result(grade, str, grade.passed)
     results = exercises.grade_class(args.path, **limits)
     passed = all(one.passed for found in results.values() for one in found.values())
-
     render = class_csv if args.csv else submission_text if len(results) == 1 else class_text
     return Result(results, render, passed)
 
@@ -112,11 +110,10 @@ def check(args: argparse.Namespace) -> Result:
 def class_table(results: dict) -> list[list]:
     """Rows of a table, student × exercise, with a head and the sums of points."""
     exercises = list(next(iter(results.values())))
-    rows: list[list] = [["student", *exercises, "sum"]]
-    for student, found in results.items():
-        points = [found[name].points for name in exercises]
-        rows.append([student, *points, sum(points)])
-    return rows
+    points = {student: [found[name].points for name in exercises]
+              for student, found in results.items()}
+    rows = [[student, *reached, sum(reached)] for student, reached in points.items()]
+    return [["student", *exercises, "sum"], *rows]
 
 
 def class_csv(results: dict) -> str:
@@ -128,25 +125,19 @@ def class_csv(results: dict) -> str:
 
 def class_text(results: dict) -> str:
     """The table of a class to look at: exercises are numbered in the head, and named below."""
-    head, *students = class_table(results)
-    width = max(len(str(row[0])) for row in (head, *students))
-    numbered = [head[0], *range(1, len(head) - 1), head[-1]]
-    lines = [
-        f"{row[0]:<{width}}" + "".join(f"{cell:>5}" for cell in row[1:])
-        for row in (numbered, *students)
-    ]
-    key = [f"{number:>3}  {name}" for number, name in enumerate(head[1:-1], 1)]
-    return "\n".join([*lines, "", "Exercises, 10 points each:", *key])
+    (student, *exercises, total), *students = class_table(results)
+    numbered = [student, *range(1, len(exercises) + 1), total]
+    key = table(enumerate(exercises, 1))
+    return f"{table([numbered, *students])}\n\nExercises, 10 points each:\n{key}"
 
 
 def submission_text(results: dict) -> str:
     """One submission: a line for each exercise, with what is wrong."""
     (grades,) = results.values()
-    lines = [f"{name:<22} {grade.points:>3} of {grade.out_of}  {grade.summary}"
-             for name, grade in grades.items()]
-    points, out_of = (sum(getattr(grade, of) for grade in grades.values())
-                      for of in ("points", "out_of"))
-    return "\n".join([*lines, f"{'':<22} {points:>3} of {out_of}"])
+    rows = [(name, one.points, f"of {one.out_of}", one.summary) for name, one in grades.items()]
+    points = sum(one.points for one in grades.values())
+    out_of = sum(one.out_of for one in grades.values())
+    return table([*rows, ("", points, f"of {out_of}", "")])
 
 
 @command("minibert bench --svg speed.svg")
@@ -212,11 +203,9 @@ def training_steps(name: str, peers: bool) -> dict:
     task = Similarity(BertTokenizer.from_pretrained(directory), max_length=longest)
     drawn = texts(task.tokenizer, None, 32, longest)["short"]
     pairs, scores = list(zip(drawn[:16], drawn[16:], strict=True)), [i % 6 / 5 for i in range(16)]
-    examples = [
-        Example({"text": text, "pair": pair, "score": score}, "drawn")
-        for (text, pair), score in zip(pairs, scores, strict=True)
-    ]
-    features = task.encode(examples)
+    rows = ((*pair, score) for pair, score in zip(pairs, scores, strict=True))
+    roles = ("text", "pair", "score")
+    features = task.encode([Example(dict(zip(roles, row, strict=True)), "drawn") for row in rows])
     optimizer = make_optimizer("adamw", parameter_groups(model, 1e-6))
 
     def ours() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,20 @@ def add_parser(group: Any, name: str, run: Callable) -> None:
         add(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run, error=parser.error)
+
+
+def table(rows: Iterable[Sequence[object]]) -> str:
+    """Rows of cells in columns: text to the left, numbers to the right, floats with 4 decimals."""
+
+    def padded(cell: object, width: int) -> str:
+        return text(cell).ljust(width) if isinstance(cell, str) else text(cell).rjust(width)
+
+    def text(cell: object) -> str:
+        return f"{cell:.4f}" if isinstance(cell, float) else str(cell)
+
+    rows = list(rows)
+    widths = [max(len(text(cell)) for cell in column) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(padded, row, widths)).rstrip() for row in rows)
 
 
 # ----------------------------------------------------------------- options of several commands

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from minibert.cli.common import Columns, Result, command, encoding_options, option, tell
+from minibert.cli.common import Columns, Result, command, encoding_options, option, table, tell
 
 TABLES = (".csv", ".tsv", ".jsonl")  # files in which a line is more than a text
 measure_option = option(
@@ -38,14 +38,11 @@ def similarity_text(value: dict) -> str:
     """A table: a row and a column for each text."""
     texts = [" ".join(text.split()) for text in value["texts"]]
     texts = [text if len(text) <= 48 else text[:47] + "…" for text in texts]
-    width = max(map(len, texts))
-    lines = [
-        f"{value['measure']} similarity, {value['model']}, {value['dimension']} dimensions\n",
-        " " * (width + 4) + "".join(f"{i:8}" for i in range(1, len(texts) + 1)),
-    ]
-    for i, (text, row) in enumerate(zip(texts, value["similarity"], strict=True), 1):
-        lines.append(f"{i:2}  {text:<{width}}" + "".join(f"{cell:8.4f}" for cell in row))
-    return "\n".join(lines)
+    numbers = range(1, len(texts) + 1)
+    rows = zip(numbers, texts, value["similarity"], strict=True)
+    rows = [("", "", *numbers), *((number, text, *row) for number, text, row in rows)]
+    title = f"{value['measure']} similarity, {value['model']}, {value['dimension']} dimensions"
+    return f"{title}\n\n{table(rows)}"
 
 
 @command("minibert embed lines.txt --out vectors.npy")
@@ -103,18 +100,17 @@ def search(args: argparse.Namespace) -> Result:
     else:
         vectors = encoder.encode(texts, on_long=args.on_long)
     query = encoder.encode([args.query], on_long=args.on_long)
-    hits = [
-        {"corpus_id": lines[i] - 1, "score": hit["score"], "text": texts[i]}
-        for hit in nearest(query, vectors, args.k)[0]
-        for i in [hit["corpus_id"]]
-    ]  # corpus_id: which line of the file, from 0
+    hits = nearest(query, vectors, args.k)[0]
+    for hit in hits:
+        hit["text"] = texts[hit["corpus_id"]]
+        hit["corpus_id"] = lines[hit["corpus_id"]] - 1  # which line of the file, from 0
     return Result({"query": args.query, "hits": hits}, search_text)
 
 
 def search_text(value: dict) -> str:
     """A line for each hit, the best first."""
-    form = "{score:7.4f}  line {line:<6} {text}".format
-    return "\n".join(form(line=hit["corpus_id"] + 1, **hit) for hit in value["hits"])
+    hits = value["hits"]
+    return table((hit["score"], "line", hit["corpus_id"] + 1, hit["text"]) for hit in hits)
 
 
 def searched(args: argparse.Namespace) -> tuple[list[str], list[int]]:

@@ -7,7 +7,7 @@ import json
 import warnings
 from pathlib import Path
 
-from minibert.cli.common import Result, command, model_option, option
+from minibert.cli.common import Result, command, model_option, option, table
 
 SHOW = {  # what `minibert show` prints: topic → (file, name in it, or None for the whole file)
     "config": ("config.py", "BertConfig"),
@@ -84,11 +84,12 @@ def inspect_text(value: dict) -> str:
         f"vocabulary {config['vocab_size']:,}, {config['max_position_embeddings']} positions",
         f"{len(tensors)} tensors in the file, {value['parameters']:,} parameters in the model\n",
     ]
-    width = max(len(row["official"]) for row in tensors)
-    for row in tensors:
-        ours = row["ours"] or f"dropped: {row['dropped']}"
-        lines.append(f"{row['official']:<{width}}  {str(row['shape']):<14} {ours}")
-    return "\n".join(lines + [f"new: {name}: {rule}" for name, rule in value["new"].items()])
+    rows = [
+        (row["official"], str(row["shape"]), row["ours"] or f"dropped: {row['dropped']}")
+        for row in tensors
+    ]
+    new = [f"new: {name}: {rule}" for name, rule in value["new"].items()]
+    return "\n".join([*lines, table(rows), *new])
 
 
 @command('minibert fill-mask "The sky is [MASK]." --model google-bert/bert-base-uncased')
@@ -168,8 +169,8 @@ def trace(args: argparse.Namespace) -> Result:
 
 def trace_text(value: dict) -> str:
     """The name and the shape of each tensor."""
-    shapes = [f"  {name:<42} {shape}" for name, shape in value["tensors"].items()]
-    return "\n".join([f"{value['out']}: {len(shapes)} tensors, in order of computation", *shapes])
+    shapes = table((name, str(shape)) for name, shape in value["tensors"].items())
+    return f"{value['out']}: {len(value['tensors'])} tensors, in order of computation\n{shapes}"
 
 
 @command('minibert explore "The bank raised its rates." "She sat on the bank." --out page.html')
@@ -244,10 +245,8 @@ def show(args: argparse.Namespace) -> Result:
 
 def topics_text(topics: dict) -> str:
     """Where each topic is found."""
-    return "\n".join(
-        f"{topic:<12} minibert/{file}" + (f", {name}" if name else "")
-        for topic, (file, name) in topics.items()
-    )
+    rows = topics.items()
+    return table((topic, f"minibert/{file}", name or "") for topic, (file, name) in rows)
 
 
 def load_model(directory: Path):

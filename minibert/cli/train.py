@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from minibert.cli.common import Columns, Result, command, option, options, tell
+from minibert.cli.common import Columns, Result, command, option, options, table, tell
 
 finetuned_option = option(
     "--model", required=True, metavar="DIR", help="what `minibert finetune` has written (required)"
@@ -103,16 +103,16 @@ def finetune_text(value: dict) -> str:
     """Every measure before and after, then where the model is."""
     from minibert.training.tasks.base import FAILED
 
-    lines = []
+    rows = []
     for name, after in value["after"].items():
         form = ".4f" if isinstance(after, float) else "d"
         before = value["before"].get(name)
-        change = "" if before is None else f"  (before: {before:{form}}, {after - before:+{form}})"
-        lines.append(f"{name:<22} {after:{form}}{change}")
+        change = "" if before is None else f"(before: {before:{form}}, {after - before:+{form}})"
+        rows.append((name, after, change))
     failed = any(FAILED in remark for remark in value.get("remarks", ()))
     model = f"{FAILED}, this model is of no use" if failed else "the model"
     out = value["out"]
-    return "\n".join([*lines, f"{out}: {model}; {out}/run: settings, log, measures, curves"])
+    return f"{table(rows)}\n{out}: {model}; {out}/run: settings, log, measures, curves"
 
 
 def seeds_text(value: dict) -> str:
@@ -160,10 +160,7 @@ def evaluate_classify(args: argparse.Namespace) -> Result:
 
 def measures_text(value: dict) -> str:
     """A line for each measure."""
-    rows = [(name, number) for name, number in value.items() if name not in ("model", "data")]
-    return "\n".join(
-        f"{name:<20} {number:{'.4f' if isinstance(number, float) else ''}}" for name, number in rows
-    )
+    return table(row for row in value.items() if row[0] not in ("model", "data"))
 
 
 @command("minibert blend all-MiniLM-L6-v2 my-model --alpha 0.5 --out half-way")
@@ -200,9 +197,9 @@ def blend(args: argparse.Namespace) -> Result:
 
 def blend_text(value: dict) -> str:
     """The measures for every alpha, then what was written."""
-    lines = ["alpha  domain  general"] if value["sweep"] else []
-    for row in value["sweep"]:
-        lines.append(f"{row['alpha']:5.2f}  {row['domain']:.4f}  {row['general']:.4f}")
+    columns = ("alpha", "domain", "general")
+    rows = ([row[name] for name in columns] for row in value["sweep"])
+    lines = [table([columns, *rows])] if value["sweep"] else []
     if value["out"]:
         heads = ", ".join(value["heads"])
         alone = f"; the head ({heads}) is that of {value['tuned']} alone" if heads else ""
