@@ -15,7 +15,6 @@ from support.tiny import WORDS, build, tiny_config
 
 import minibert
 from minibert.cli import main as cli
-from minibert.cli.common import Result
 from minibert.cli.models import SHOW
 from minibert.course.exercises import EXERCISES
 from minibert.heads import BertForMaskedLM
@@ -54,17 +53,6 @@ def test_every_command_has_help_that_teaches(capsys, command):
     assert re.search(rf"^    {first}\b", run(capsys, "--help")[1], re.MULTILINE)
 
 
-def test_what_is_checked_decides_the_exit_status(capsys):
-    """One place prints the value of a command, as text or as JSON, and returns the status."""
-    for passed, expected in ((True, 0), (False, 1)):
-        result = Result({"cosine": 0.5}, lambda value: f"cosine {value['cosine']}", passed)
-        assert cli.show(result, as_json=False) == expected
-        assert capsys.readouterr().out == "cosine 0.5\n"
-        assert cli.show(result, as_json=True) == expected
-        assert json.loads(capsys.readouterr().out) == {"cosine": 0.5}
-    assert cli.show(None, as_json=True) == 0 and capsys.readouterr().out == ""
-
-
 @pytest.mark.parametrize(
     "words, keys",
     [
@@ -89,16 +77,10 @@ def test_similarity(capsys, model, tiny):
     assert status == 0 and f"{one @ other:8.4f}" in out
     table = json.loads(run(capsys, *words, "--json")[1])["similarity"]
     assert np.allclose(table, [[1, one @ other], [one @ other, 1]], atol=1e-6)
-    for measure, expected in (
-        ("dot", one @ other),
-        ("euclidean", -np.linalg.norm(one - other)),
-        ("manhattan", -np.abs(one - other).sum()),
-    ):
-        _, out, _ = run(capsys, *words, "--measure", measure, "--json")
-        assert np.isclose(json.loads(out)["similarity"][0][1], expected, atol=1e-5), measure
-    for engine in ("textbook", "packed"):
-        _, out, _ = run(capsys, *words, "--engine", engine, "--json")
-        assert np.allclose(json.loads(out)["similarity"], table, atol=2e-6)
+    words += ["--measure", "euclidean", "--engine", "textbook", "--json"]
+    found = json.loads(run(capsys, *words)[1])
+    assert np.isclose(found["similarity"][0][1], -np.linalg.norm(one - other), atol=1e-5)
+    assert found["measure"] == "euclidean"
     status, out, err = run(capsys, "similarity", "a", "--model", model)
     assert (status, out) == (2, "")
     assert err == "minibert: one text; at least two are needed to compare\n"
@@ -111,12 +93,11 @@ def test_embed_then_search(capsys, model, tmp_path):
     assert (status, out) == (0, f"{vectors}: 3 x 32 float32\n")
     assert "3 lines" in err
     arguments = ["search", "d e f", lines, "-k", "2", "--model", model]
-    status, out, _ = run(capsys, *arguments)
+    out = run(capsys, *arguments)[1]
     assert out.splitlines()[0].split() == ["1.0000", "line", "2", "d", "e", "f"]
     assert len(out.splitlines()) == 2
     assert run(capsys, *arguments, "--vectors", vectors)[1] == out
-    status, out, _ = run(capsys, *arguments, "--json")
-    assert json.loads(out)["hits"][0]["corpus_id"] == 1
+    assert json.loads(run(capsys, *arguments, "--json")[1])["hits"][0]["corpus_id"] == 1
     lines.write_text("a b c\n")
     status, _, err = run(capsys, *arguments, "--vectors", vectors)
     assert status == 2
@@ -215,9 +196,7 @@ def test_explain(capsys, model):
 def test_show_prints_the_source(capsys):
     for topic, (_, name) in SHOW.items():
         status, out, _ = run(capsys, "show", topic)
-        assert status == 0, topic
-        assert (name or "from __future__") in out, topic
-    assert "softmax" in run(capsys, "show", "attention")[1].lower()
+        assert status == 0 and (name or "from __future__") in out, topic
     status, out, _ = run(capsys, "show")
     assert [line.split()[0] for line in out.splitlines()] == list(SHOW)
     assert run(capsys, "show", "nonsense")[0] == 2
@@ -225,16 +204,10 @@ def test_show_prints_the_source(capsys):
 
 def test_bad_input_is_one_line_without_a_traceback(model, tmp_path):
     (tmp_path / "latin.txt").write_bytes("fünf\n".encode("latin-1"))
-    for words, message in (
-        (["search", "a", "latin.txt", "--model", model], "line 1: byte 0xfc is not UTF-8"),
-        (["keysentences", "latin.txt", "--model", model], "is not UTF-8"),
-        (["inspect", "."], "has no weights: model.safetensors"),
-    ):
-        command = [sys.executable, "-m", "minibert", *words]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-        assert (done.returncode, done.stdout) == (2, ""), words
-        assert done.stderr.startswith("minibert: ") and message in done.stderr
-        assert done.stderr.count("\n") == 1
+    command = [sys.executable, "-m", "minibert", "search", "a", "latin.txt", "--model", model]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch("minibert: latin.txt, line 1: byte 0xfc is not UTF-8.*\n", done.stderr)
 
 
 def test_an_unknown_option_shows_the_usage_of_its_command(capsys):
@@ -338,9 +311,6 @@ def test_embed_takes_whole_lines_of_a_table_and_says_so(capsys, model, tmp_path)
     words = ["search", "c d\ty", file, "--vectors", vectors, "--model", model]
     _, out, _ = run(capsys, *words)
     assert out.splitlines()[0].split() == ["1.0000", "line", "3", "c", "d", "y"]
-    (tmp_path / "t.txt").write_text("a b\n")
-    _, _, err = run(capsys, "embed", tmp_path / "t.txt", "--out", vectors, "--model", model)
-    assert "whole lines" not in err
 
 
 @pytest.mark.parametrize(
@@ -373,7 +343,3 @@ def test_predict_with_a_sentence_encoder_says_what_it_needs(capsys, model, tmp_p
     (tmp_path / "q.tsv").write_text("text\tpair\na b\t\n")
     _, _, err = run(capsys, "predict", tmp_path / "q.tsv", "--model", model)
     assert "line 2: the pair is empty" in err, "another fault keeps its own message"
-    (tmp_path / "q.csv").write_text("a,b,c\n")
-    words = ["predict", tmp_path / "q.csv", "--columns", "text=1", "pair=9", "score=3"]
-    _, _, err = run(capsys, *words, "--model", model)
-    assert "no column '9' for pair" in err
