@@ -1,7 +1,6 @@
 """A text file → an array on the disk: row i is line i, a stopped run goes on, memory stays flat."""
 
 import errno
-import json
 import os
 import subprocess
 import sys
@@ -70,25 +69,21 @@ def test_a_stopped_run_goes_on(tiny, lines, tmp_path):
     assert out.read_bytes() == whole.read_bytes()
 
 
-@pytest.mark.parametrize("change", ["text", "option", "weights"])
+@pytest.mark.parametrize("change", ["text", "option", "weights", "damage"])
 def test_what_changed_since_starts_anew(tiny, lines, tmp_path, monkeypatch, change):
     path, _ = lines
     stop(tiny, path, tmp_path / "out.npy", after=3)
     bias = tiny.model.layers[0].attention.value.bias
     if change == "text":
         path.write_text(path.read_text().replace("a", "b", 1))
+    if change == "damage":
+        (tmp_path / "out.npy.part.json").write_text('["nonsense"]')
     if change == "weights":
         monkeypatch.setattr(bias, "data", bias.data + 1)
     options = {"on_long": "window"} if change == "option" else {}
     begun = []
     embed_file(tiny, path, tmp_path / "out.npy", on_start=lambda *n: begun.append(n), **options)
     assert begun == [(0, 50)]
-
-
-def test_a_damaged_state_file_starts_anew(tiny, lines, tmp_path):
-    (tmp_path / "out.npy.part").write_bytes(b"not an array")
-    (tmp_path / "out.npy.part.json").write_text(json.dumps(["nonsense"]))
-    assert embed_file(tiny, lines[0], tmp_path / "out.npy") == (50, 32)
 
 
 def test_each_of_two_processes_writes_every_other_chunk(tiny, lines, tmp_path, monkeypatch):
@@ -127,17 +122,11 @@ def test_torchrun_shares_the_file(tiny, tmp_path):
     assert out.read_bytes() == whole.read_bytes()
 
 
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ("eins\nfünf\n".encode("latin-1"), r"bad.txt, line 2: byte 0xfc is not UTF-8; save"),
-        (b"", "bad.txt has no lines"),
-    ],
-)
-def test_bad_text(tiny, tmp_path, content, message):
-    (tmp_path / "bad.txt").write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        embed_file(tiny, tmp_path / "bad.txt", tmp_path / "out.npy")
+def test_bad_text_is_found_before_anything_is_written(tiny, tmp_path):
+    for content, message in ((b"eins\nf\xfcnf\n", "line 2: byte 0xfc"), (b"", "has no lines")):
+        (tmp_path / "bad.txt").write_bytes(content)
+        with pytest.raises(ValueError, match=f"bad.txt.* {message}"):
+            embed_file(tiny, tmp_path / "bad.txt", tmp_path / "out.npy")
     assert not list(tmp_path.glob("out*"))
 
 

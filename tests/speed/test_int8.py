@@ -1,9 +1,12 @@
 """int8: the same vector in any company bit for bit; near float32; small; said where not."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from support import small
+from support.command import run
 from support.small import SHAPES, bert, encoder
 from support.tiny import ragged_batch
 
@@ -59,24 +62,21 @@ def test_query_key_and_value_round_their_input_once():
     assert not torch.equal(query(x * 2), first) and torch.equal(query(x.clone()), first)
 
 
-def test_a_linear_layer_by_hand():
-    """2 x = 127 / 127 and 1 / 127 steps: with these numbers nothing is rounded."""
-    plain, linear = torch.nn.Linear(2, 1), int8.Int8Linear(2, 1)
-    plain.load_state_dict({"weight": torch.tensor([[127.0, -1.0]]), "bias": torch.tensor([5.0])})
-    linear.fill(plain)
-    assert linear.weight.tolist() == [[127], [-1]]
-    x = torch.tensor([[127.0, 2.0], [1.0, 0.0], [0.0, 0.0]])
-    assert torch.allclose(linear(x), torch.tensor([[16132.0], [132.0], [5.0]]), rtol=1e-6)
-    assert torch.allclose(linear.to_float()(x), plain(x))
-
-
-def test_a_floor_uses_all_steps():
-    """x from -1 to 1 in 255 steps: -1 becomes -128, 1 becomes 127, and both come back."""
-    plain, linear = torch.nn.Linear(2, 2), int8.Int8Linear(2, 2, floor=-1.0)
-    weight, bias = torch.tensor([[127.0, 0.0], [0.0, 127.0]]), torch.tensor([3.0, 0.0])
+@pytest.mark.parametrize(
+    "floor, inputs",
+    [
+        (None, [[127.0, 2.0], [1.0, 0.0], [0.0, 0.0]]),
+        (-1.0, [[-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0 + 2 / 255]]),  # in 255 steps from -1 to 1
+    ],
+)
+def test_a_linear_layer_by_hand(floor, inputs):
+    """With these numbers nothing is rounded; with a floor it becomes -128."""
+    plain, linear = torch.nn.Linear(2, 2), int8.Int8Linear(2, 2, floor=floor)
+    weight, bias = torch.tensor([[127.0, -1.0], [0.0, 127.0]]), torch.tensor([3.0, 5.0])
     plain.load_state_dict({"weight": weight, "bias": bias})
     linear.fill(plain)
-    x = torch.tensor([[-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0 + 2 / 255]])
+    assert linear.weight.tolist() == [[127, 0], [-1, 127]]
+    x = torch.tensor(inputs)
     assert torch.allclose(linear(x), plain(x), atol=1e-4)
     assert torch.allclose(linear.to_float()(x), plain(x), atol=1e-4)
 
@@ -148,17 +148,10 @@ def test_what_is_no_linear_layer_is_refused():
 @pytest.mark.slow
 @pytest.mark.weights
 @pytest.mark.data
-def test_sts_benchmark_in_int8(official, data, tmp_path):
+def test_sts_benchmark_in_int8(official, data, tmp_path, capsys):
     """Spearman on STS test, and the size of the file: a quarter."""
-    from minibert.similarity import pairwise_cosine_similarity
-    from minibert.training.data import read
-    from minibert.training.metrics import spearman
-
-    pairs = [row.values for row in read(data / "stsb" / "test.csv", ["text", "pair", "score"])]
-    ours = SentenceEncoder.from_pretrained(official, precision="int8")
-    vectors = ours.encode([pair[role] for role in ("text", "pair") for pair in pairs])
-    cosine = pairwise_cosine_similarity(vectors[: len(pairs)], vectors[len(pairs) :])
-    assert spearman(cosine, [pair["score"] for pair in pairs]) >= 0.8190
-    ours.save_pretrained(tmp_path)
+    SentenceEncoder.from_pretrained(official, precision="int8").save_pretrained(tmp_path)
+    words = ["evaluate", "similarity", "--data", data / "stsb" / "test.csv", "--model", tmp_path]
+    assert json.loads(run(capsys, *words, "--json")[1])["spearman"] >= 0.8190
     full = (official / "model.safetensors").stat().st_size
     assert (tmp_path / int8.FILE).stat().st_size < 0.26 * full
