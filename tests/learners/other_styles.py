@@ -1,7 +1,6 @@
 """The same exercises in other styles: numpy, loops, einsum, fused kernels, other orders."""
 
 import math
-import random
 import re
 import unicodedata
 
@@ -35,13 +34,6 @@ def wordpiece__recursive(word, vocab):
     return ["[UNK]"] if found is None else found
 
 
-def embeddings__fused(input_ids, token_type_ids, word, segment, position, gain, bias, eps):
-    B, T = input_ids.shape
-    total = F.embedding(torch.arange(T).expand(B, T), position)
-    total = total + F.embedding(input_ids, word) + F.embedding(token_type_ids, segment)
-    return F.layer_norm(total, total.shape[-1:], gain, bias, eps)
-
-
 def embeddings__one_hot_numpy(input_ids, token_type_ids, word, segment, position, gain, bias, eps):
     ids, types = input_ids.numpy(), token_type_ids.numpy()
     x = np.eye(len(word), dtype=np.float32)[ids] @ word.numpy()
@@ -49,19 +41,6 @@ def embeddings__one_hot_numpy(input_ids, token_type_ids, word, segment, position
     x = x + position.numpy()[None, : ids.shape[1]]
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps)
     return x * gain.numpy() + bias.numpy()
-
-
-def attention__loops(query, key, mask):
-    B, N, T, D = query.shape
-    result = torch.zeros(B, N, T, T)
-    for b in range(B):
-        for n in range(N):
-            for i in range(T):
-                scores = [float(query[b, n, i] @ key[b, n, j]) / math.sqrt(D) for j in range(T)]
-                exps = [math.exp(scores[j]) * int(mask[b, j]) for j in range(T)]
-                for j in range(T):
-                    result[b, n, i, j] = exps[j] / (sum(exps) or 1.0)
-    return result
 
 
 def attention__numpy(query, key, mask):
@@ -90,21 +69,6 @@ def multi_head_attention__fused(hidden, mask, heads, weights):
     return F.linear(joined, weights["output.weight"], weights["output.bias"])
 
 
-def multi_head_attention__head_by_head(hidden, mask, heads, weights):
-    D = hidden.shape[-1] // heads
-    result = weights["output.bias"]
-    for n in range(heads):
-        own = slice(n * D, (n + 1) * D)
-        q, k, v = (
-            hidden @ weights[f"{name}.weight"][own].T + weights[f"{name}.bias"][own]
-            for name in ("query", "key", "value")
-        )
-        scores = torch.einsum("bid,bjd->bij", q, k) / D**0.5
-        scores = scores.masked_fill(~mask.bool()[:, None], float("-inf"))
-        result = result + scores.softmax(-1) @ v @ weights["output.weight"][:, own].T
-    return result
-
-
 def add_and_norm__torch_var(x, sublayer, gain, bias, eps):
     total = sublayer + x
     variance, mean = torch.var_mean(total, -1, correction=0, keepdim=True)
@@ -120,21 +84,12 @@ def feed_forward__token_by_token(hidden, weights):
     return torch.stack(rows).reshape(hidden.shape)
 
 
-def feed_forward__fused(hidden, weights):
-    wide = F.gelu(F.linear(hidden, weights["expand.weight"], weights["expand.bias"]))
-    return F.linear(wide, weights["contract.weight"], weights["contract.bias"])
-
-
 def mean_pooling__loop(hidden, mask):
     rows = []
     for states, real in zip(hidden, mask, strict=True):
         own = states[real.bool()]
         rows.append(own.mean(0) if len(own) else torch.zeros(states.shape[-1]))
     return torch.stack(rows)
-
-
-def mean_pooling__einsum(hidden, mask):
-    return torch.einsum("bth,bt->bh", hidden, mask / mask.sum(1, keepdim=True).clamp(min=1))
 
 
 def cosine_similarity__library(a, b):
@@ -147,20 +102,6 @@ def cosine_similarity__plain_python(a, b):
         return dot / (math.sqrt(sum(p * p for p in x) * sum(q * q for q in y)) or 1.0)
 
     return [[cosine(x, y) for y in b.tolist()] for x in a.tolist()]
-
-
-def mask_tokens__one_by_one(input_ids, special, mask_id, vocab_size):
-    inputs, labels = input_ids.tolist(), torch.full_like(input_ids, -100).tolist()
-    for row, marks in enumerate(special.tolist()):
-        for t, is_special in enumerate(marks):
-            if not is_special and random.random() < 0.15:
-                labels[row][t] = inputs[row][t]
-                fate = random.random()
-                if fate < 0.8:
-                    inputs[row][t] = mask_id
-                elif fate < 0.9:
-                    inputs[row][t] = random.randrange(vocab_size)
-    return torch.tensor(inputs), torch.tensor(labels)
 
 
 def mask_tokens__numpy_exactly_fifteen_percent(input_ids, special, mask_id, vocab_size):

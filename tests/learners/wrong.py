@@ -1,4 +1,7 @@
-"""What goes wrong in a course: EXERCISE__KEY is wrong in the way the catalogue calls KEY."""
+"""What goes wrong in a course: EXERCISE__KEY is wrong in the way the catalogue calls KEY.
+
+``parity/test_catalogue.py`` plants every mistake of the catalogue; here are some of each exercise.
+"""
 
 import string
 import unicodedata
@@ -64,11 +67,6 @@ def embeddings__no_position(ids, types, word, segment, position, gain, bias, eps
     return _norm(word[ids] + segment[types], gain, bias, eps)
 
 
-def embeddings__position_along_batch(ids, types, word, segment, position, gain, bias, eps):
-    places = torch.arange(ids.shape[0])[:, None]
-    return _norm(word[ids] + segment[types] + position[places], gain, bias, eps)
-
-
 def embeddings__norm_eps_1e_05(ids, types, word, segment, position, gain, bias, eps):
     return _norm(word[ids] + segment[types] + position[: ids.shape[1]], gain, bias)
 
@@ -82,16 +80,8 @@ def attention__no_scale(query, key, mask):
     return _scores(query * query.shape[-1] ** 0.5, key, mask[:, None, None]).softmax(-1)
 
 
-def attention__softmax_over_queries(query, key, mask):
-    return _scores(query, key, mask[:, None, None]).softmax(2)
-
-
 def attention__no_mask(query, key, mask):
     return _scores(query, key).softmax(-1)
-
-
-def attention__mask_on_queries(query, key, mask):
-    return _scores(query, key, mask[:, None, :, None]).softmax(-1)
 
 
 def attention__no_scale__mask_added_raw(query, key, mask):
@@ -110,26 +100,18 @@ def _cut(x, heads):
     return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
-def _join(x):
-    return x.transpose(1, 2).flatten(2)
-
-
 QKV = ("query", "key", "value")
 
 
-def _heads(hidden, mask, heads, weights, cut=_cut, join=_join, scale=1.0, names=QKV):
+def _heads(hidden, mask, heads, weights, cut=_cut, scale=1.0, names=QKV):
     q, k, v = (cut(_linear(hidden, weights, name), heads) for name in names)
-    out = join(_scores(q * scale, k, mask[:, None, None]).softmax(-1) @ v)
-    return _linear(out, weights, "output")
+    out = _scores(q * scale, k, mask[:, None, None]).softmax(-1) @ v
+    return _linear(out.transpose(1, 2).flatten(2), weights, "output")
 
 
 def multi_head_attention__view_without_transpose(hidden, mask, heads, weights):
     B, T, H = hidden.shape
     return _heads(hidden, mask, heads, weights, cut=lambda x, n: x.view(B, n, T, H // n))
-
-
-def multi_head_attention__merge_without_transpose(hidden, mask, heads, weights):
-    return _heads(hidden, mask, heads, weights, join=lambda x: x.reshape(hidden.shape))
 
 
 def multi_head_attention__scale_hidden(hidden, mask, heads, weights):
@@ -142,10 +124,6 @@ def multi_head_attention__query_key_swapped(hidden, mask, heads, weights):
 
 def add_and_norm__no_attention_residual(x, sublayer, gain, bias, eps):
     return _norm(sublayer, gain, bias, eps)
-
-
-def add_and_norm__norm_before_add(x, sublayer, gain, bias, eps):
-    return x + _norm(sublayer, gain, bias, eps)
 
 
 def add_and_norm__norm_unbiased(x, sublayer, gain, bias, eps):
@@ -161,20 +139,12 @@ feed_forward__gelu_tanh = partial(_feed_forward, activation=partial(F.gelu, appr
 feed_forward__relu = partial(_feed_forward, activation=torch.relu)
 
 
-def feed_forward__gelu_without_root_two(hidden, weights):
-    return _feed_forward(hidden, weights, lambda x: x * (1 + torch.erf(x)) / 2)
-
-
 def mean_pooling__pooling_padding(hidden, mask):
     return hidden.mean(1)
 
 
 def mean_pooling__pooling_wrong_count(hidden, mask):
     return (hidden * mask[..., None]).sum(1) / hidden.shape[1]
-
-
-def mean_pooling__pooling_cls(hidden, mask):
-    return hidden[:, 0]
 
 
 def cosine_similarity__dot_product(a, b):

@@ -18,25 +18,13 @@ from safetensors.torch import save_file
 
 from minibert.heads import MASKED_LM_NAMES, NEXT_SENTENCE_NAMES
 from minibert.io import checkpoint
-from minibert.io.files import write_json
-from minibert.parity.goldens import (
-    GOLDENS,
-    HEADS,
-    Minibert,
-    dropout_probe,
-    gather,
-    project,
-)
+from minibert.io.files import read_json, write_json
+from minibert.parity.goldens import GOLDENS, HEADS, Minibert, dropout_probe, gather, project
 from minibert.parity.probes import example
 from minibert.parity.reference import load_reference, reference_parameters, trace_reference
 from minibert.parity.steps import model_inputs
 
 OFFICIAL = "sentence-transformers/all-MiniLM-L6-v2"
-OFFICIAL_IDS = [  # a pair and two texts, padded
-    [101, 1037, 2158, 2003, 5983, 2833, 1012, 102, 2619, 2038, 1037, 7954, 1012, 102],
-    [101, 7592, 2088, 999, 102] + [0] * 9,
-    [101, 3000, 2003, 1996, 3007, 1997, 2605, 1012, 102] + [0] * 5,
-]
 
 
 class Transformers:
@@ -114,22 +102,18 @@ def make(directory: Path) -> None:
         "made by": "tests/support/make_goldens.py, computed in float64, rounded to float32",
         "order": list(found),
     }
-    save_file(
-        {name: value.clone() for name, value in tensors.items()},
-        directory / "goldens.safetensors",
-        {"format": "pt", "provenance": json.dumps(provenance)},
-    )
+    tensors = {name: value.clone() for name, value in tensors.items()}
+    metadata = {"format": "pt", "provenance": json.dumps(provenance)}
+    save_file(tensors, directory / "goldens.safetensors", metadata)
 
 
 def make_official(model: Path, directory: Path) -> None:
-    """Write official.json: every stage of the official model as a few numbers."""
+    """Write official.json anew: every stage of the official model as a few numbers."""
     import transformers
 
     reference = load_reference(model, Minibert(model, torch.float64).load("BertModel"))
-    ids = torch.tensor(OFFICIAL_IDS)
-    types = torch.zeros_like(ids)
-    types[0, 8:] = 1
-    batch = {"input_ids": ids, "attention_mask": (ids != 0).long(), "token_type_ids": types}
+    batch = read_json(GOLDENS / "official.json")["batch"]  # a pair and two texts, padded
+    batch = {name: torch.tensor(rows) for name, rows in batch.items()}
     with torch.no_grad(), trace_reference(reference) as tensors:
         reference(**batch)
     write_json(directory / "official.json", {

@@ -1,7 +1,5 @@
 """Mistakes put into minibert itself, in memory: into its source, and in the place of its steps.
 
-    python tests/support/mutate.py      which mistakes do the golden files not notice?
-
 `edited` changes a line of a module's own code. `planted` puts in any mistake of the catalogue: the
 forward pass of each model is replaced by the same steps with the mistake in them (``steps.py``), on
 the model's own weights. With no mistake the goldens must still pass: that is the control.
@@ -88,33 +86,32 @@ EQUIVALENT = {
 }
 
 
+FIELDS = {  # what each model returns: names of steps, and the tuple that holds them
+    BertModel: (["last", "pooler"], BertOutput),
+    heads.BertForMaskedLM: (["predictions"], heads.Logits),
+    heads.BertForNextSentencePrediction: (["seq_relationship"], heads.Logits),
+    heads.BertForPreTraining: (["predictions", "seq_relationship"], heads.PreTrainingLogits),
+    heads.BertForSequenceClassification: (["classifier"], heads.Logits),
+    heads.BertForTokenClassification: (["token_classifier"], heads.Logits),
+    heads.BertForQuestionAnswering: (["start_logits", "end_logits"], heads.SpanLogits),
+}
+
+
 @contextlib.contextmanager
 def planted(changes):
     """minibert's models with changed steps."""
 
-    def forward_of(fields, make):
-        def forward(self, **batch):
-            weights = {n.removeprefix("bert."): p for n, p in self.state_dict().items()}
-            dtype = weights["embeddings.word.weight"].dtype
-            inputs = Inputs(self.config, weights, batch)
-            run = Computation(inputs, changes=changes, dtype=dtype)
-            last = f"layers.{self.config.num_hidden_layers - 1}.feed_forward_norm"
-            return make(*(run[last if field == "last" else field] for field in fields))
-        return forward
+    def forward(self, **batch):
+        fields, make = FIELDS[type(self)]
+        weights = {n.removeprefix("bert."): p for n, p in self.state_dict().items()}
+        dtype = weights["embeddings.word.weight"].dtype
+        run = Computation(Inputs(self.config, weights, batch), changes=changes, dtype=dtype)
+        last = f"layers.{self.config.num_hidden_layers - 1}.feed_forward_norm"
+        return make(*(run[last if field == "last" else field] for field in fields))
 
     with contextlib.ExitStack() as stack:
-        for where, fields, make in (
-            (BertModel, ["last", "pooler"], BertOutput),
-            (heads.BertForMaskedLM, ["predictions"], heads.Logits),
-            (heads.BertForNextSentencePrediction, ["seq_relationship"], heads.Logits),
-            (heads.BertForPreTraining, ["predictions", "seq_relationship"],
-             heads.PreTrainingLogits),
-            (heads.BertForSequenceClassification, ["classifier"], heads.Logits),
-            (heads.BertForTokenClassification, ["token_classifier"], heads.Logits),
-            (heads.BertForQuestionAnswering, ["start_logits", "end_logits"], heads.SpanLogits),
-        ):
-            how = forward_of(fields, make)
-            stack.enter_context(mock.patch.object(where, "forward", how))
+        for model_class in FIELDS:
+            stack.enter_context(mock.patch.object(model_class, "forward", forward))
         yield
 
 
@@ -125,12 +122,9 @@ class Goldens:
         expected, self.batch, _ = read_goldens(GOLDENS)
         self.expected = {n: t for n, t in expected.items() if n.startswith("BertFor")
                          and not n.endswith("loss")}
-        names = sorted({name.split(".")[0] for name in self.expected})
-        self.models = {n: getattr(heads, n).from_pretrained(GOLDENS, dtype=torch.float64)
-                       for n in names}
-        self.models["BertModel"] = BertModel.from_pretrained(GOLDENS, dtype=torch.float64)
         self.expected["BertModel.last_hidden_state"] = expected["layers.1.feed_forward_norm"]
         self.expected["BertModel.pooler_output"] = expected["pooler"]
+        self.models = {c.__name__: c.from_pretrained(GOLDENS, dtype=torch.float64) for c in FIELDS}
 
     def noticed(self):
         """Whether what the models give now is not what it should be."""
@@ -155,11 +149,3 @@ def survivors(mistakes=MODEL_SIDE):
             if not goldens.noticed():
                 alive.append(mistake.key)
     return alive
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    alive = survivors()
-    print(f"{len(MODEL_SIDE)} mistakes put in, {len(MODEL_SIDE) - len(alive)} noticed")
-    for key in alive:
-        print(f"  {key}: {EQUIVALENT.get(key, 'NOT NOTICED, and not known to be equivalent')}")

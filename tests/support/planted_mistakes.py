@@ -8,6 +8,7 @@ brought (``--replace``) is tried on what `examine_code` tries it on; heads come 
 batch.
 """
 
+import collections
 import functools
 import random
 import sys
@@ -127,10 +128,10 @@ def unknown():
     """
     for rounding in ROUNDINGS:
         for what, things in (("unknown", UNKNOWN), ("right", RIGHT)):
-            found = {thing.__name__: brought(kind, thing, rounding)
-                     for kind in things for thing in things[kind]}
-            faults = {name: one for name, one in found.items() if one and not one.harmless}
-            named = [(name, str(one)) for name, one in faults.items() if one.answers]
+            found = [(kind, brought(kind, thing, rounding)) for kind in things
+                     for thing in things[kind]]
+            faults = [(kind, one) for kind, one in found if one and not one.harmless]
+            named = [(kind, str(one)) for kind, one in faults if one.answers]
             print(f"{what} {rounding}: {len(found)}, of which differ {len(faults)}, named: {named}",
                   flush=True)
 
@@ -139,15 +140,13 @@ def report(what, kind, sets, rounding):
     """Print how often each outcome comes, and everything that was not named."""
     start, found = time.process_time(), [outcome(kind, mistakes, rounding) for mistakes in sets]
     each = (time.process_time() - start) / max(len(sets), 1)
-    results = [result for result, _ in found]
-    good = sum(result in ANSWERED for result in results)
-    numbers = {result: results.count(result) for result in sorted(set(results))}
-    print(f"{kind} {what} {str(rounding)[6:]}: {good} of {len(sets)} = "
-          f"{100 * good / max(len(sets), 1):.1f} %; {numbers}, {each:.2f} s each", flush=True)
+    numbers = collections.Counter(result for result, _ in found)
+    good = sum(numbers[result] for result in ANSWERED)
+    print(f"{kind} {what} {str(rounding)[6:]}: {good} of {len(sets)}; {dict(numbers)}, "
+          f"{each:.2f} s each", flush=True)
     for mistakes, (result, diagnosis) in zip(sets, found, strict=True):
         if result not in (*ANSWERED, "crash"):
-            said = diagnosis and [[m.key for m in answer] for answer in diagnosis.answers]
-            print("   ", result, [m.key for m in mistakes], said, flush=True)
+            print("   ", result, [m.key for m in mistakes], diagnosis and str(diagnosis))
 
 
 def main():

@@ -17,6 +17,8 @@ import copy
 import os
 import shutil
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import nbformat
@@ -47,20 +49,11 @@ def execute(notebook: NotebookNode, directory: Path) -> NotebookNode:
         elif path.is_dir() and path.name == "data":
             shutil.copytree(path, directory / path.name, dirs_exist_ok=True)
     done = copy.deepcopy(notebook)
-    client = NotebookClient(
-        done,
-        timeout=SECONDS,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(directory)}},
-    )
     paths = os.pathsep.join(filter(None, [str(LIBRARY), os.environ.get("PYTHONPATH")]))
-    environment = {
-        "OMP_NUM_THREADS": "1",
-        **os.environ,
-        **OFFLINE,
-        "PYTHONPATH": paths,
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, **OFFLINE, "PYTHONPATH": paths}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    where = {"metadata": {"path": str(directory)}}
+    client = NotebookClient(done, timeout=SECONDS, kernel_name="python3", resources=where)
     client.execute(env=environment)
     for cell in done.cells:
         if cell.cell_type == "code":
@@ -160,13 +153,9 @@ def store(path: Path, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    import tempfile
-    import time
-
     for name in sys.argv[1:]:
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as scratch:
             store(Path(name), Path(scratch))
-        print(
-            f"{name}: {time.perf_counter() - began:.1f} s, {Path(name).stat().st_size / 1e3:.0f} kB"
-        )
+        seconds, size = time.perf_counter() - began, Path(name).stat().st_size
+        print(f"{name}: {seconds:.1f} s, {size / 1e3:.0f} kB")

@@ -16,8 +16,16 @@ from minibert.encoder import EncoderLayer, FeedForward
 from minibert.model import Pooler
 
 
+def score(query, key):
+    return query @ key.mT / math.sqrt(query.shape[-1])
+
+
 class Attention(MultiHeadSelfAttention):
-    """Right as it stands; the mistakes below change one method."""
+    """Right as it stands; the mistakes below change one of its three steps."""
+
+    score = staticmethod(score)
+    weigh = staticmethod(lambda scores: scores.softmax(-1))
+    mix = staticmethod(torch.matmul)
 
     def forward(self, hidden, mask):
         query, key, value = (
@@ -28,146 +36,70 @@ class Attention(MultiHeadSelfAttention):
             scores = scores + mask
         return self.output(self.merge_heads(self.mix(self.weigh(scores), value)))
 
-    def score(self, query, key):
-        return query @ key.transpose(2, 3) / math.sqrt(self.head_size)
 
-    def weigh(self, scores):
-        return scores.softmax(-1)
-
-    def mix(self, weights, value):
-        return weights @ value
+def attention(name, **steps):
+    """The class above with another step."""
+    return type(name, (Attention,), {step: staticmethod(f) for step, f in steps.items()})
 
 
-class ScoresClamped(Attention):
-    def score(self, query, key):
-        return super().score(query, key).clamp(-0.5, 0.5)
+def variant(of, forward):
+    """A class with another forward pass."""
+    return type(f"Other{of.__name__}", (of,), {"forward": forward})
 
 
-class DistanceBias(Attention):  # ALiBi
-    def score(self, query, key):
-        place = torch.arange(query.shape[2])
-        return super().score(query, key) - 0.1 * (place[:, None] - place).abs()
+def places(x, axis):
+    return torch.arange(x.shape[axis])
 
 
-class SoftmaxPlusOne(Attention):
-    def weigh(self, scores):
-        power = scores.exp()
-        return power / (1 + power.sum(-1, keepdim=True))
+def distance(query):
+    return (places(query, 2)[:, None] - places(query, 2)).abs()
 
 
-class LastHeadSilent(Attention):
-    def mix(self, weights, value):
-        mixed = super().mix(weights, value)
-        return torch.cat([mixed[:, :-1], torch.zeros_like(mixed[:, -1:])], 1)
+def power_plus_one(scores):
+    power = scores.exp()
+    return power / (1 + power.sum(-1, keepdim=True))
 
 
-class CosineScores(Attention):
-    def score(self, query, key):
-        return F.normalize(query, dim=-1) @ F.normalize(key, dim=-1).transpose(2, 3)
+def all_but_the_last_head(weights, value):
+    mixed = weights @ value
+    return torch.cat([mixed[:, :-1], torch.zeros_like(mixed[:, -1:])], 1)
 
 
-class ValuesOfTheNextHead(Attention):
-    def mix(self, weights, value):
-        return weights @ value.roll(1, dims=1)
+def turned(x):  # RoPE
+    half = x.shape[-1] // 2
+    angle = (places(x, 2)[:, None] / 100 ** (torch.arange(half) / half)).to(x.dtype)
+    one, two = x[..., :half], x[..., half : 2 * half]
+    turns = [one * angle.cos() - two * angle.sin(), one * angle.sin() + two * angle.cos()]
+    return torch.cat(turns, -1)
 
 
-class NarrowWindow(Attention):
-    def score(self, query, key):
-        place = torch.arange(query.shape[2])
-        far = (place[:, None] - place).abs() > 2
-        return super().score(query, key).masked_fill(far, -1e9)
+def the_three_best(scores):
+    third = scores.topk(3, dim=-1).values[..., -1:]
+    return scores.masked_fill(scores < third, -1e9).softmax(-1)
 
 
-class RotaryPositions(Attention):
-    def score(self, query, key):
-        return super().score(self.turn(query), self.turn(key))
-
-    def turn(self, x):
-        half = x.shape[-1] // 2
-        angle = torch.arange(x.shape[2])[:, None] / 100 ** (torch.arange(half) / half)
-        angle = angle.to(x.dtype)
-        one, two = x[..., :half], x[..., half : 2 * half]
-        return torch.cat(
-            [one * angle.cos() - two * angle.sin(), one * angle.sin() + two * angle.cos()], -1
-        )
+def halved_residuals(self, hidden, mask):
+    hidden = self.attention_norm(self.attention(hidden, mask) + 0.5 * hidden)
+    return self.feed_forward_norm(self.feed_forward(hidden) + 0.5 * hidden)
 
 
-class OnlyTheThreeBest(Attention):
-    def weigh(self, scores):
-        third = scores.topk(3, dim=-1).values[..., -1:]
-        return scores.masked_fill(scores < third, -1e9).softmax(-1)
+def root_mean_square(norm, x):
+    return x * (x * x).mean(-1, keepdim=True).add(norm.eps).rsqrt() * norm.weight + norm.bias
 
 
-class ValuesOneTokenLate(Attention):
-    def mix(self, weights, value):
-        return weights @ value.roll(1, dims=2)
+def root_mean_square_norms(self, hidden, mask):
+    hidden = root_mean_square(self.attention_norm, self.attention(hidden, mask) + hidden)
+    return root_mean_square(self.feed_forward_norm, self.feed_forward(hidden) + hidden)
 
 
-class Mish(FeedForward):
-    def forward(self, hidden):
-        return self.contract(F.mish(self.expand(hidden)))
+def both_at_once(self, hidden, mask):
+    together = self.attention(hidden, mask) + self.feed_forward(hidden) + hidden
+    return self.feed_forward_norm(self.attention_norm(together))
 
 
-class SquaredReLU(FeedForward):
-    def forward(self, hidden):
-        return self.contract(F.relu(self.expand(hidden)) ** 2)
-
-
-class ActivatedTwice(FeedForward):
-    def forward(self, hidden):
-        return self.contract(F.gelu(F.gelu(self.expand(hidden))))
-
-
-class BiasSubtracted(FeedForward):
-    def forward(self, hidden):
-        return self.contract(F.gelu(hidden @ self.expand.weight.T - self.expand.bias))
-
-
-class ResidualHalved(EncoderLayer):
-    def forward(self, hidden, mask):
-        hidden = self.attention_norm(self.attention(hidden, mask) + 0.5 * hidden)
-        return self.feed_forward_norm(self.feed_forward(hidden) + 0.5 * hidden)
-
-
-class RootMeanSquareNorm(EncoderLayer):
-    def forward(self, hidden, mask):
-        hidden = self.scale(self.attention_norm, self.attention(hidden, mask) + hidden)
-        return self.scale(self.feed_forward_norm, self.feed_forward(hidden) + hidden)
-
-    def scale(self, norm, x):
-        return x * (x * x).mean(-1, keepdim=True).add(norm.eps).rsqrt() * norm.weight + norm.bias
-
-
-class BothAtOnce(EncoderLayer):
-    def forward(self, hidden, mask):
-        together = self.attention(hidden, mask) + self.feed_forward(hidden) + hidden
-        return self.feed_forward_norm(self.attention_norm(together))
-
-
-class PositionsBackwards(Embeddings):
-    def forward(self, input_ids, token_type_ids):
-        place = torch.arange(input_ids.shape[1]).flip(0)
-        total = self.word(input_ids) + self.segment(token_type_ids) + self.position(place)
-        return self.norm(total)
-
-
-class SegmentsExchanged(Embeddings):
-    def forward(self, input_ids, token_type_ids):
-        place = torch.arange(input_ids.shape[1])
-        total = self.word(input_ids) + self.segment(1 - token_type_ids) + self.position(place)
-        return self.norm(total)
-
-
-class WordsOfLengthOne(Embeddings):
-    def forward(self, input_ids, token_type_ids):
-        place = torch.arange(input_ids.shape[1])
-        word = F.normalize(self.word(input_ids), dim=-1)
-        return self.norm(word + self.segment(token_type_ids) + self.position(place))
-
-
-class PoolerOnTheSecondToken(Pooler):
-    def forward(self, hidden):
-        return torch.tanh(self.dense(hidden[:, 1]))
+def embedded(self, word, segment, ids, backwards=False):
+    place = places(ids, 1).flip(0) if backwards else places(ids, 1)
+    return self.norm(word + segment + self.position(place))
 
 
 def median_pooling(hidden, mask):
@@ -199,44 +131,47 @@ class RootWithEpsInside(torch.optim.Optimizer):
 
 UNKNOWN = {
     "attention": [
-        ScoresClamped, DistanceBias, SoftmaxPlusOne, LastHeadSilent, CosineScores,
-        ValuesOfTheNextHead, NarrowWindow, RotaryPositions, OnlyTheThreeBest, ValuesOneTokenLate,
+        attention("ScoresClamped", score=lambda q, k: score(q, k).clamp(-0.5, 0.5)),
+        attention("DistanceBias", score=lambda q, k: score(q, k) - 0.1 * distance(q)),  # ALiBi
+        attention("SoftmaxPlusOne", weigh=power_plus_one),
+        attention("LastHeadSilent", mix=all_but_the_last_head),
+        attention("Cosines", score=lambda q, k: F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT),
+        attention("ValuesOfTheNextHead", mix=lambda weights, v: weights @ v.roll(1, dims=1)),
+        attention("Window", score=lambda q, k: score(q, k).masked_fill(distance(q) > 2, -1e9)),
+        attention("RotaryPositions", score=lambda q, k: score(turned(q), turned(k))),
+        attention("OnlyTheThreeBest", weigh=the_three_best),
+        attention("ValuesOneTokenLate", mix=lambda weights, v: weights @ v.roll(1, dims=2)),
     ],
-    "feed_forward": [Mish, SquaredReLU, ActivatedTwice, BiasSubtracted],
-    "layer": [ResidualHalved, RootMeanSquareNorm, BothAtOnce],
-    "embeddings": [PositionsBackwards, SegmentsExchanged, WordsOfLengthOne],
-    "pooler": [PoolerOnTheSecondToken],
+    "feed_forward": [
+        variant(FeedForward, lambda self, x: self.contract(F.mish(self.expand(x)))),
+        variant(FeedForward, lambda self, x: self.contract(F.relu(self.expand(x)) ** 2)),
+        variant(FeedForward, lambda self, x: self.contract(F.gelu(F.gelu(self.expand(x))))),
+        variant(FeedForward, lambda self, x: self.contract(  # the bias subtracted
+            F.gelu(x @ self.expand.weight.T - self.expand.bias))),
+    ],
+    "layer": [variant(EncoderLayer, forward)
+              for forward in (halved_residuals, root_mean_square_norms, both_at_once)],
+    "embeddings": [
+        variant(Embeddings, lambda self, ids, types: embedded(
+            self, self.word(ids), self.segment(types), ids, backwards=True)),
+        variant(Embeddings, lambda self, ids, types: embedded(
+            self, self.word(ids), self.segment(1 - types), ids)),
+        variant(Embeddings, lambda self, ids, types: embedded(
+            self, F.normalize(self.word(ids), dim=-1), self.segment(types), ids)),
+    ],
+    "pooler": [variant(Pooler, lambda self, hidden: torch.tanh(self.dense(hidden[:, 1])))],
     "pooling": [median_pooling],
     "loss": [smoothed_loss],
     "optimizer": [RootWithEpsInside],
 }
 
 
-class FusedAttention(nn.Module):
-    """Right, in another style: one map for q, k, v; einsum; the query scaled first; bool mask."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.N = config.num_attention_heads
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.out = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def take_weights(self, weights):
-        parts = ("query", "key", "value")
-        self.qkv.weight.copy_(torch.cat([weights[f"{n}.weight"] for n in parts]))
-        self.qkv.bias.copy_(torch.cat([weights[f"{n}.bias"] for n in parts]))
-        self.out.weight.copy_(weights["output.weight"])
-        self.out.bias.copy_(weights["output.bias"])
+class FusedAttention(MultiHeadSelfAttention):
+    """Right, in another style: torch's own product of softmax and values."""
 
     def forward(self, hidden, mask):
-        B, T, H = hidden.shape
-        q, k, v = self.qkv(hidden).view(B, T, 3, self.N, H // self.N).unbind(2)  # (B, T, N, D)
-        scores = torch.einsum("bqnd,bknd->bnqk", q / math.sqrt(H // self.N), k)
-        if mask is not None:
-            scores = scores.masked_fill(mask < 0, float("-1e30"))
-        power = (scores - scores.amax(-1, keepdim=True)).exp()
-        mixed = torch.einsum("bnqk,bknd->bqnd", power, v)
-        return self.out((mixed / power.sum(-1).transpose(1, 2)[..., None]).reshape(B, T, H))
+        q, k, v = (self.split_heads(each(hidden)) for each in (self.query, self.key, self.value))
+        return self.output(self.merge_heads(F.scaled_dot_product_attention(q, k, v, mask)))
 
 
 class LibraryLayer(nn.Module):
