@@ -17,6 +17,7 @@ from minibert.io.directory import open_directory
 from minibert.io.files import atomic_directory, write_json
 
 ACTIVATIONS = ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh")
+CHOICES = {"hidden_act": ACTIVATIONS, "position_embedding_type": ("absolute", "sinusoidal")}
 LARGEST = 10_000_000  # of any size: far above every BERT, far below what fills a machine
 # Keys whose other values would silently make another model: key -> the one value we implement.
 ONLY = {
@@ -60,38 +61,29 @@ class BertConfig:
 
     def __post_init__(self) -> None:
         """Refuse what does not fit, by name."""
-        sizes = [name for name in self.names() if name.endswith("_size") or name.startswith("num_")]
-        for name in [*sizes, "max_position_embeddings"]:
+        for name in self.names():
             value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= LARGEST:
-                raise ValueError(f"{name} is {value!r}; a whole number from 1 to {LARGEST:,}")
+            fits, allowed = True, ""
+            if value is None and name in ("classifier_dropout", "pad_token_id"):
+                continue
+            if name.endswith("_size") or name.startswith(("num_", "max_")):
+                fits, allowed = is_size(value), f"a whole number from 1 to {LARGEST:,}"
+            elif "dropout" in name:
+                fits, allowed = is_number(value) and 0 <= value < 1, "a probability below 1"
+            elif name in ("layer_norm_eps", "initializer_range"):
+                fits, allowed = is_number(value) and 0 < value < 1, "a number between 0 and 1"
+            elif name == "pad_token_id":
+                fits = type(value) is int and 0 <= value < self.vocab_size
+                allowed = f"an id below {self.vocab_size}, or null"
+            elif name in CHOICES:
+                fits, allowed = value in CHOICES[name], f"implemented are: {CHOICES[name]}"
+            if not fits:
+                raise ValueError(f"{name} is {value!r}; {allowed}")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} does not divide into "
                 f"{self.num_attention_heads} heads (num_attention_heads)"
             )
-        if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(
-                f"hidden_act {self.hidden_act!r} is not implemented; these are: {ACTIVATIONS}"
-            )
-        if self.position_embedding_type not in ("absolute", "sinusoidal"):
-            raise ValueError(
-                f"position_embedding_type {self.position_embedding_type!r} is not implemented; "
-                "'absolute' (learned) and 'sinusoidal' are"
-            )
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-            value = getattr(self, name)
-            if value is None and name == "classifier_dropout":
-                continue
-            if not is_number(value) or not 0 <= value < 1:
-                raise ValueError(f"{name} is {value!r}; a probability from 0 to below 1 is allowed")
-        for name in ("layer_norm_eps", "initializer_range"):
-            value = getattr(self, name)
-            if not is_number(value) or not 0 < value < 1:
-                raise ValueError(f"{name} is {value!r}; a number between 0 and 1 is allowed")
-        pad = self.pad_token_id
-        if pad is not None and (type(pad) is not int or not 0 <= pad < self.vocab_size):
-            raise ValueError(f"pad_token_id is {pad!r}; an id below {self.vocab_size}, or null")
         keys = sorted(self.id2label)
         if not keys or keys != list(range(len(keys))):
             raise ValueError(f"id2label has the keys {keys}; 0, 1, 2, ... are needed")
@@ -116,7 +108,7 @@ class BertConfig:
         labels = values.pop("num_labels", None)  # derived: never written, but people pass it
         named = values.get("id2label")
         if labels is not None and not (isinstance(named, dict) and len(named) == labels):
-            if type(labels) is not int or not 1 <= labels <= LARGEST:
+            if not is_size(labels):
                 raise ValueError(f"num_labels is {labels!r}; a whole number from 1 to {LARGEST:,}")
             values["id2label"] = {i: f"LABEL_{i}" for i in range(labels)}
             values.pop("label2id", None)
@@ -163,6 +155,11 @@ class BertConfig:
         """Write ``config.json`` into a directory."""
         with atomic_directory(directory) as staging:
             write_json(staging / "config.json", self.to_dict())
+
+
+def is_size(value: object) -> bool:
+    """Whether a value is a whole number from 1 to LARGEST (and not a bool)."""
+    return type(value) is int and 1 <= value <= LARGEST
 
 
 def is_number(value: object) -> bool:

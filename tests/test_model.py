@@ -253,7 +253,7 @@ def test_config_values_can_be_overridden(tmp_path):
     build(BertModel, tiny_config()).save_pretrained(tmp_path)
     model = BertModel.from_pretrained(tmp_path, hidden_dropout_prob=0.4)
     assert model.config.hidden_dropout_prob == model.layers[1].dropout.p == 0.4
-    with pytest.raises(ValueError, match="hidden_act 'mish'"):
+    with pytest.raises(ValueError, match="hidden_act is 'mish'"):
         BertModel.from_pretrained(tmp_path, hidden_act="mish")
 
 

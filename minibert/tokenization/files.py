@@ -26,7 +26,13 @@ BERT = {  # what a tokenizer.json must say, and what we write: the parts of BERT
         "max_input_chars_per_word": LONGEST_WORD,
     },
 }
-SETTINGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
+NORMALIZER = {  # the settings of a tokenizer, and their names in a tokenizer.json
+    "tokenize_chinese_chars": "handle_chinese_chars",
+    "strip_accents": "strip_accents",
+    "do_lower_case": "lowercase",
+}
+SETTINGS = tuple(NORMALIZER)
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized")  # of an added token; we know false only
 SPECIAL_TOKENS = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -38,25 +44,22 @@ def numbered_words(vocab: Sequence[str] | Mapping[str, int]) -> dict[str, int]:
     """
     if isinstance(vocab, (str, os.PathLike)):
         raise TypeError(f"{vocab!r} is no vocabulary; BertTokenizer.from_pretrained reads files")
-    words = list(vocab)
-    if isinstance(vocab, Mapping):
-        if any(type(number) is not int for number in vocab.values()):
-            raise ValueError("the vocabulary must give every word an integer")
-        words.sort(key=vocab.__getitem__)
-        for number, word in enumerate(words):
-            if vocab[word] != number:
-                raise ValueError(
-                    f"the vocabulary gives {word!r} the id {vocab[word]} where {number} is next; "
-                    f"{len(words)} words have the ids 0 to {len(words) - 1}, each once"
-                )
-    numbered = {word: number for number, word in enumerate(words)}
-    if not words:
+    if not vocab:
         raise ValueError("the vocabulary is empty")
-    for number, word in enumerate(words):
+    given = vocab if isinstance(vocab, Mapping) else {}
+    if any(type(number) is not int for number in given.values()):
+        raise ValueError("the vocabulary must give every word an integer")
+    numbered: dict[str, int] = {}
+    for number, word in enumerate(sorted(given, key=given.__getitem__) if given else vocab):
         if not isinstance(word, str) or not word or "\n" in word or "\r" in word:
             raise ValueError(f"id {number} of the vocabulary is {word!r}, not one line of text")
-        if numbered[word] != number:
-            raise ValueError(f"the vocabulary has {word!r} twice: ids {number}, {numbered[word]}")
+        if given and given[word] != number:
+            raise ValueError(
+                f"the vocabulary gives {word!r} the id {given[word]} where {number} is next; "
+                f"{len(given)} words have the ids 0 to {len(given) - 1}, each once"
+            )
+        if (first := numbered.setdefault(word, number)) != number:
+            raise ValueError(f"the vocabulary has {word!r} twice: ids {first}, {number}")
     return numbered
 
 
@@ -77,27 +80,23 @@ def collect_added_tokens(
         token = entry.get("content") if isinstance(entry, Mapping) else None
         if not isinstance(token, str) or not token:
             raise ValueError(f"added token {entry!r} has no content to look for")
-        if "id" in entry and type(entry["id"]) is not int:
+        if type(entry.get("id", 0)) is not int:
             raise ValueError(f"added token {token!r} has the id {entry['id']!r}, not an integer")
         entries[token] = entries.get(token, {}) | dict(entry)
     for role, token in special.items():
-        if role == "mask_token" and token is None:
-            continue
-        if token not in words and "id" not in entries.get(token, {}):
+        without = token is None and role == "mask_token"
+        if not without and token not in words and "id" not in entries.get(token, {}):
             raise ValueError(f"the vocabulary has no {token!r}, which is to be the {role}")
-    tokens = []
-    free = len(words)
+    tokens, free = [], len(words)
     for token, entry in sorted(entries.items(), key=lambda item: item[1].get("id", sys.maxsize)):
         number = words.get(token, free)
         if entry.get("id", number) != number:
             raise ValueError(f"added token {token!r} has the id {entry['id']}; {number} is its own")
         free += token not in words
-        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-        for flag in flags:
-            if entry.get(flag):
-                raise ValueError(f"added token {token!r} has {flag}: true; only false is known")
-        is_special = bool(entry.get("special"))
-        tokens.append({"id": number, "content": token, **flags, "special": is_special})
+        if on := [flag for flag in FLAGS if entry.get(flag)]:
+            raise ValueError(f"added token {token!r} has {on[0]}: true; only false is known")
+        flags = {**dict.fromkeys(FLAGS, False), "special": bool(entry.get("special"))}
+        tokens.append({"id": number, "content": token, **flags})
     return sorted(tokens, key=lambda token: token["id"])
 
 
@@ -138,18 +137,17 @@ def read_settings(directory: ModelDirectory) -> dict:
             f"{directory} has neither tokenizer.json nor vocab.txt; if you saved a model there, "
             f"save the tokenizer there too: tokenizer.save_pretrained({str(directory)!r})"
         )
-    for name in SPECIAL_TOKENS:
-        if not isinstance(settings.get(name), str | None):
-            raise ValueError(f"{directory}: {name} is {settings[name]!r}, not a string")
-    for name in SETTINGS:
+    for name, value in settings.items():
+        if name in SPECIAL_TOKENS and not isinstance(value, str | None):
+            raise ValueError(f"{directory}: {name} is {value!r}, not a string")
         allowed = (True, False, None) if name == "strip_accents" else (True, False)
-        if settings.get(name, True) not in allowed:
-            raise ValueError(f"{directory}: {name} is {settings[name]!r}, not one of {allowed}")
+        if name in SETTINGS and value not in allowed:
+            raise ValueError(f"{directory}: {name} is {value!r}, not one of {allowed}")
     return settings
 
 
 def _in_effect(settings: Mapping) -> tuple:
-    lower, strip, cjk = map(settings.get, SETTINGS)
+    cjk, strip, lower = map(settings.get, SETTINGS)
     return lower, lower if strip is None else strip, cjk
 
 
@@ -188,14 +186,9 @@ def _read_tokenizer_json(directory: ModelDirectory) -> dict:
     added = file.get("added_tokens") or []
     if not isinstance(added, list):
         raise ValueError(f"{path}: added_tokens must be a list, not {type(added).__name__}")
-    decided = {
-        "vocab": _object(model.get("vocab"), f"{path}: model.vocab"),
-        "added_tokens": added,
-        "unk_token": model.get("unk_token"),
-        "do_lower_case": normalizer.get("lowercase"),
-        "strip_accents": normalizer.get("strip_accents"),
-        "tokenize_chinese_chars": normalizer.get("handle_chinese_chars"),
-    }
+    decided = {name: normalizer.get(json_name) for name, json_name in NORMALIZER.items()}
+    decided["vocab"] = _object(model.get("vocab"), f"{path}: model.vocab")
+    decided |= {"added_tokens": added, "unk_token": model.get("unk_token")}
     if post_processor:  # a file without one is read as BERT's: [CLS] A [SEP] B [SEP]
         decided["cls_token"], decided["sep_token"] = _ends(post_processor, path)
     return decided
@@ -206,21 +199,16 @@ def _ends(post_processor: dict, path: Path) -> tuple[str, str]:
     try:
         if post_processor["type"] == "BertProcessing":
             return post_processor["cls"][0], post_processor["sep"][0]
-        (cls, cls_id), (sep, sep_id) = (
-            (token["id"], token["ids"][0])
-            for token in (
-                post_processor["special_tokens"][part["SpecialToken"]["id"]]
-                for part in post_processor["single"][::2]
-            )
-        )
+        cls, sep = (part["SpecialToken"]["id"] for part in post_processor["single"][::2])
+        ids = (post_processor["special_tokens"][token]["ids"][0] for token in (cls, sep))
+        if post_processor == _template((cls, sep), ids):
+            return cls, sep
     except (KeyError, IndexError, TypeError, ValueError):
-        cls = sep = cls_id = sep_id = None
-    if post_processor != _template(cls, cls_id, sep, sep_id):
-        raise ValueError(
-            f"{path}: post_processor {post_processor.get('type')!r} does not make [CLS] A [SEP] "
-            "and [CLS] A [SEP] B [SEP]; nothing else is implemented"
-        )
-    return cls, sep
+        pass
+    raise ValueError(
+        f"{path}: post_processor {post_processor.get('type')!r} does not make [CLS] A [SEP] "
+        "and [CLS] A [SEP] B [SEP]; nothing else is implemented"
+    )
 
 
 def _content(token: object) -> object:
@@ -240,18 +228,10 @@ def _object(value: object, what: object) -> dict:
 class PretrainedTokenizer:
     """What makes a tokenizer of a directory and a directory of a tokenizer.
 
-    A class that mixes this in takes the arguments that `read_settings` returns, and keeps the
-    attributes below.
+    A class that mixes this in takes the arguments that `read_settings` returns, and has the
+    attributes of `BertTokenizer`: the SETTINGS, ``model_max_length``, ``words`` (what WordPiece may
+    find), ``added_tokens``, ``vocab`` (both) and ``special_tokens_map``.
     """
-
-    do_lower_case: bool
-    strip_accents: bool | None
-    tokenize_chinese_chars: bool
-    model_max_length: int | None
-    words: dict[str, int]
-    added_tokens: list[dict]
-    vocab: dict[str, int]  # both
-    special_tokens_map: dict[str, str | None]
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike, **hub: object) -> PretrainedTokenizer:
@@ -287,20 +267,13 @@ class PretrainedTokenizer:
                 str(token["id"]): {key: value for key, value in token.items() if key != "id"}
                 for token in added
             }
-        cls, sep = special["cls_token"], special["sep_token"]
+        ends = (special["cls_token"], special["sep_token"])
+        normalizer = {json_name: getattr(self, name) for name, json_name in NORMALIZER.items()}
         file = {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": added,
-            "normalizer": {
-                **BERT["normalizer"],
-                "handle_chinese_chars": self.tokenize_chinese_chars,
-                "strip_accents": self.strip_accents,
-                "lowercase": self.do_lower_case,
-            },
+            **{"version": "1.0", "truncation": None, "padding": None, "added_tokens": added},
+            "normalizer": {**BERT["normalizer"], **normalizer},
             "pre_tokenizer": BERT["pre_tokenizer"],
-            "post_processor": _template(cls, self.vocab[cls], sep, self.vocab[sep]),
+            "post_processor": _template(ends, map(self.vocab.get, ends)),
             "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
             "model": {**BERT["model"], "unk_token": special["unk_token"], "vocab": self.words},
         }
@@ -311,20 +284,18 @@ class PretrainedTokenizer:
             write_json(staging / "special_tokens_map.json", special)
 
 
-def _template(cls: str, cls_id: int, sep: str, sep_id: int) -> dict:
+def _template(names: tuple[str, str], ids: Iterable[int]) -> dict:
     """``[CLS] A [SEP]`` and ``[CLS] A [SEP] B [SEP]`` as ``tokenizer.json`` spells them."""
-
-    def part(kind: str, name: str, type_id: int) -> dict:
-        return {kind: {"id": name, "type_id": type_id}}
-
-    single = [part("SpecialToken", cls, 0), part("Sequence", "A", 0), part("SpecialToken", sep, 0)]
-    second = [part("Sequence", "B", 1), part("SpecialToken", sep, 1)]
-    return {
-        "type": "TemplateProcessing",
-        "single": single,
-        "pair": single + second,
-        "special_tokens": {
-            name: {"id": name, "ids": [number], "tokens": [name]}
-            for name, number in ((cls, cls_id), (sep, sep_id))
-        },
+    cls, sep = names
+    parts = [(cls, 0), ("A", 0), (sep, 0), ("B", 1), (sep, 1)]  # with the number of the segment
+    kinds = ["SpecialToken", "Sequence", "SpecialToken", "Sequence", "SpecialToken"]
+    pair = [
+        {kind: {"id": name, "type_id": segment}}
+        for kind, (name, segment) in zip(kinds, parts, strict=True)
+    ]
+    tokens = {
+        name: {"id": name, "ids": [number], "tokens": [name]}
+        for name, number in zip(names, ids, strict=True)
     }
+    form = {"type": "TemplateProcessing", "single": pair[:3], "pair": pair}
+    return {**form, "special_tokens": tokens}
