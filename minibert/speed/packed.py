@@ -45,30 +45,31 @@ class PackedLinear(nn.Linear):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
         self.training = linear.training
-        self.layout: tuple[object, Tensor | None] = (None, None)  # (of which weight, the copy)
+        self.layout: tuple[tuple | None, Tensor | None] = (None, None)  # (weight, state), its copy
 
     def forward(self, x: Tensor) -> Tensor:
         """``x Wᵀ + b``."""
-        weight = self.weight
+        weight, bias = self._parameters["weight"], self._parameters["bias"]
         if torch.is_grad_enabled() or type(x) is not Tensor or x.dtype != torch.float32:
-            return F.linear(x, weight, self.bias)
+            return F.linear(x, weight, bias)
         if weight.is_inference() or torch.is_autocast_enabled("cpu"):
-            return F.linear(x, weight, self.bias)
-        state = (weight, weight._version, weight.data_ptr(), weight.dtype, steps)
+            return F.linear(x, weight, bias)
         known, packed = self.layout
-        if known is None or known[0] is not weight or known[1:] != state[1:]:
+        state = (weight._version, weight.data_ptr(), weight.dtype, steps)
+        if known is None or known[0] is not weight or known[1] != state:
             packed = lay_out(weight)
-            self.layout = (state, packed)
+            self.layout = ((weight, state), packed)
         if packed is None:
-            return F.linear(x, weight, self.bias)
-        tokens = x.flatten(0, -2)  # (n, in)
-        n = len(tokens)
-        # oneDNN compiles a program for each n that it meets, and keeps it: for all sizes from 1 to
-        # 512 that would be a gigabyte. Rows of zeros at the end keep the number of sizes small.
-        if extra := -n % max(4, 2 ** (n.bit_length() - 5)):
-            tokens = F.pad(tokens, (0, 0, 0, extra))
-        y = torch.ops.mkldnn._linear_pointwise(tokens, packed, self.bias, "none", [], "")
-        return y[:n].view(*x.shape[:-1], -1)
+            return F.linear(x, weight, bias)
+        # oneDNN compiles a program for each number of tokens n that it meets, and keeps it: for all
+        # from 1 to 512 that would be a gigabyte. Rows of zeros at the end keep the sizes few.
+        n = x.numel() // self.in_features
+        extra = -n % 2 ** (n.bit_length() - 5) if n > 32 else 0
+        if extra:
+            tokens = F.pad(x.flatten(0, -2), (0, 0, 0, extra))  # (n + extra, in)
+            y = torch.ops.mkldnn._linear_pointwise(tokens, packed, bias, "none", [], "")
+            return y[:n].view(*x.shape[:-1], -1)
+        return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
     def __getstate__(self) -> dict:
         """What ``copy`` and ``pickle`` take along: all but the second copy."""
