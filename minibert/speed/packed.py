@@ -13,6 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+# With AVX-512 the second copy is faster for any number of tokens; with AVX2 alone, for few.
+AVX512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+MOST_TOKENS = 1_000_000_000 if AVX512 else 64
+
 steps = 0  # of all optimizers of this process
 
 
@@ -52,7 +56,8 @@ class PackedLinear(nn.Linear):
         weight, bias = self._parameters["weight"], self._parameters["bias"]
         if torch.is_grad_enabled() or type(x) is not Tensor or x.dtype != torch.float32:
             return F.linear(x, weight, bias)
-        if weight.is_inference() or torch.is_autocast_enabled("cpu"):
+        n = x.numel() // self.in_features  # tokens
+        if n > MOST_TOKENS or weight.is_inference() or torch.is_autocast_enabled("cpu"):
             return F.linear(x, weight, bias)
         known, packed = self.layout
         state = (weight._version, weight.data_ptr(), weight.dtype, steps)
@@ -61,9 +66,8 @@ class PackedLinear(nn.Linear):
             self.layout = ((weight, state), packed)
         if packed is None:
             return F.linear(x, weight, bias)
-        # oneDNN compiles a program for each number of tokens n that it meets, and keeps it: for all
-        # from 1 to 512 that would be a gigabyte. Rows of zeros at the end keep the sizes few.
-        n = x.numel() // self.in_features
+        # oneDNN compiles a program for each n that it meets, and keeps it: for all from 1 to 512
+        # that would be a gigabyte. Rows of zeros at the end keep the sizes few.
         extra = -n % 2 ** (n.bit_length() - 5) if n > 32 else 0
         if extra:
             tokens = F.pad(x.flatten(0, -2), (0, 0, 0, extra))  # (n + extra, in)

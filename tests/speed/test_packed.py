@@ -9,11 +9,18 @@ from support.small import SHAPES, bert
 from support.tiny import ragged_batch
 from torch import nn
 
+from minibert.speed import packed as packed_module
 from minibert.speed.packed import PackedLinear, available, pack
 
 pytestmark = pytest.mark.skipif(
     not available(), reason="this build of torch has no oneDNN: nothing is packed here"
 )
+
+
+@pytest.fixture(autouse=True, params=["any number of tokens", "few tokens"])
+def with_avx512_or_without(request, monkeypatch):
+    """With AVX2 alone the copy serves few tokens only; both ways everywhere."""
+    monkeypatch.setattr(packed_module, "MOST_TOKENS", 10**9 if "any" in request.param else 16)
 
 
 @pytest.fixture
