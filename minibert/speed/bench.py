@@ -200,16 +200,16 @@ def race(
     seconds = alternate(calls, rounds, repeats, lambda: rates.append(matrix_rate()))
     work = sum(operations(encoder.model.config, length) for length in lengths) / 1e9
     least = [work / rate for rate in rates[-rounds:]]  # seconds, were it matrix products alone
-    rows = {}
-    for name, spent in seconds.items():
-        middle = statistics.median(spent)
-        rows[name] = {
+    ours = [name for name in OURS if name in seconds]
+    rows = {
+        name: {
             "seconds": spent,
-            "texts_per_s": len(sample) / middle,
-            "tokens_per_s": sum(lengths) / middle,
+            "texts_per_s": len(sample) / statistics.median(spent),
+            "tokens_per_s": sum(lengths) / statistics.median(spent),
+            **{f"{one} : this": median_ratio(spent, seconds[one]) for one in ours},
         }
-        for ours in seconds.keys() & set(OURS):
-            rows[name][f"{ours} : this"] = median_ratio(spent, seconds[ours])
+        for name, spent in seconds.items()
+    }
     fraction = median_ratio(least, seconds["minibert"])
     return {
         "texts": len(sample), "tokens": sum(lengths), "contestants": rows, "fraction": fraction

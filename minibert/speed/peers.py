@@ -34,23 +34,28 @@ def sentence_transformers(directory: Path, room: Path) -> Encode:
     return lambda texts: model.encode(list(texts), show_progress_bar=False)
 
 
-def transformers(directory: Path, room: Path) -> Encode:
-    """The plain loop of a model card: batches of 32 as they come, mean pooling."""
+def transformers_model(directory: Path) -> tuple[torch.nn.Module, Callable]:
+    """A model of transformers, and texts → their vectors, as model cards do it: mean pooling."""
     from transformers import AutoModel, AutoTokenizer
 
     model = AutoModel.from_pretrained(directory)
     tokenizer = AutoTokenizer.from_pretrained(directory)
 
+    def vectors(texts: Sequence[str]) -> torch.Tensor:
+        batch = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+        return mean(model(**batch).last_hidden_state, batch["attention_mask"])
+
+    return model, vectors
+
+
+def transformers(directory: Path, room: Path) -> Encode:
+    """The plain loop: batches of 32 as they come."""
+    _, vectors = transformers_model(directory)
+
+    @torch.inference_mode()
     def encode(texts: Sequence[str]) -> np.ndarray:
-        vectors = []
-        for i in range(0, len(texts), 32):
-            batch = tokenizer(
-                list(texts[i : i + 32]), padding=True, truncation=True, return_tensors="pt"
-            )
-            with torch.inference_mode():
-                hidden = model(**batch).last_hidden_state
-            vectors.append(mean(hidden, batch["attention_mask"]))
-        return torch.nn.functional.normalize(torch.cat(vectors), dim=1).numpy()
+        found = torch.cat([vectors(texts[i : i + 32]) for i in range(0, len(texts), 32)])
+        return torch.nn.functional.normalize(found, dim=1).numpy()
 
     return encode
 
@@ -168,20 +173,14 @@ PEERS = {
 
 def plain_training(directory: Path, pairs: list, targets: list) -> Callable[[], None]:
     """A step as people write it with transformers: each side by itself, AdamW of torch."""
-    from transformers import AutoModel, AutoTokenizer
-
-    model = AutoModel.from_pretrained(directory).train()
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model, vectors = transformers_model(directory)
+    model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
     wanted = torch.tensor(targets)
 
     def step() -> None:
-        vectors = []
-        for side in zip(*pairs, strict=True):
-            batch = tokenizer(list(side), padding=True, return_tensors="pt")
-            hidden = model(**batch).last_hidden_state
-            vectors.append(mean(hidden, batch["attention_mask"]))
-        loss = torch.nn.functional.mse_loss(torch.cosine_similarity(*vectors), wanted)
+        cosine = torch.cosine_similarity(*map(vectors, zip(*pairs, strict=True)))
+        loss = torch.nn.functional.mse_loss(cosine, wanted)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
