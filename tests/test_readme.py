@@ -69,16 +69,17 @@ def somewhere(official, tmp_path_factory):
         config = tiny_config(vocab_size=len(words))
         BertForMaskedLM(config).save_pretrained(weights / name)
         BertTokenizer(words, model_max_length=40).save_pretrained(weights / name)
-    (place / "notebooks").symlink_to(CHECKOUT / "notebooks")
+    shutil.copytree(CHECKOUT / "notebooks" / "data", place / "notebooks" / "data")
+    for path in place.glob("notebooks/data/*/[dt]e*.?sv"):  # what is evaluated on: fewer lines
+        path.write_text("".join(path.read_text("utf-8").splitlines(keepends=True)[:13]), "utf-8")
     (place / "article.txt").write_text("A kiln is hot. Clay is soft. A bowl is round. It rains.\n")
     (place / "lines.txt").write_text("one line\nanother line\n")
     (place / "questions.txt").write_text("Is this glaze safe?\n怎样调釉料\n", encoding="utf-8")
-    (place / "mine.py").write_text(
-        "from minibert.attention import MultiHeadSelfAttention as MyAttention\n"
-    )
+    part = "from minibert.attention import MultiHeadSelfAttention as MyAttention\n"
+    (place / "mine.py").write_text(part)
     (place / "class" / "anna").mkdir(parents=True)
     right = CHECKOUT / "tests" / "learners" / "right" / "attention.py"
-    (place / "class" / "anna" / "attention.py").write_text(right.read_text())
+    shutil.copy(right, place / "class" / "anna")
     return place
 
 
@@ -91,7 +92,7 @@ def test_every_command_runs(somewhere, pages, monkeypatch, capsys):
     of their own, which follow here.
     """
     english, chinese = (commands(path.read_text(encoding="utf-8")) for path in pages)
-    shorter = {"finetune": ["--steps", "2"]}
+    shorter = {"finetune": ["--steps", "2", "--batch-size", "4"]}
     shorter["bench"] = ["--number", "4", "--rounds", "1", "--alone", "--no-start"]
     monkeypatch.chdir(somewhere)
     monkeypatch.setenv("MINIBERT_WEIGHTS", str(somewhere / "weights"))
