@@ -47,14 +47,10 @@ def no_waiting_for_the_disk():
         yield
 
 
-def numbers(output: tuple) -> list[torch.Tensor]:
-    return [tensor for tensor in output if tensor is not None]
-
-
 def same_output(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     batch = ragged_batch(CONFIG)
     with torch.no_grad():
-        ours, theirs = numbers(a(**batch)), numbers(b(**batch))
+        ours, theirs = ([x for x in model(**batch) if x is not None] for model in (a, b))
     return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
 
 
@@ -575,7 +571,6 @@ def link_to_nowhere(directory: Path) -> None:
 BAD = [
     # -- the weights file
     ("cut off", weights(lambda old: old[:-1]), "damaged or incomplete"),
-    ("cut off in the header", weights(lambda old: old[:100]), "damaged or incomplete"),
     ("too long", weights(lambda old: old + b"\0"), "damaged or incomplete"),
     ("a flipped bit in the header", weights(lambda old: flip(old, 1)), "damaged"),
     ("empty", weights(b""), "is empty"),
@@ -593,12 +588,10 @@ BAD = [
      r"word_embeddings.weight is torch.int8, floating point numbers are needed"),
     ("a tensor under two names", in_tensors(lambda t: t.update({"bert." + WORDS: t[WORDS] + 0})),
      "are the same tensor, stored twice"),
-    ("half a pooler", in_tensors(lambda t: t.pop("pooler.dense.bias")), r"pooler.dense.bias \(16"),
     ("all but a dozen", in_tensors(lambda t: [t.pop(k) for k in list(t)[:-3]]), "and [0-9]+ more$"),
     # -- config.json
     ("another size", in_config(hidden_size=32), r"is \(40, 16\), .* needs \(40, 32\)"),
     ("more layers", in_config(num_hidden_layers=10**6), "have 2 layers, .* says 1000000"),
-    ("fewer layers", in_config(num_hidden_layers=1), "have 2 layers, .* says 1"),
     ("no config.json", lambda d: (d / "config.json").unlink(), "has no config.json; is it a model"),
     # -- shards
     ("a missing shard", in_index(lambda d, m: (d / m[WORDS]).unlink()), "named in .*is missing"),

@@ -424,5 +424,3 @@ def test_an_error_of_the_block_about_something_else_stays_as_it_is(tmp_path):
         (tmp_path / "training.csv").read_text()
     assert caught.value.filename == str(tmp_path / "training.csv")
     assert "nothing was saved" not in str(caught.value)
-
-
