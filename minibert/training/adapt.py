@@ -100,9 +100,7 @@ class LoRALinear(nn.Linear):
         return F.linear(x, self.weight, self.bias) + self.scale * change
 
 
-def add_lora(
-    model: nn.Module, rank: int, alpha: float | None = None, names: Iterable[str] = PROJECTIONS
-) -> None:
+def add_lora(model: nn.Module, rank: int, alpha: float | None = None) -> None:
     """Freeze the encoder and give the attention projections of every layer a change of low rank.
 
     ``alpha`` / rank scales the change; None = 2 · rank.
@@ -110,10 +108,9 @@ def add_lora(
     if rank < 1:
         raise ValueError(f"rank {rank}; at least 1 is needed")
     bert = encoder_of(model)
-    bert.embeddings.requires_grad_(False)
+    freeze(model, "encoder")
     for layer in bert.layers:
-        layer.requires_grad_(False)
-        for name in names:
+        for name in PROJECTIONS:
             linear = getattr(layer.attention, name)
             setattr(layer.attention, name, LoRALinear(linear, rank, alpha or 2.0 * rank))
 

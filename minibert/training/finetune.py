@@ -79,7 +79,7 @@ def finetune(
     task, model = start(settings, examples["train"])
     origin = {name: sha256(data.locate(path)) for name, path in settings.files.items()}
     origin["base"] = content_digest(model.state_dict(), {})
-    evaluation = Evaluation(settings, task, model, examples)
+    evaluation = Evaluation(task, model, examples)
     known = evaluation.on("general")  # before anything is re-initialised
     adapt(model, settings)
     model.to(device)
@@ -97,9 +97,12 @@ def finetune(
         torch.manual_seed(settings.seed + distributed.rank())  # each process its own dropout
         run.log(step=0, epoch=0, **evaluation.on("dev", "test"), **known)
     timing = train(settings, task, loader, run, evaluation, say)
-    result = summary(task, run, evaluation)
+    after = {"best_epoch": run.best_epoch or run.epoch, "steps": run.step}
+    after |= evaluation.on("dev", "test", "general")
+    before = {name: run.lines[0][name] for name in after if name in run.lines[0]}
+    result = {"before": before, "after": after, "remarks": task.remarks(evaluation.last)}
     if distributed.rank() == 0:
-        save(settings, task, run, evaluation, result, out)
+        save(settings, run, evaluation, result, out)
         write_json(here / "timing.json", timing)
         write_json(here / "metrics.json", result)  # from now on the run is finished
         clear(here)
@@ -130,11 +133,9 @@ def settings_of(out: Path, settings: Settings | None, resume: bool) -> Settings:
 
 def read_data(settings: Settings, say: Say) -> dict[str, list[data.Example]]:
     """Read all files, set development data aside if there are none, say what is remarkable."""
-    columns = {"keep": (Similarity.columns(), None)}  # all others are of the task
-    of_task = (task_class(settings.task).columns(), settings.columns)
-    sets = {}
-    for name, path in settings.files.items():
-        sets[name] = data.read(path, *columns.get(name, of_task), say)
+    of_task = task_class(settings.task).columns(), settings.columns
+    columns = {**dict.fromkeys(settings.files, of_task), "keep": (Similarity.columns(), None)}
+    sets = {name: data.read(path, *columns[name], say) for name, path in settings.files.items()}
     if "dev" not in sets:
         sets["train"], sets["dev"] = data.split(sets["train"], 0.1, settings.seed)
         say(f"{len(sets['dev'])} of the training rows are set aside as development data")
@@ -218,14 +219,11 @@ class Evaluation:
     ``last``, ``tables``: the metrics and the tables of the last one.
     """
 
-    def __init__(
-        self, settings: Settings, task: Task, model: nn.Module, examples: dict[str, list]
-    ) -> None:
+    def __init__(self, task: Task, model: nn.Module, examples: dict[str, list]) -> None:
         self.task, self.model = task, model
         self.features = {n: task.encode(examples[n]) for n in ("dev", "test") if n in examples}
-        self.general = None
-        if "keep" in examples:
-            self.general = general_score(task, examples["keep"], settings.max_length)
+        keep = examples.get("keep")
+        self.general = keep and general_score(task, keep, task.max_length)
 
     def on(self, *names: str) -> dict[str, float]:
         """The loss and the metrics on those that are there."""
@@ -305,19 +303,9 @@ def narrator(run: Run, total: int, say: Say) -> Iterator[None]:
 # ---------------------------------------------------------------------------------- what remains
 
 
-def summary(task: Task, run: Run, evaluation: Evaluation) -> dict:
-    """Metrics before and after the training, and warnings about them."""
-    before = {k: v for k, v in run.lines[0].items() if k not in ("step", "epoch")}
-    after = {"best_epoch": run.best_epoch or run.epoch, "steps": run.step}
-    after |= evaluation.on("dev", "test", "general")
-    return {"before": before, "after": after, "remarks": task.remarks(evaluation.last)}
-
-
-def save(
-    settings: Settings, task: Task, run: Run, evaluation: Evaluation, result: dict, out: Path
-) -> None:
+def save(settings: Settings, run: Run, evaluation: Evaluation, result: dict, out: Path) -> None:
     """Write the model, its card, the curves and the tables of the task."""
-    before, after = result["before"], result["after"]
+    task, before, after = evaluation.task, result["before"], result["after"]
     facts = {
         name.replace("_", " "): f"{before[name]:.4f} before, {after[name]:.4f} after "
         f"({after[name] - before[name]:+.4f})"

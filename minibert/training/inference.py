@@ -20,10 +20,12 @@ from minibert.training.tasks.base import Task
 from minibert.training.tasks.pairs import Similarity
 
 HEADS = ("classifier", "qa_outputs")  # what a fine-tuning puts on top, and only a fine-tuning
+TENTHS = tuple(i / 10 for i in range(11))
+AnyPath = str | os.PathLike
 Columns = Mapping[str, str] | None
 
 
-def load(name_or_path: str | os.PathLike) -> tuple[Task, nn.Module]:
+def load(name_or_path: AnyPath) -> tuple[Task, nn.Module]:
     """The task a directory was trained for, and its model.
 
     Raises:
@@ -64,10 +66,7 @@ def read(name: object, task: Task, path: object, *args: object) -> list[data.Exa
 
 
 def predict_file(
-    name_or_path: str | os.PathLike,
-    path: str | os.PathLike,
-    columns: Columns = None,
-    say: data.Say = data.silent,
+    model: AnyPath, path: AnyPath, columns: Columns = None, say: data.Say = data.silent
 ) -> list[dict]:
     """What the model says about every row of a file: the texts, and the answer of its task.
 
@@ -77,24 +76,22 @@ def predict_file(
     Raises:
         ValueError: as `load` and `read`.
     """
-    task, model = load(name_or_path)
+    task, network = load(model)
     roles = [*task.inputs, *(f"{role}?" for role in task.truth)]  # the truth is not looked at
-    examples = read(name_or_path, task, path, roles, columns, say, True)
+    examples = read(model, task, path, roles, columns, say, True)
     examples = [example.without_truth() for example in examples]
-    predictions, _ = task.predict(model, task.encode(examples))
+    predictions, _ = task.predict(network, task.encode(examples))
     return [
         {**example.values, **task.answer(prediction)}
         for example, prediction in zip(examples, predictions, strict=True)
     ]
 
 
-def evaluate_file(
-    name_or_path: str | os.PathLike, path: str | os.PathLike, columns: Columns = None
-) -> dict[str, float]:
+def evaluate_file(model: AnyPath, path: AnyPath, columns: Columns = None) -> dict[str, float]:
     """The loss and the metrics of the model's task on a file."""
-    task, model = load(name_or_path)
-    examples = read(name_or_path, task, path, task.columns(), columns)
-    return task.evaluate(model, task.encode(examples))
+    task, network = load(model)
+    examples = read(model, task, path, task.columns(), columns)
+    return task.evaluate(network, task.encode(examples))
 
 
 def general_score(
@@ -119,16 +116,16 @@ class Blend:
         ValueError: as ``load``; or only the base has a classifier, so they are exchanged.
     """
 
-    def __init__(self, base: str | os.PathLike, tuned: str | os.PathLike) -> None:
+    def __init__(self, base: AnyPath, tuned: AnyPath) -> None:
         untuned = BertModel.from_pretrained(base)
         lost = {name.split(".")[0] for name in untuned.load_report.dropped} & {*HEADS}
         self.task, self.model = load(tuned)
-        inside = encoder_of(self.model)
-        names = [] if inside is self.model else self.model.state_dict()
+        headed = encoder_of(self.model) is not self.model
+        names = self.model.state_dict() if headed else ()
         self.heads = sorted({name.split(".")[0] for name in names} - {"bert"})
         for name in lost - {*self.heads}:
             raise ValueError(f"{tuned} has no {name}, {base} has one; BASE comes first")
-        prefix = "" if inside is self.model else "bert."
+        prefix = "bert." if headed else ""
         self.base = {prefix + name: tensor for name, tensor in untuned.state_dict().items()}
         self.tuned = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
 
@@ -137,17 +134,14 @@ class Blend:
         self.model.load_state_dict(blend(self.base, self.tuned, alpha))
         return self.model
 
-    def save(self, alpha: float, directory: str | os.PathLike) -> None:
+    def save(self, alpha: float, directory: AnyPath) -> None:
         """Write the mixture as the tuned model was written."""
         self.at(alpha)
         with atomic_directory(directory) as staging:
             self.task.save(self.model, staging)
 
     def sweep(
-        self,
-        domain: str | os.PathLike,
-        general: str | os.PathLike,
-        alphas: Sequence[float] = tuple(i / 10 for i in range(11)),
+        self, domain: AnyPath, general: AnyPath, alphas: Sequence[float] = TENTHS
     ) -> list[dict[str, float]]:
         """For every alpha, the task's best metric on domain data and Spearman on general pairs."""
         features = self.task.encode(data.read(domain, self.task.columns()))
@@ -159,9 +153,8 @@ class Blend:
         return rows
 
 
-def draw_sweep(rows: Sequence[Mapping[str, float]], path: str | os.PathLike) -> None:
+def draw_sweep(rows: Sequence[Mapping[str, float]], path: AnyPath) -> None:
     """Write the two curves of a sweep as SVG."""
-    panels = {
-        name: {"": [(row["alpha"], row[name]) for row in rows]} for name in ("domain", "general")
-    }
+    names = ("domain", "general")
+    panels = {name: {"": [(row["alpha"], row[name]) for row in rows]} for name in names}
     write_text(path, curves("base (0) to tuned (1)", "alpha", panels))

@@ -26,40 +26,22 @@ class BatchSampler(Sampler):
         tokens: maximum tokens in a batch, padding included (a longer example is a batch of its
             own).
         accumulate: batches in a step.
-        by_length: put examples of similar length together, within each hundred batches' worth of
-            the shuffled examples: little padding, and still random batches.
     """
 
     def __init__(
         self, lengths: Sequence[int], *, epochs: int = 1, steps: int | None = None,
         size: int | None = 16, tokens: int | None = None, accumulate: int = 1, seed: int = 0,
-        by_length: bool = True,
     ) -> None:  # fmt: skip
         if not size and not tokens:
             raise ValueError("a batch needs a limit: size, tokens, or both")
-        self.lengths, self.size, self.tokens = lengths, size, tokens
-        self.seed, self.by_length = seed, by_length
-        self.epoch = self.done = self.steps = 0
+        self.seed, self.epoch, self.done, self.steps = seed, 0, 0, 0
         self.plan: list[list[list[int]]] = []
         while len(self.plan) < epochs if steps is None else self.steps < steps:
-            batches = self.shuffled(len(self.plan))
+            batches = shuffled(lengths, {"size": size, "tokens": tokens}, [seed, len(self.plan)])
             if steps is not None:
                 batches = batches[: (steps - self.steps) * accumulate]
             self.plan.append(batches)
             self.steps += -(-len(batches) // accumulate)
-
-    def shuffled(self, epoch: int) -> list[list[int]]:
-        """The batches of an epoch."""
-        random = np.random.default_rng([self.seed, epoch])
-        order = random.permutation(len(self.lengths)).tolist()
-        limits = {"size": self.size, "tokens": self.tokens}
-        if not self.by_length:
-            return make_batches(self.lengths, order=order, **limits)
-        pool = 100 * (self.size or max(self.tokens // max(self.lengths, default=1), 1))
-        pools = [order[start : start + pool] for start in range(0, len(order), pool)]
-        order = [i for members in pools for i in sorted(members, key=self.lengths.__getitem__)]
-        batches = make_batches(self.lengths, order=order, **limits)
-        return [batches[i] for i in random.permutation(len(batches))]
 
     def set_epoch(self, epoch: int, done: int = 0) -> None:
         """Go to an epoch of which some batches are done."""
@@ -72,6 +54,21 @@ class BatchSampler(Sampler):
     def __iter__(self) -> Iterator[Sequence[int]]:
         """This process's share of each."""
         return map(distributed.share, self.plan[self.epoch][self.done :])
+
+
+def shuffled(lengths: Sequence[int], limits: dict, seed: list[int]) -> list[list[int]]:
+    """The batches of an epoch.
+
+    Examples of similar length stand together, within each hundred batches' worth of the shuffled
+    examples: little padding, and still random batches.
+    """
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(lengths)).tolist()
+    pool = 100 * (limits["size"] or max(limits["tokens"] // max(lengths, default=1), 1))
+    pools = [order[start : start + pool] for start in range(0, len(order), pool)]
+    order = [i for members in pools for i in sorted(members, key=lengths.__getitem__)]
+    batches = make_batches(lengths, order=order, **limits)
+    return [batches[i] for i in random.permutation(len(batches))]
 
 
 def data_loader(

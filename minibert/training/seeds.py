@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import warnings
 from pathlib import Path
@@ -30,34 +29,31 @@ def small_recipe(settings: Settings) -> Settings:
     return small(settings, len(examples), BertConfig.from_pretrained(home).hidden_size)
 
 
-def several(
-    settings: Settings, out: str | os.PathLike, seeds: int, *, say: Say = silent
-) -> dict:
+def several(settings: Settings, out: str | Path, seeds: int, *, say: Say = silent) -> dict:
     """The same run with ``seeds`` seeds, in ``out/seed-0`` and so on; ``out/seeds.json`` sums up.
 
-    A finished run is not repeated, a stopped one is resumed. A classifier
-    has failed (is "degenerate") when it is no better than always naming the most frequent class.
+    A finished run is not repeated, a stopped one is resumed. A classifier has failed when it is no
+    better than always naming the most frequent class.
     """
-    measure = ("test" if settings.test else "dev", task_class(settings.task).best)
+    part, best = "test" if settings.test else "dev", task_class(settings.task).best
     runs = []
     for seed in range(settings.seed, settings.seed + seeds):
         where = Path(out) / f"seed-{seed}"
         begun = (where / "run" / "settings.json").exists()
         result = finetune(settings.replace(seed=seed), where, resume=begun, say=say)
         runs.append({"seed": seed, **result["after"]})
-        say(f"seed {seed}: {' '.join(measure)} {runs[-1]['_'.join(measure)]:.4f}")
-    scores = [run["_".join(measure)] for run in runs]
+        say(f"seed {seed}: {part} {best} {runs[-1][f'{part}_{best}']:.4f}")
+    scores = [run[f"{part}_{best}"] for run in runs]
     summary = {
-        "measure": " ".join(measure),
+        "measure": f"{part} {best}",
         "mean": statistics.fmean(scores),
         "sd": statistics.stdev(scores) if seeds > 1 else None,
         "worst": min(scores),
         "runs": runs,
     }
     if settings.task == "classify":
-        found = baselines(settings)
-        failed = sum(score <= found["majority class"] for score in scores)
-        summary |= {"baselines": found, "failed": failed}
+        summary["baselines"] = found = baselines(settings)
+        summary["failed"] = sum(score <= found["majority class"] for score in scores)
     write_json(Path(out) / "seeds.json", summary)
     return summary
 
@@ -75,10 +71,8 @@ def baselines(settings: Settings) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         encoder = SentenceEncoder.from_pretrained(settings.base)
-        seen, unseen = (
-            torch.from_numpy(encoder.encode([" ".join(e.texts) for e in part]))
-            for part in (train, test)
-        )
+        texts = ([" ".join(example.texts) for example in part] for part in (train, test))
+        seen, unseen = (torch.from_numpy(encoder.encode(part)) for part in texts)
     mean, spread = seen.mean(0), seen.std(0) + 1e-9  # (H,) each
     seen, unseen = (seen - mean) / spread, (unseen - mean) / spread  # (n, H)
     linear = nn.Linear(seen.shape[1], len(names))

@@ -1,6 +1,7 @@
 """The commands of fine-tuning, as a newcomer types them."""
 
 import json
+import re
 
 import pytest
 from support import small
@@ -51,16 +52,14 @@ def test_from_a_file_to_predictions(world, tmp_path, capsys):
     (tmp_path / "gaps.txt").write_text("a good film\n\nthe song was awful\n \n")
     out, err = run(capsys, "predict", tmp_path / "gaps.txt", "--model", model)
     rows = [line.split("\t") for line in out.splitlines()]
-    assert [row[2] for row in rows] == ["a good film", "", "the song was awful", ""]
-    assert [rows[0], rows[2]] == lines and "left out" not in err
+    assert [rows[0], rows[2]] == lines and [rows[1][2], rows[3][2]] == ["", ""]
     (tmp_path / "gaps.tsv").write_text("text\na good film\n\nthe song was awful\n")
     out, err = run(capsys, "predict", tmp_path / "gaps.tsv", "--model", model)
     assert len(out.splitlines()) == 2 and "1 blank line left out (line 3)" in err
     half, base = tmp_path / "half", world / "base"
     out, _ = run(capsys, "blend", base, model, "--out", half)
-    assert out == (
-        f"{half}: 0.5 of {model}, the rest {base}; the head (classifier) is that of {model} alone\n"
-    )
+    share = f"{half}: 0.5 of {model}, the rest {base}"
+    assert out == f"{share}; the head (classifier) is that of {model} alone\n"
     _, err = run(capsys, "blend", model, base, "--out", tmp_path / "wrong", status=2)
     assert err.endswith(f"{base} has no classifier, {model} has one; BASE comes first\n")
     assert not (tmp_path / "wrong").exists()
@@ -90,8 +89,7 @@ def test_blend_writes_and_sweeps(world, tmp_path, capsys):
 def test_seeds_and_the_small_recipe(world, tmp_path, capsys):
     how = ["--seeds", 2, "--recipe", "small", "--batch-size", 32]
     out, _ = train(capsys, world, tmp_path, *how)
-    for words in ("dev accuracy: ", "worst", "majority class", "frozen encoder"):
-        assert words in out
+    assert re.match("dev accuracy: .* worst .*\nmajority class: .*\nfrozen encoder: ", out)
 
 
 @pytest.mark.parametrize(
@@ -119,12 +117,9 @@ def test_the_loop_fits_one_screen(capsys):
     assert max(map(len, lines)) <= 100
 
 
-def test_a_run_that_diverges_says_so_and_fails(world, tmp_path, capsys):
-    _, err = train(capsys, world, tmp_path / "model", "--lr", 1e30, status=1)
+def test_a_run_that_fails_says_so(world, tmp_path, capsys):
+    _, err = train(capsys, world, tmp_path / "nan", "--lr", 1e30, status=1)
     assert "minibert: step" in err and "a lower learning rate" in err
-
-
-def test_a_run_that_learnt_nothing_ends_with_saying_so(world, tmp_path, capsys):
     model = tmp_path / "model"
     out, err = train(capsys, world, model, "--lr", 1)
     assert "the run has failed" in err

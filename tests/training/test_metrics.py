@@ -6,29 +6,17 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from minibert.training import metrics
-from minibert.training.metrics import (
-    accuracy,
-    confusion_matrix,
-    matthews_correlation,
-    mean_squared_error,
-    pearson,
-    precision_recall_f1,
-    spearman,
-)  # fmt: skip
 
-OF_CLASSES = [accuracy, confusion_matrix, precision_recall_f1, matthews_correlation]
-OF_NUMBERS = [pearson, spearman, mean_squared_error]
-
-
-@pytest.fixture(autouse=True)
-def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+OF_CLASSES = [metrics.accuracy, metrics.confusion_matrix, metrics.precision_recall_f1]
+OF_CLASSES += [metrics.matthews_correlation]
+CORRELATIONS = [metrics.pearson, metrics.spearman]
+OF_NUMBERS = [*CORRELATIONS, metrics.mean_squared_error]
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 # --- by hand ---
@@ -38,29 +26,28 @@ LABELS, PREDICTIONS = ["cat", "cat", "cat", "dog"], ["cat", "dog", "cat", "dog"]
 
 
 def test_classes_by_hand():
-    assert accuracy(LABELS, PREDICTIONS) == 0.75
-    assert confusion_matrix(LABELS, PREDICTIONS).tolist() == [[2, 1], [0, 1]]
-    assert confusion_matrix(LABELS, PREDICTIONS, ["dog", "cat", "cow"]).tolist() == [
-        [1, 0, 0],
-        [1, 2, 0],
-        [0, 0, 0],
-    ]
-    precision, recall, f1 = precision_recall_f1(LABELS, PREDICTIONS)
+    assert metrics.accuracy(LABELS, PREDICTIONS) == 0.75
+    assert metrics.confusion_matrix(LABELS, PREDICTIONS).tolist() == [[2, 1], [0, 1]]
+    table = metrics.confusion_matrix(LABELS, PREDICTIONS, ["dog", "cat", "cow"]).tolist()
+    assert table == [[1, 0, 0], [1, 2, 0], [0, 0, 0]]
+    precision, recall, f1 = metrics.precision_recall_f1(LABELS, PREDICTIONS)
     assert precision.tolist() == [1, 0.5] and recall.tolist() == [2 / 3, 1]
     assert f1.tolist() == [0.8, 2 / 3]
-    assert precision_recall_f1(LABELS, PREDICTIONS, "micro") == (0.75, 0.75, 0.75)
-    assert precision_recall_f1(LABELS, PREDICTIONS, "macro")[:2] == (0.75, (2 / 3 + 1) / 2)
-    assert precision_recall_f1(LABELS, PREDICTIONS, "weighted")[:2] == (0.875, 0.75)
+    assert metrics.precision_recall_f1(LABELS, PREDICTIONS, "micro") == (0.75, 0.75, 0.75)
+    assert metrics.precision_recall_f1(LABELS, PREDICTIONS, "macro")[:2] == (0.75, (2 / 3 + 1) / 2)
+    assert metrics.precision_recall_f1(LABELS, PREDICTIONS, "weighted")[:2] == (0.875, 0.75)
     # (right · n - Σ actual · predicted) / √((n² - Σ actual²)(n² - Σ predicted²))
-    assert matthews_correlation(LABELS, PREDICTIONS) == (3 * 4 - 8) / math.sqrt(6 * 8)
+    assert metrics.matthews_correlation(LABELS, PREDICTIONS) == (3 * 4 - 8) / math.sqrt(6 * 8)
 
 
 def test_numbers_by_hand():
-    assert pearson([1, 2, 3], [2, 4, 6]) == 1 and pearson([1, 2, 3], [3, 2, 1]) == -1
-    assert pearson([0, 1, 2, 3], [0, 1, 1, 0]) == 0
-    assert spearman([1, 2, 3, 4], [1, 10, 100, 1000]) == 1
-    assert spearman([1, 2, 3], [2, 3, 1]) == -0.5  # 1 - 6 · (1 + 1 + 4) / (3 · 8)
-    assert mean_squared_error([1, 2, 3], [1, 4, 0]) == 13 / 3
+    assert metrics.pearson([1, 2, 3], [2, 4, 6]) == 1
+    assert metrics.pearson([1, 2, 3], [3, 2, 1]) == -1
+    assert metrics.pearson([0, 1, 2, 3], [0, 1, 1, 0]) == 0
+    assert metrics.spearman([1, 2, 3, 4], [1, 10, 100, 1000]) == 1
+    # 1 - 6 · (1 + 1 + 4) / (3 · 8)
+    assert metrics.spearman(torch.tensor([1, 2, 3]), [2, 3, 1]) == -0.5
+    assert metrics.mean_squared_error([1, 2, 3], [1, 4, 0]) == 13 / 3
 
 
 # --- equal to scikit-learn and scipy ---
@@ -82,19 +69,19 @@ def test_classes_as_scikit_learn_sees_them(pairs, text, extra):
     classes = sorted({*labels, *predictions}, reverse=True)
     if extra:
         classes.append("none" if text else 9)
-    assert accuracy(labels, predictions) == sk.accuracy_score(labels, predictions)
+    assert metrics.accuracy(labels, predictions) == sk.accuracy_score(labels, predictions)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # theirs about a single class
         table = sk.confusion_matrix(labels, predictions, labels=classes)
         matthews = sk.matthews_corrcoef(labels, predictions)
-    assert np.array_equal(confusion_matrix(labels, predictions, classes), table)
-    ours = matthews_correlation(labels, predictions)
+    assert np.array_equal(metrics.confusion_matrix(labels, predictions, classes), table)
+    ours = metrics.matthews_correlation(labels, predictions)
     assert math.isclose(ours, matthews, rel_tol=1e-14, abs_tol=1e-15)
     for average in (None, "micro", "macro", "weighted"):
         expected = sk.precision_recall_fscore_support(
             labels, predictions, average=average, labels=classes, zero_division=0
         )[:3]
-        result = precision_recall_f1(labels, predictions, average, classes)
+        result = metrics.precision_recall_f1(labels, predictions, average, classes)
         assert np.allclose(result, expected, rtol=1e-14, atol=0)
 
 
@@ -116,14 +103,15 @@ def test_numbers_as_scipy_sees_them(pairs):
         warnings.simplefilter("ignore")  # theirs about constant input
         expected = stats.spearmanr(x, y).statistic, stats.pearsonr(x, y).statistic
     close = {"rel_tol": 0, "abs_tol": 1e-13}
-    for ours, theirs in zip((spearman(x, y), pearson(x, y)), expected, strict=True):
+    for ours, theirs in zip((metrics.spearman(x, y), metrics.pearson(x, y)), expected, strict=True):
         assert type(ours) is float
         assert math.isclose(ours, theirs, **close) or (math.isnan(ours) and math.isnan(theirs))
-    assert math.isclose(mean_squared_error(x, y), sk.mean_squared_error(x, y), rel_tol=1e-14)
+    error = metrics.mean_squared_error(x, y)
+    assert math.isclose(error, sk.mean_squared_error(x, y), rel_tol=1e-14)
 
 
 def test_a_constant_correlates_with_nothing():
-    for constant, correlation in itertools.product(([0.1] * 3, [1e300] * 3), (pearson, spearman)):
+    for constant, correlation in itertools.product(([0.1] * 3, [1e300] * 3), CORRELATIONS):
         assert math.isnan(correlation(constant, [1, 2, 3]))
         assert math.isnan(correlation([1, 2, 3], constant))
 
@@ -132,13 +120,13 @@ def test_a_constant_correlates_with_nothing():
 def test_the_scale_of_the_numbers_does_not_matter(scale):
     x, y = np.array([1.0, 2.0, 4.0]), np.array([1.0, 3.0, 2.0])
     expected = 3 / math.sqrt(84)  # Σ dx·dy = 1, Σ dx² = 14/3, Σ dy² = 2, hence 1 / √(28/3)
-    assert math.isclose(pearson(scale * x, y), expected, rel_tol=1e-14)
-    assert math.isclose(spearman(scale * x, y), 0.5, rel_tol=1e-14)
+    assert math.isclose(metrics.pearson(scale * x, y), expected, rel_tol=1e-14)
+    assert math.isclose(metrics.spearman(scale * x, y), 0.5, rel_tol=1e-14)
 
 
 def test_rounding_never_takes_a_correlation_out_of_its_range():
     for x in np.random.default_rng(0).normal(size=(300, 5)):
-        assert 1 - 1e-15 <= pearson(x, 3 * x + 1) <= 1
+        assert 1 - 1e-15 <= metrics.pearson(x, 3 * x + 1) <= 1
 
 
 # --- what is refused ---
@@ -167,23 +155,15 @@ def test_other_refusals():
     for metric in OF_NUMBERS:
         with pytest.raises(ValueError, match="entry 1 is -inf"):
             metric([1, 2, 3], [1, -math.inf, 2])
-    for correlation in (pearson, spearman):
+    for correlation in CORRELATIONS:
         with pytest.raises(ValueError, match="at least two"):
             correlation([1], [1])
     with pytest.raises(ValueError, match="average='binary'.*'macro'"):
-        precision_recall_f1([1], [1], "binary")
+        metrics.precision_recall_f1([1], [1], "binary")
     with pytest.raises(ValueError, match=r"2 occurs, but the classes are \[0, 1\]"):
-        confusion_matrix([0, 1], [1, 2], classes=[0, 1])
+        metrics.confusion_matrix([0, 1], [1, 2], classes=[0, 1])
     with pytest.raises(ValueError, match=r"\[0, 1, 0\] contain one twice"):
-        confusion_matrix([0, 1], [1, 1], classes=[0, 1, 0])
-
-
-def test_tensors_and_booleans_are_taken_too():
-    import torch
-
-    labels, predictions = torch.tensor([1, 0, 1]), torch.tensor([True, False, False])
-    assert accuracy(labels, predictions) == 2 / 3
-    assert spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 3.0, 9.0])) == 1
+        metrics.confusion_matrix([0, 1], [1, 1], classes=[0, 1, 0])
 
 
 def test_only_numpy_is_imported():

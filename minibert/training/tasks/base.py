@@ -245,9 +245,8 @@ class Task(ABC):
 
         The sides of a pair thus go through the model in one pass. Without padding there is no mask.
         """
-        sides = range(len(features[0].rows))
-        rows = [feature.rows[side] for side in sides for feature in features]
-        types = [feature.types[side] for side in sides for feature in features]
+        rows = [row for side in zip(*(f.rows for f in features), strict=True) for row in side]
+        types = [row for side in zip(*(f.types for f in features), strict=True) for row in side]
         inputs = self.tokenizer.pad(rows, types)
         if min(map(len, rows)) == max(map(len, rows)):
             inputs["attention_mask"] = None

@@ -51,14 +51,16 @@ class ClassTask(Task):
         raise ValueError(f"{example.where}: {name!r} is not among the classes {[*self.classes]}")
 
     @abstractmethod
-    def labels_and_guesses(
-        self, predictions: Sequence[np.ndarray], features: Sequence[Feature]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The numbers of the true and of the most probable classes, (n,) each."""
+    def labels(self, features: Sequence[Feature]) -> np.ndarray:
+        """The numbers of the true classes, (n,)."""
+
+    @abstractmethod
+    def guesses(self, predictions: Sequence[np.ndarray]) -> np.ndarray:
+        """The numbers of the most probable classes, (n,)."""
 
     def measure(self, predictions: Sequence[np.ndarray], features: Sequence[Feature]) -> dict:
         """Accuracy, macro-F1, Matthews' correlation, and how many classes were predicted at all."""
-        labels, guesses = self.labels_and_guesses(predictions, features)
+        labels, guesses = self.labels(features), self.guesses(predictions)
         classes = range(len(self.classes))
         return {
             "accuracy": metrics.accuracy(labels, guesses),
@@ -78,8 +80,8 @@ class ClassTask(Task):
 
     def tables(self, predictions: Sequence, features: Sequence[Feature]) -> dict[str, str]:
         """The confusion matrix: a row for each true class, a column for each predicted one."""
-        found = self.labels_and_guesses(predictions, features)
-        table = metrics.confusion_matrix(*found, range(len(self.classes))).tolist()
+        labels, guesses = self.labels(features), self.guesses(predictions)
+        table = metrics.confusion_matrix(labels, guesses, range(len(self.classes))).tolist()
         text = io.StringIO()
         writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
         writer.writerow(["true \\ predicted", *self.classes])
@@ -140,12 +142,13 @@ class Classification(ClassTask):
         """The probabilities of the classes, (C,), for every example."""
         return list(logits.float().softmax(-1).cpu().numpy())
 
-    def labels_and_guesses(
-        self, predictions: Sequence[np.ndarray], features: Sequence[Feature]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """One of each for every example."""
-        labels = np.array([feature.target for feature in features])
-        return labels, np.stack(predictions).argmax(-1)  # (n, C) → (n,)
+    def labels(self, features: Sequence[Feature]) -> np.ndarray:
+        """One for each example."""
+        return np.array([feature.target for feature in features])
+
+    def guesses(self, predictions: Sequence[np.ndarray]) -> np.ndarray:
+        """One for each example."""
+        return np.stack(predictions).argmax(-1)  # (n, C) → (n,)
 
     def answer(self, probabilities: np.ndarray) -> dict:
         """The class and its probability."""
@@ -219,12 +222,13 @@ class TokenClassification(ClassTask):
         guesses = logits.argmax(-1).cpu().numpy()  # (B, T)
         return [row[starts] for row, starts in zip(guesses, batch["starts"], strict=True)]
 
-    def labels_and_guesses(
-        self, predictions: Sequence[np.ndarray], features: Sequence[Feature]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """One of each for every word."""
-        labels = [np.array(feature.target)[feature.extra] for feature in features]
-        return np.concatenate(labels), np.concatenate(predictions)
+    def labels(self, features: Sequence[Feature]) -> np.ndarray:
+        """One for each word."""
+        return np.concatenate([np.array(feature.target)[feature.extra] for feature in features])
+
+    def guesses(self, predictions: Sequence[np.ndarray]) -> np.ndarray:
+        """One for each word."""
+        return np.concatenate(predictions)
 
     def answer(self, tags: np.ndarray) -> dict:
         """The tags of the words."""
