@@ -55,7 +55,7 @@ def freeze(model: nn.Module, what: str | int) -> None:
     count = {"embeddings": 0, "encoder": layers}.get(what, what)
     if type(count) is not int or not 0 <= count <= layers:
         raise ValueError(
-            f"freeze {what!r}: 'embeddings', 'encoder', or a number of layers up to {layers}"
+            f"freeze is {what!r}; embeddings, encoder, or 0 to {layers} layers are allowed"
         )
     for part in (bert.embeddings, *bert.layers[:count]):
         part.requires_grad_(False)
@@ -69,7 +69,7 @@ def reinitialise(model: nn.Module, layers: int) -> None:
     """
     bert = encoder_of(model)
     if not 0 <= layers <= len(bert.layers):
-        raise ValueError(f"re-initialise {layers} layers; the model has {len(bert.layers)}")
+        raise ValueError(f"cannot re-initialise {layers} layers; the model has {len(bert.layers)}")
     for part in (bert.pooler, *bert.layers[len(bert.layers) - layers :]):
         if part is not None:
             initialise(part, bert.config)

@@ -111,7 +111,7 @@ def read(
     required = [role for role in roles if not role.endswith("?")]
     columns = dict(columns or {})
     if unknown := set(columns) - set(wanted):
-        raise ValueError(f"{sorted(unknown)} is not asked for; the roles here are {wanted}")
+        raise ValueError(f"unknown roles {sorted(unknown)}; a row here has the roles {wanted}")
     if names is None:  # csv or tsv: is the first line a header, or data already?
         names = [cell.strip() for cell in rows[0][1]]
         known = {name for role in wanted for name in NAMES[role]} | set(columns.values())
@@ -314,21 +314,18 @@ def check(train: Sequence[Example], dev: Sequence[Example] = ()) -> list[str]:
             found.append(f"{example.where} = {other.where}")
     leaks = [f"{e.where} = {first[k].where}" for e in dev if (k := fingerprint(e)) in first]
     remarks = {
-        f"{len(twins)} rows of the training data repeat another": twins,
-        f"{len(quarrels)} rows repeat another, with another label": quarrels,
-        f"{len(leaks)} rows of the development data are in the training data too, so the score is "
-        "too good": leaks,
+        "training rows that repeat another": twins,
+        "training rows that repeat another with another label": quarrels,
+        "development rows that are also training rows, so the score is too good": leaks,
     }
     if train and "label" in train[0].values:
-        counts, tested = count_classes(train), count_classes(dev)
+        counts, tested = count_classes(train), count_classes(dev or train)
         remarks |= {
             "classes with a single training example": [n for n in counts if counts[n] == 1],
             "classes without any training example": [n for n in tested if n not in counts],
-            "classes that the development data never tests": [
-                n for n in counts if dev and n not in tested
-            ],
+            "classes missing from the development data": [n for n in counts if n not in tested],
         }
-    return [f"{remark}: {some(found)}" for remark, found in remarks.items() if found]
+    return [f"{remark}: {len(found)} ({some(found)})" for remark, found in remarks.items() if found]
 
 
 def fingerprint(example: Example) -> tuple[str, ...]:
@@ -353,7 +350,7 @@ def split(
     With classes, every class gives its share (rounded; a class of one example gives none).
     """
     if not 0 < share < 1:
-        raise ValueError(f"the share set aside is {share}; it must lie between 0 and 1")
+        raise ValueError(f"the share to set aside is {share}; it must be between 0 and 1")
     aside = set()
     for members in shuffled_classes(examples, seed):
         aside.update(members[: min(round(share * len(members)), len(members) - 1)])

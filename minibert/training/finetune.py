@@ -138,7 +138,7 @@ def read_data(settings: Settings, say: Say) -> dict[str, list[data.Example]]:
     sets = {name: data.read(path, *columns[name], say) for name, path in settings.files.items()}
     if "dev" not in sets:
         sets["train"], sets["dev"] = data.split(sets["train"], 0.1, settings.seed)
-        say(f"{len(sets['dev'])} of the training rows are set aside as development data")
+        say(f"{len(sets['dev'])} rows of the training data are set aside as development data")
     for remark in data.check(sets["train"], sets["dev"]):
         say(f"warning: {remark}")
     for name in ("train", "dev") if settings.task == "classify" else ():
@@ -191,7 +191,7 @@ def begin(settings: Settings, origin: dict[str, str], out: Path, resume: bool) -
     if resume:
         before = read_json(here / "versions.json")["sha256"]
         if changed := [name for name in origin if origin[name] != before.get(name)]:
-            raise ValueError(f"since the run began, this has changed: {changed}; start a new run")
+            raise ValueError(f"{', '.join(changed)} changed since the run began; start a new run")
     if distributed.rank() > 0:
         return
     if not resume:

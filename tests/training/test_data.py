@@ -115,9 +115,10 @@ def test_remarks():
     train = labelled(("a", "x"), ("A ", "x"), ("b", "y"), ("b", "x"), ("c", "z"))
     remarks = data.check(train, labelled(("C", "z"), ("d", "w")))
     expected = (
-        "1 rows of the training data repeat another: t, line 2 = t, line 1",
-        "another label: t, line 4 = t, line 3", "too good: t, line 1 = t, line 5",
-        "training example: y, z", "without any training example: w", "never tests: x, y",
+        "training rows that repeat another: 1 (t, line 2 = t, line 1)",
+        "another label: 1 (t, line 4 = t, line 3)", "too good: 1 (t, line 1 = t, line 5)",
+        "a single training example: 2 (y, z)", "without any training example: 1 (w)",
+        "missing from the development data: 2 (x, y)",
     )  # fmt: skip
     assert all(map(str.endswith, remarks, expected)) and len(remarks) == len(expected)
     assert data.check(labelled(("a", "x"), ("b", "x")), labelled(("c", "x"))) == []

@@ -8,16 +8,8 @@ from support import small
 from support.tiny import build, in_reference, tiny_config
 
 from minibert.heads import BertForQuestionAnswering, BertForTokenClassification
+from minibert.training import tasks
 from minibert.training.data import Example
-from minibert.training.tasks import (
-    Classification,
-    Contrastive,
-    MaskedLM,
-    PairRegression,
-    QuestionAnswering,
-    Similarity,
-    TokenClassification,
-)  # fmt: skip
 from minibert.training.tasks.classes import IGNORE
 from minibert.training.tasks.qa import plain_words
 
@@ -29,10 +21,11 @@ def rows(*values):
 
 
 def test_the_sum_of_the_losses_over_the_weight_is_the_usual_mean():
-    task = Classification(TOKENIZER, "abc", class_weights=[1.0, 2.0, 5.0], label_smoothing=0.2)
+    weights = torch.tensor([1.0, 2.0, 5.0])
+    task = tasks.Classification(TOKENIZER, "abc", 0.2, weights.tolist())
     logits, targets = torch.randn(4, 3), torch.tensor([0, 2, 1, 2])
     batch = {"targets": targets}
-    usual = F.cross_entropy(logits, targets, torch.tensor([1.0, 2.0, 5.0]), label_smoothing=0.2)
+    usual = F.cross_entropy(logits, targets, weights, label_smoothing=0.2)
     assert task.weight(batch) == 13
     assert (task.criterion(logits, batch) / 13).item() == pytest.approx(usual.item(), rel=1e-6)
 
@@ -40,21 +33,21 @@ def test_the_sum_of_the_losses_over_the_weight_is_the_usual_mean():
 def test_an_unknown_label_is_told_with_its_place():
     examples = rows({"text": "a film", "label": "a"}, {"text": "a song", "label": "c"})
     with pytest.raises(ValueError, match="row 2: 'c' is not among.*'a', 'b'"):
-        Classification(TOKENIZER, "ab").encode(examples)
+        tasks.Classification(TOKENIZER, "ab").encode(examples)
 
 
 def test_cut_texts_are_counted():
     examples = rows({"text": "a film"}, {"text": "a film a film a"})
     message = "1 of 2 inputs .of up to 7 tokens. were truncated to 4"
     with pytest.warns(UserWarning, match=message):
-        MaskedLM(TOKENIZER, max_length=4).encode(examples)
+        tasks.MaskedLM(TOKENIZER, max_length=4).encode(examples)
 
 
 def test_cosine_and_cosent_by_hand():
-    task, targets = Similarity(TOKENIZER), torch.tensor([1.0, 0.5], dtype=torch.float64)
+    task, targets = tasks.Similarity(TOKENIZER), torch.tensor([1.0, 0.5], dtype=torch.float64)
     loss = task.criterion(torch.tensor([0.8, 0.0]), {"targets": targets})
     assert loss.item() == pytest.approx(0.04 + 0.25)
-    task = Similarity(TOKENIZER, objective="cosent")
+    task = tasks.Similarity(TOKENIZER, objective="cosent")
     batch = {"targets": torch.tensor([1.0, 0.5, 0.5])}
     # Score 1 must have a larger cosine than both others; the equal scores do not matter.
     expected = math.log(1 + math.exp(20 * (0.3 - 0.4)) + math.exp(20 * (0.9 - 0.4)))
@@ -63,7 +56,7 @@ def test_cosine_and_cosent_by_hand():
 
 
 def test_in_batch_negatives_by_hand():
-    task = Contrastive(TOKENIZER, sharpness=2.0)
+    task = tasks.Contrastive(TOKENIZER, sharpness=2.0)
     vectors = torch.tensor([[[1.0, 0], [1, 0]], [[0, 1], [0, 1]]])  # (B, sides, H)
     batch = {"targets": torch.arange(2), "twins": torch.zeros(2, 2, dtype=torch.bool)}
     each = -math.log(math.exp(2) / (math.exp(2) + 1))
@@ -71,7 +64,7 @@ def test_in_batch_negatives_by_hand():
 
 
 def test_hard_negatives_are_wrong_for_everybody_and_equal_answers_for_nobody():
-    task = Contrastive(TOKENIZER)
+    task = tasks.Contrastive(TOKENIZER)
     first = {"text": "a film", "pair": "a song", "negative": "a meal"}
     second = {"text": "a day", "pair": "a song", "negative": "a talk"}
     features = task.encode(rows(first, second))
@@ -88,7 +81,7 @@ def test_hard_negatives_are_wrong_for_everybody_and_equal_answers_for_nobody():
 
 
 def test_retrieval_is_measured_over_all_answers():
-    task = Contrastive(TOKENIZER)
+    task = tasks.Contrastive(TOKENIZER)
     words = ("song", "meal", "day")
     features = task.encode(rows(*({"text": "a film", "pair": f"a {word}"} for word in words)))
     found = task.measure([np.eye(3)[[i, j]] for i, j in ((0, 0), (0, 1), (2, 2))], features)
@@ -100,36 +93,29 @@ def test_retrieval_is_measured_over_all_answers():
 
 
 def masked(n=400, seeds=None):
-    task = MaskedLM(TOKENIZER)
+    task = tasks.MaskedLM(TOKENIZER)
     texts = [text for text, _ in small.sentences(n, seed=1)]
     features = task.encode(rows(*({"text": text} for text in texts)))
     seeds = [(0, 0, i) for i in range(n)] if seeds is None else seeds
     return task, features, task.collate(features, seeds)
 
 
-def test_masking_shares():
-    task, features, batch = masked(1500)
-    original = torch.tensor([i for f in features for i in f.rows[0]])
-    ids = batch["inputs"]["input_ids"]
-    at, shown = batch["places"], ids[batch["places"]]
-    special = (original == TOKENIZER.cls_token_id) | (original == TOKENIZER.sep_token_id)
+def test_masking_shares_and_what_is_never_guessed():
+    _, features, batch = masked(1500)
+    original = TOKENIZER.pad([feature.rows[0] for feature in features])["input_ids"]
+    at, ids = batch["places"], batch["inputs"]["input_ids"]
+    special = torch.isin(original, torch.tensor(TOKENIZER.all_special_ids))
+    assert not at[special].any() and torch.equal(ids[~at], original[~at])
+    assert torch.equal(batch["targets"], original[at])
     assert 0.15 < at.sum() / (~special).sum() < 0.23  # short texts have at least one
     assert at.any(dim=1).all()
+    shown, targets = ids[at], batch["targets"]
     as_mask = (shown == TOKENIZER.mask_token_id).float().mean()
-    as_is = (shown == batch["targets"]).float().mean()
+    as_is = (shown == targets).float().mean()
     assert 0.77 < as_mask < 0.83 and 0.08 < as_is < 0.125
-    others = shown[(shown != TOKENIZER.mask_token_id) & (shown != batch["targets"])]
+    others = shown[(shown != TOKENIZER.mask_token_id) & (shown != targets)]
     assert not torch.isin(others, torch.tensor(TOKENIZER.all_special_ids)).any()
     assert len(others.unique()) > 40
-
-
-def test_special_tokens_and_padding_are_never_guessed_and_the_rest_is_untouched():
-    task, features, batch = masked(64)
-    original = TOKENIZER.pad([feature.rows[0] for feature in features])["input_ids"]
-    at = batch["places"]
-    assert not at[torch.isin(original, torch.tensor(TOKENIZER.all_special_ids))].any()
-    assert torch.equal(batch["inputs"]["input_ids"][~at], original[~at])
-    assert torch.equal(batch["targets"], original[at])
 
 
 def test_a_text_is_masked_anew_in_another_epoch_and_alike_in_other_company():
@@ -138,7 +124,7 @@ def test_a_text_is_masked_anew_in_another_epoch_and_alike_in_other_company():
     _, _, other = masked(32, [(0, 1, i) for i in range(32)])
     assert torch.equal(one["places"], again["places"])
     assert not torch.equal(one["places"], other["places"])
-    task = MaskedLM(TOKENIZER)
+    task = tasks.MaskedLM(TOKENIZER)
     alone = task.collate(features[5:6], [(0, 0, 5)])
     width = features[5].length
     assert torch.equal(alone["places"][0], one["places"][5, :width])
@@ -148,7 +134,7 @@ def test_a_text_is_masked_anew_in_another_epoch_and_alike_in_other_company():
 
 
 def test_tags_stand_at_first_pieces_and_padding_does_not_count():
-    task = TokenClassification(TOKENIZER, ["O", "X"], max_length=10)
+    task = tasks.TokenClassification(TOKENIZER, ["O", "X"], max_length=10)
     first = {"tokens": ["film", "good-day", "talk"], "tags": ["X", "O", "X"]}
     features = task.encode(rows(first, {"tokens": ["song"], "tags": ["O"]}))
     assert len(features[0].rows[0]) == 7  # good-day is three pieces
@@ -170,7 +156,7 @@ def test_tags_stand_at_first_pieces_and_padding_does_not_count():
 
 
 def test_a_text_that_is_cut_loses_whole_words():
-    task = TokenClassification(TOKENIZER, ["O"], max_length=5)
+    task = tasks.TokenClassification(TOKENIZER, ["O"], max_length=5)
     with pytest.warns(UserWarning, match="1 of 1 inputs were truncated to 5"):
         (feature,) = task.encode(rows({"tokens": ["a", "good-day", "song"], "tags": ["O"] * 3}))
     assert feature.extra == [1] and feature.length == 3
@@ -185,7 +171,7 @@ def question(**changes):
 
 
 def test_the_answer_is_found_in_tokens_and_comes_back_as_text():
-    task = QuestionAnswering(TOKENIZER)
+    task = tasks.QuestionAnswering(TOKENIZER)
     (feature,) = task.encode(question())
     start, end = feature.target
     tokens = TOKENIZER.convert_ids_to_tokens(feature.rows[0])
@@ -203,14 +189,14 @@ def test_the_answer_is_found_in_tokens_and_comes_back_as_text():
 
 
 def test_an_answer_that_was_cut_off_is_none():
-    task = QuestionAnswering(TOKENIZER, max_length=8)
+    task = tasks.QuestionAnswering(TOKENIZER, max_length=8)
     with pytest.warns(UserWarning, match="1 of 1 answers end beyond the limit of 8"):
         (feature,) = task.encode(question())
     assert feature.target == (0, 0)
 
 
 def test_the_loss_of_question_answering_is_that_of_the_reference():
-    task = QuestionAnswering(TOKENIZER)
+    task = tasks.QuestionAnswering(TOKENIZER)
     features = task.encode(question() + question(question="a long question, is it?"))
     model = build(BertForQuestionAnswering, tiny_config(vocab_size=len(small.VOCABULARY)))
     batch = task.collate(features)
@@ -223,6 +209,6 @@ def test_the_loss_of_question_answering_is_that_of_the_reference():
 
 
 def test_a_score_in_other_units_is_learnt_from_0_to_1():
-    values = {"text": "a film", "pair": "a song", "score": 4.0}
-    for task in (PairRegression(TOKENIZER, scale=(0, 5)), Similarity(TOKENIZER, scale=(0, 5))):
-        assert task.encode(rows(values))[0].target == 0.8
+    examples = rows({"text": "a film", "pair": "a song", "score": 4.0})
+    for kind in (tasks.PairRegression, tasks.Similarity):
+        assert kind(TOKENIZER, scale=(0, 5)).encode(examples)[0].target == 0.8

@@ -52,6 +52,7 @@ class Task(ABC):
         max_length: maximum tokens of an input, special tokens included.
         inputs, truth: the columns of a row of data, keys of ``data.NAMES``: the inputs of
             the model, and the labels; "?" at the end = optional.
+        sides: the texts of an example that stand in one row, for each of its rows.
         best: the metric that decides which checkpoint is the best one; higher is better.
         head: the class of the model.
         library, pipeline: what the model card says.
@@ -64,6 +65,7 @@ class Task(ABC):
 
     inputs: ClassVar[tuple[str, ...]]
     truth: ClassVar[tuple[str, ...]] = ()
+    sides: ClassVar[tuple[tuple[str, ...], ...]] = (("text", "pair"),)
     best: ClassVar[str]
     head: ClassVar[type[nn.Module]]
     library: ClassVar[str] = "transformers"
@@ -72,14 +74,6 @@ class Task(ABC):
     config: ClassVar[dict] = {}
 
     # ------------------------------------------------------------------ what every task must say
-
-    @abstractmethod
-    def encode(self, examples: Sequence[Example]) -> list[Feature]:
-        """Token ids and targets, computed once. Without the truth a target is None.
-
-        Raises:
-            ValueError: a target that cannot be; the message names the file and the line.
-        """
 
     @abstractmethod
     def criterion(self, outputs: Tensor, batch: dict) -> Tensor:
@@ -140,6 +134,33 @@ class Task(ABC):
         model.save_pretrained(directory)
         self.tokenizer.model_max_length = self.max_length
         self.tokenizer.save_pretrained(directory)
+
+    def encode(self, examples: Sequence[Example]) -> list[Feature]:
+        """Token ids and targets, computed once. Warns if inputs were truncated, and how many.
+
+        Raises:
+            ValueError: a target that cannot be; the message names the file and the line.
+        """
+        batches = []
+        for side in self.sides:
+            if side[0] in examples[0].values:  # a hard negative may be missing
+                texts = [[example.values.get(name) for example in examples] for name in side]
+                batches.append(self.tokenizer.encode_batch(*texts, max_length=self.max_length))
+        lengths = [length for batch in batches for length in batch.lengths]
+        self.warn_truncated(
+            [length > self.max_length for length in lengths],
+            f"inputs (of up to {max(lengths, default=0)} tokens) were truncated to",
+        )
+        rows = zip(*(batch.ids for batch in batches), strict=True)
+        types = zip(*(batch.type_ids for batch in batches), strict=True)
+        return [
+            Feature(list(row), list(kinds), target)
+            for row, kinds, target in zip(rows, types, self.targets(examples), strict=True)
+        ]
+
+    def targets(self, examples: Sequence[Example]) -> Sequence:
+        """What is to be predicted for every example; None where the truth is not known."""
+        return [None] * len(examples)
 
     def collate(self, features: Sequence[Feature], seeds: Sequence | None = None) -> dict:
         """A batch: ``inputs`` of the model, (R, T) each, and ``targets``, (B, ...) or None.
@@ -207,29 +228,6 @@ class Task(ABC):
         return {"loss": loss, **self.measure(predictions, features)}
 
     # --------------------------------------------------------------------------- tools for these
-
-    def features(
-        self, examples: Sequence[Example], targets: Sequence, sides: Sequence = (("text", "pair"),)
-    ) -> list[Feature]:
-        """Token ids of every example: a row for each side, with the segments that it names.
-
-        Warns if inputs were truncated, and says how many.
-        """
-        batches = []
-        for segments in sides:
-            columns = [[example.values.get(name) for example in examples] for name in segments]
-            batches.append(self.tokenizer.encode_batch(*columns, max_length=self.max_length))
-        lengths = [length for batch in batches for length in batch.lengths]
-        self.warn_truncated(
-            [length > self.max_length for length in lengths],
-            f"inputs (of up to {max(lengths, default=0)} tokens) were truncated to",
-        )
-        rows = zip(*(batch.ids for batch in batches), strict=True)
-        types = zip(*(batch.type_ids for batch in batches), strict=True)
-        return [
-            Feature(list(row), list(kinds), target)
-            for row, kinds, target in zip(rows, types, targets, strict=True)
-        ]
 
     def warn_truncated(self, cut: Sequence[bool], what: str = "inputs were truncated to") -> None:
         """Warn if anything was cut off, and say how often."""

@@ -120,11 +120,10 @@ class Classification(ClassTask):
         """One class alone is a score: `PairRegression`."""
         return super().fits(config) and len(config.id2label) > 1
 
-    def encode(self, examples: Sequence[Example]) -> list[Feature]:
-        """Token ids and the number of the class."""
+    def targets(self, examples: Sequence[Example]) -> list[int | None]:
+        """The number of the class."""
         labels = [(example.values.get("label"), example) for example in examples]
-        targets = [None if pair[0] is None else self.number(*pair) for pair in labels]
-        return self.features(examples, targets)
+        return [None if pair[0] is None else self.number(*pair) for pair in labels]
 
     def weight(self, batch: dict) -> float:
         """The number of examples, or the sum of their class weights."""

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minibert.heads import BertForMaskedLM
-from minibert.training.data import Example
 from minibert.training.tasks.base import Feature, Task
 
 
@@ -39,10 +38,6 @@ class MaskedLM(Task):
         self.special = torch.tensor(self.tokenizer.all_special_ids)
         words = torch.arange(len(self.tokenizer))
         self.words = words[~torch.isin(words, self.special)]
-
-    def encode(self, examples: Sequence[Example]) -> list[Feature]:
-        """Token ids."""
-        return self.features(examples, [None] * len(examples))
 
     def collate(self, features: Sequence[Feature], seeds: Sequence | None = None) -> dict:
         """``places``: (B, T), True where a token is to be guessed; ``targets``: (M,), its id."""

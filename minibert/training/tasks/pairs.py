@@ -42,7 +42,7 @@ class ScoreTask(Task):
         """The scale of the scores."""
         return {"scale": settings.scale or score_scale(train)}
 
-    def scores(self, examples: Sequence[Example]) -> list[float | None]:
+    def targets(self, examples: Sequence[Example]) -> list[float | None]:
         """The score of every example, brought to 0 to 1; None where there is none."""
         if any(example.values.get("score") is None for example in examples):
             return [None] * len(examples)
@@ -88,10 +88,6 @@ class PairRegression(ScoreTask):
         """Several classes are `Classification`."""
         return super().fits(config) and len(config.id2label) == 1
 
-    def encode(self, examples: Sequence[Example]) -> list[Feature]:
-        """Token ids of both texts in one row, and the score, 0 to 1."""
-        return self.features(examples, self.scores(examples))
-
     def outputs(self, model: nn.Module, batch: dict) -> Tensor:
         """One logit for each pair, (B,)."""
         return super().outputs(model, batch).squeeze(-1)  # (B, 1) → (B,)
@@ -107,6 +103,7 @@ class BiEncoder(Task):
 
     pooling: Sequence[str] = field(default=("mean",), kw_only=True)
     encoder: SentenceEncoder | None = field(default=None, kw_only=True)
+    sides = (("text",), ("pair",))
     head = BertModel
     library, pipeline = "sentence-transformers", "sentence-similarity"
 
@@ -162,10 +159,6 @@ class Similarity(BiEncoder, ScoreTask):
         """The scale of the scores, and the objective."""
         return {**super().options(settings, train), "objective": settings.objective}
 
-    def encode(self, examples: Sequence[Example]) -> list[Feature]:
-        """Token ids of both texts, a row for each, and the score, 0 to 1."""
-        return self.features(examples, self.scores(examples), [["text"], ["pair"]])
-
     def weight(self, batch: dict) -> float:
         """The number of pairs; CoSENT is one number for the whole batch."""
         return len(batch["targets"]) if self.objective == "cosine" else 1
@@ -216,13 +209,8 @@ class Contrastive(BiEncoder):
 
     sharpness: float = 20.0
     inputs = ("text", "pair", "negative?")
+    sides = (("text",), ("pair",), ("negative",))
     best = "found_first"
-
-    def encode(self, examples: Sequence[Example]) -> list[Feature]:
-        """Token ids of anchor, positive and, if all rows have one, negative."""
-        sides = [["text"], ["pair"], ["negative"]]
-        sides = sides[: 3 if "negative" in examples[0].values else 2]
-        return self.features(examples, [None] * len(examples), sides)
 
     def collate(self, features: Sequence[Feature], seeds: Sequence | None = None) -> dict:
         """``targets``: (B,), which candidate is right; ``twins``: (B, candidates), also right."""

@@ -29,6 +29,7 @@ class QuestionAnswering(Task):
 
     max_length: int = field(default=384, kw_only=True)
     inputs, truth = ("question", "context"), ("answer", "start")
+    sides = (inputs,)
     best = "f1"
     head = BertForQuestionAnswering
     pipeline = "question-answering"
@@ -37,7 +38,7 @@ class QuestionAnswering(Task):
 
     def encode(self, examples: Sequence[Example]) -> list[Feature]:
         """Token ids, the two ends of the answer, and where context tokens come from."""
-        features = self.features(examples, [None] * len(examples), [["question", "context"]])
+        features = super().encode(examples)
         lost = []
         for i, example in enumerate(examples):
             row, kinds = features[i].rows[0], features[i].types[0]
