@@ -89,7 +89,7 @@ def settings_of(args: argparse.Namespace):
     from minibert.training.settings import Settings
 
     if args.task is None or args.train is None:
-        raise ValueError("what is to be learnt from which file? minibert finetune TASK TRAIN ...")
+        raise ValueError("name a task and a training file: minibert finetune TASK TRAIN --out DIR")
     names = [field.name for field in dataclasses.fields(Settings)]
     settings = Settings(**{name: getattr(args, name) for name in names})
     if args.recipe == "small":
@@ -110,9 +110,9 @@ def finetune_text(value: dict) -> str:
         change = "" if before is None else f"(before: {before:{form}}, {after - before:+{form}})"
         rows.append((name, after, change))
     failed = any(FAILED in remark for remark in value.get("remarks", ()))
-    model = f"{FAILED}, this model is of no use" if failed else "the model"
+    model = f"{FAILED}, do not use this model" if failed else "the model"
     out = value["out"]
-    return f"{table(rows)}\n{out}: {model}; {out}/run: settings, log, measures, curves"
+    return f"{table(rows)}\n{out}: {model}; {out}/run: settings, log, metrics, curves"
 
 
 def seeds_text(value: dict) -> str:

@@ -277,12 +277,11 @@ def score_scale(examples: Sequence[Example]) -> tuple[float, float]:
     """
     scores = sorted((example.values["score"], example.where) for example in examples)
     (low, first), (high, last) = scores[0], scores[-1]
-    for scale in SCALES:
-        if scale[0] <= low and high <= scale[1]:
-            return scale
+    if fitting := [scale for scale in SCALES if scale[0] <= low and high <= scale[1]]:
+        return fitting[0]
     raise ValueError(
-        f"scores from {low} ({first}) to {high} ({last}) fit no usual scale; say it, as in "
-        "--scale 0 20"
+        f"the scores, from {low} ({first}) to {high} ({last}), fit none of the usual scales; give "
+        "theirs, as in --scale 0 20"
     )
 
 
@@ -292,8 +291,7 @@ def scaled_score(example: Example, scale: tuple[float, float]) -> float:
     Raises:
         ValueError: it is off the scale; the message names the file and the line.
     """
-    low, high = scale
-    score = example.values["score"]
+    (low, high), score = scale, example.values["score"]
     if not low <= score <= high:
         raise ValueError(f"{example.where}: the score {score} is not on the scale {low} to {high}")
     return (score - low) / (high - low)
@@ -335,8 +333,7 @@ def fingerprint(example: Example) -> tuple[str, ...]:
 
 def some(items: Sequence[str], n: int = 3) -> str:
     """The first few of a list, and how many more there are."""
-    more = f" and {len(items) - n} more" if len(items) > n else ""
-    return ", ".join(items[:n]) + more
+    return ", ".join(items[:n]) + (f" and {len(items) - n} more" if len(items) > n else "")
 
 
 # ---------------------------------------------------------------------------------------- splits
@@ -364,11 +361,9 @@ def split(
 
 def subset(examples: Sequence[Example], n: int, seed: int = 0) -> list[Example]:
     """n of the examples, every class in its proportion (as near as whole examples allow)."""
-    places = [  # (how far into its class an example comes, which): the n smallest are taken
-        ((rank + 0.5) / len(members), i)
-        for members in shuffled_classes(examples, seed)
-        for rank, i in enumerate(members)
-    ]
+    places = []  # (how far into its class an example comes, which): the n smallest are taken
+    for members in shuffled_classes(examples, seed):
+        places += [((rank + 0.5) / len(members), i) for rank, i in enumerate(members)]
     return [examples[i] for i in sorted(i for _, i in sorted(places)[:n])]
 
 

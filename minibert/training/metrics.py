@@ -111,8 +111,7 @@ def spearman(x: Any, y: Any) -> float:
     Raises:
         ValueError: also for infinity, and for fewer than two pairs.
     """
-    x, y = _numbers(x, y)
-    return pearson(_ranks(x), _ranks(y))
+    return pearson(*map(_ranks, _numbers(x, y)))
 
 
 def mean_squared_error(targets: Any, predictions: Any) -> float:

@@ -21,9 +21,8 @@ def linear(warmup: int, total: int) -> Callable[[int], float]:
 
     Source: Devlin 2019, appendix A.2; the numbers are those of every common implementation.
     """
-    return lambda step: (
-        step / warmup if step < warmup else max(0.0, (total - step) / max(total - warmup, 1))
-    )
+    left = max(total - warmup, 1)
+    return lambda step: step / warmup if step < warmup else max(0.0, (total - step) / left)
 
 
 def cosine(warmup: int, total: int) -> Callable[[int], float]:
@@ -31,11 +30,13 @@ def cosine(warmup: int, total: int) -> Callable[[int], float]:
 
     Source: Loshchilov & Hutter 2017 (SGDR), equation 5, without restarts.
     """
-    return lambda step: (
-        step / warmup
-        if step < warmup
-        else 0.5 * (1 + math.cos(math.pi * min((step - warmup) / max(total - warmup, 1), 1.0)))
-    )
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return step / warmup
+        return 0.5 * (1 + math.cos(math.pi * min((step - warmup) / max(total - warmup, 1), 1.0)))
+
+    return factor
 
 
 SCHEDULES = {"constant": constant, "linear": linear, "cosine": cosine}

@@ -95,7 +95,7 @@ def test_seeds_and_the_small_recipe(world, tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["finetune", "--out", "x"], "what is to be learnt"),
+        (["finetune", "--out", "x"], "name a task and a training file"),
         (["finetune", "classify", "none.csv", "--out", "x"], "none.csv: no such file"),
         (["finetune", "--resume", "--out", "x"], "no run that could be resumed"),
         (["finetune", "classify", "none.csv", "--lr", "0", "--out", "x"], "lr is 0.0"),
@@ -123,4 +123,4 @@ def test_a_run_that_fails_says_so(world, tmp_path, capsys):
     model = tmp_path / "model"
     out, err = train(capsys, world, model, "--lr", 1)
     assert "the run has failed" in err
-    assert f"\n{model}: the run has failed, this model is of no use; {model}/run: " in out
+    assert f"\n{model}: the run has failed, do not use this model; {model}/run: " in out
