@@ -19,7 +19,7 @@ from support import small
 
 from minibert.io.files import read_json
 from minibert.training.checkpoints import Run, read_tensors
-from minibert.training.finetune import finetune
+from minibert.training.finetune import finetune, peak_memory
 from minibert.training.inference import Blend, draw_sweep, evaluate_file, load, predict_file
 from minibert.training.seeds import several
 from minibert.training.settings import Settings
@@ -331,6 +331,12 @@ def test_forgetting_is_measured_before_during_and_after(world, tmp_path):
     card = (tmp_path / "run" / "README.md").read_text()
     assert "| general spearman |" in card and "| dev accuracy |" in card
     assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: text-classification\n")
+
+
+def test_windows_counts_no_memory(monkeypatch):
+    assert peak_memory() > 10**7
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert peak_memory() is None
 
 
 def test_one_class_and_collapsed_cosines_are_told():
