@@ -99,42 +99,12 @@ def test_additive_mask(kind, dtype):
     assert torch.equal(given, before)
 
 
-def random_hidden():
-    return torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
-
-
-PADDED = additive_mask(torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]), torch.float32)
-
-
-def test_padding_cannot_be_seen():
-    attention = build(MultiHeadSelfAttention, tiny_config())
-    hidden, other = random_hidden(), random_hidden()
-    other[0, 3:] = 100
-    before, after = attention(hidden, PADDED), attention(other, PADDED)
-    assert torch.equal(before[0, :3], after[0, :3])
-    assert torch.equal(before[1], after[1])
-    assert not torch.allclose(before[0, 3:], after[0, 3:])
-
-
-def probabilities_of(mask):
-    """(B, N, T, T) of an attention, whose output must be finite."""
-    attention = build(MultiHeadSelfAttention, tiny_config())
-    seen = []
-    attention.probabilities.register_forward_hook(lambda m, inputs, output: seen.append(output))
-    assert attention(random_hidden(), mask).isfinite().all()
-    return seen[0]
-
-
 def test_a_row_of_padding_alone_attends_to_all_alike():
-    seen = probabilities_of(additive_mask(torch.tensor([[0] * 5, [1] * 5]), torch.float32))
-    assert torch.allclose(seen[0], torch.tensor(0.2))
-    assert not torch.allclose(seen[1], torch.tensor(0.2))
-
-
-def test_rows_sum_to_one():
-    seen = probabilities_of(PADDED)
-    assert seen.shape == (2, 4, 5, 5)  # (B, N, T, T)
-    torch.testing.assert_close(seen.sum(-1), torch.ones(2, 4, 5))
-    assert seen[0, :, :, 3:].abs().max() == 0
-
-
+    attention, seen = build(MultiHeadSelfAttention, tiny_config()), []
+    attention.probabilities.register_forward_hook(lambda m, inputs, output: seen.append(output))
+    hidden = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
+    mask = additive_mask(torch.tensor([[0] * 5, [1, 1, 1, 0, 0]]), torch.float32)
+    assert attention(hidden, mask).isfinite().all()
+    torch.testing.assert_close(seen[0].sum(-1), torch.ones(2, 4, 5))  # (B, N, T)
+    assert torch.allclose(seen[0][0], torch.tensor(0.2))
+    assert seen[0][1, :, :, 3:].abs().max() == 0

@@ -95,10 +95,3 @@ def test_the_padding_row_is_not_trained_by_lookups():
     assert embeddings.word.weight[4].abs().max() > 0  # and the row is used as it is
 
 
-def test_without_a_padding_id_every_row_is_trained():
-    embeddings = build(Embeddings, tiny_config(pad_token_id=None))
-    ids = torch.tensor([[0, 5]])
-    (embeddings(ids, torch.zeros_like(ids)) ** 3).sum().backward()
-    assert embeddings.word.weight.grad[0].abs().max() > 0
-
-
