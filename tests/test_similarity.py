@@ -176,9 +176,6 @@ def test_what_does_not_fit_is_named(a, b, words):
     for function in (*BOTH, search):
         with pytest.raises(ValueError, match=words):
             function(a, b)
-
-
-def test_row_by_row_needs_as_many_rows():
     for function in PAIRWISE.values():
         with pytest.raises(ValueError, match=r"\(2, 3\).*\(1, 3\).*equal shapes"):
             function(np.ones((2, 3)), np.ones((1, 3)))

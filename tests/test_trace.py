@@ -24,19 +24,13 @@ from minibert.trace import trace
 
 B, T, H, N = 4, 11, 32, 4
 BTH, BNTT, BTF, BTV, BTC = (B, T, H), (B, N, T, T), (B, T, 48), (B, T, 60), (B, T, 5)
-LAYER = {f"attention.{name}": BTH for name in ("query", "key", "value")} | {
-    "attention.scores": BNTT,
-    "attention.probabilities": BNTT,
-    "attention.context": BTH,
-    "attention.output": BTH,
-    "attention_sum": BTH,
-    "attention_norm": BTH,
-    "feed_forward.expand": BTF,
-    "feed_forward.activation": BTF,
-    "feed_forward.contract": BTH,
-    "feed_forward_sum": BTH,
-    "feed_forward_norm": BTH,
-}
+LAYER = {f"attention.{name}": BTH for name in ("query", "key", "value")}
+LAYER |= {"attention.scores": BNTT, "attention.probabilities": BNTT}
+LAYER |= dict.fromkeys(
+    ["attention.context", "attention.output", "attention_sum", "attention_norm"], BTH
+)
+LAYER |= {"feed_forward.expand": BTF, "feed_forward.activation": BTF}
+LAYER |= dict.fromkeys(["feed_forward.contract", "feed_forward_sum", "feed_forward_norm"], BTH)
 ENCODER = {f"embeddings.{name}": BTH for name in ("word", "segment", "position", "sum", "norm")}
 ENCODER |= {"embeddings.position": (T, H), "embeddings": BTH}
 for i in (0, 1):
