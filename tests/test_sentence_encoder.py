@@ -332,22 +332,25 @@ def test_what_sentence_transformers_saves_opens_here(tiny, tmp_path, pooling):
 @pytest.mark.parity
 @pytest.mark.weights
 @pytest.mark.data
-def test_sts_benchmark(official, data):
-    """All 2,758 sentences within 1e-6 of sentence-transformers; Spearman as published: 82.03."""
+@pytest.mark.parametrize(
+    "pairs, expected", [(150, None), pytest.param(1379, "0.82032", marks=pytest.mark.slow)]
+)
+def test_sts_benchmark(official, data, pairs, expected):
+    """Within 1e-6 of sentence-transformers; Spearman of the whole test set as on MTEB: 82.03."""
     from sentence_transformers import SentenceTransformer
 
     from minibert.similarity import pairwise_cosine_similarity
     from minibert.training.data import read
     from minibert.training.metrics import spearman
 
-    pairs = [row.values for row in read(data / "stsb" / "test.csv", ["text", "pair", "score"])]
-    texts = [pair[role] for role in ("text", "pair") for pair in pairs]
+    rows = [row.values for row in read(data / "stsb" / "test.csv", ["text", "pair", "score"])]
+    rows = rows[:pairs]
+    texts = [row[role] for role in ("text", "pair") for row in rows]
     ours = SentenceEncoder.from_pretrained(official).encode(texts)
     theirs = SentenceTransformer(str(official), device="cpu", model_kwargs=EAGER).encode(texts)
     difference = np.abs(ours - theirs).max()
-    cosine = pairwise_cosine_similarity(ours[: len(pairs)], ours[len(pairs) :])
-    score = spearman(cosine, [pair["score"] for pair in pairs])
+    cosine = pairwise_cosine_similarity(ours[:pairs], ours[pairs:])
+    score = spearman(cosine, [row["score"] for row in rows])
     print(f"\n{len(texts)} sentences, max difference {difference:.1e}, Spearman {score:.5f}")
-    assert len(texts) == 2758
-    assert difference <= 1e-6
-    assert f"{score:.5f}" == "0.82032"  # the figure in the model's card on MTEB, 82.03
+    assert len(texts) == 2 * pairs and difference <= 1e-6
+    assert expected is None or f"{score:.5f}" == expected
