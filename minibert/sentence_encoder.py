@@ -28,7 +28,7 @@ from minibert.similarity import SIMILARITY
 from minibert.tokenization.tokenizer import BertTokenizer
 
 BATCH_TOKENS = 512  # the most tokens in a batch, padding included
-MIN_BATCH_TOKENS = 128  # what is smaller is not divided among threads
+MIN_BATCH_TOKENS = 256  # fewer are one batch, on all threads: two would fetch all weights twice
 MAX_PADDING = 64  # tokens of padding in a batch: more would cost more than another batch
 
 

@@ -44,7 +44,7 @@ def test_a_stream_is_encoded_chunk_by_chunk(tiny):
 
 
 def test_every_thread_gets_a_share_of_few_texts(tiny, monkeypatch):
-    """600 tokens and two threads: four batches; what is small already stays one."""
+    """4,000 tokens and two threads: eight batches; what is small already stays one."""
     sizes = []
     encode_batch = tiny.encode_batch
     monkeypatch.setattr(
@@ -52,9 +52,9 @@ def test_every_thread_gets_a_share_of_few_texts(tiny, monkeypatch):
     )
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
-    tiny.encode(["a b c d e f g h"] * 60)  # 10 tokens each
-    tiny.encode(["a b c d e f g h"] * 12)
-    assert sizes == [12] * 6
+    tiny.encode(["a b c d e f g h"] * 400)  # 10 tokens each
+    tiny.encode(["a b c d e f g h"] * 25)
+    assert sizes == [50] * 8 + [25]
 
 
 def test_batches_hold_every_limit_and_lose_nobody():
