@@ -204,9 +204,9 @@ def training_step(
         losses.append(float(torch.stack(found).detach() @ counts / counts.sum()))
     times = limits or [1e6] * steps
     largest = [float(g[0].norm()) * part for g, part in zip(gradients, times, strict=True)]
-    inputs, zeros = example(layers=1), torch.zeros_like(gradients[0][0])
+    inputs, parameters = example(layers=1), torch.zeros_like(gradients[0][0])
     inputs.batch["settings"]["max_norm"] = largest
-    inputs.batch.update(gradients=gradients, counts=counts, zeros=zeros)
+    inputs.batch.update(gradients=gradients, counts=counts, parameters=parameters)
     clipped = Stage(inputs, {}, in_each_step(steps, "clipped"))
     right = {"near": clipped, "mean_loss": losses, "training_mode": [1] * steps}
 

@@ -70,6 +70,7 @@ def read_mistakes(path: Path, changes: Mapping[str, Mapping[str, Any]]) -> tuple
 QKV = ("attention.query", "attention.key", "attention.value")
 HEADS = ("attention.query_heads", "attention.key_heads", "attention.value_heads")
 NORMS = ("embeddings.norm", "attention_norm", "feed_forward_norm", "predictions.norm")
+CLASSIFIERS = ("classifier", "token_classifier")
 GELUS = ("feed_forward.activation", "predictions.activation")
 INTO = {  # what goes into a step; into all others goes what comes into the layer
     "embeddings.norm": "embeddings.sum",
@@ -78,11 +79,14 @@ INTO = {  # what goes into a step; into all others goes what comes into the laye
     "attention.value_heads": "attention.value",
     "attention.scaled": "attention.products",
     "attention.probabilities": "attention.scores",
+    "attention.context": "attention.mixed",
     "attention.output": "attention.context",
+    "attention_sum": "attention.output",
     "attention_norm": "attention_sum",
     "feed_forward.expand": "attention_norm",
     "feed_forward.activation": "feed_forward.expand",
     "feed_forward.contract": "feed_forward.activation",
+    "feed_forward_sum": "feed_forward.contract",
     "feed_forward_norm": "feed_forward_sum",
     "pooler.dense": "pooler.first",
     "pooler": "pooler.dense",
@@ -112,14 +116,14 @@ def transposed(s: Here) -> Tensor:
     return into(s) @ s.weight(f"{s.step}.weight") + s.weight(f"{s.step}.bias")
 
 
-def weights_of(step: str) -> Step:
-    """A linear layer with the weights of another one."""
-    return lambda s: s.linear(step, s.input)
+def weights_of(name: str) -> Step:
+    """A linear layer or a LayerNorm with the weights of another one."""
+    return lambda s: (s.norm if "norm" in name else s.linear)(name, into(s))
 
 
-def norm_of(name: str) -> Step:
-    """A LayerNorm with the weights of another one."""
-    return lambda s: s.norm(name, into(s))
+def swapped(one: str, two: str) -> dict[str, Step]:
+    """Two linear layers or LayerNorms, each with the weights of the other one."""
+    return {one: weights_of(two), two: weights_of(one)}
 
 
 def plain_norm(s: Here) -> Tensor:
@@ -161,14 +165,14 @@ def keys_real(s: Here) -> Tensor:
     return s.real[:, None, None]
 
 
-def masked(value: float) -> Step:
-    """The scores of padded keys set to a number, instead of added to."""
-    return lambda s: s["attention.scaled"].masked_fill(keys_real(s) == 0, value)
+def masked(value: float, where: int = 0) -> Step:
+    """The scores of padded keys (where=1: of real ones) set to a number, instead of added to."""
+    return lambda s: s["attention.scaled"].masked_fill(keys_real(s) == where, value)
 
 
-def scaled_by(factor: Callable[[Here], float]) -> Step:
+def scaled_by(factor: Callable[[Here], float]) -> dict[str, Step]:
     """Scores times another factor than 1 / √D."""
-    return lambda s: s["attention.products"] * factor(s)
+    return {"attention.scaled": lambda s: into(s) * factor(s)}
 
 
 def position_ids(choose: Callable[[Here], Tensor]) -> dict[str, Step]:
@@ -185,7 +189,7 @@ def roberta_positions(s: Here) -> Tensor:
 
 def along_batch(s: Here) -> Tensor:
     """One position for each text, (B, T)."""
-    B, T = s.run.ids.shape
+    B, T = s.ids.shape
     return torch.arange(B)[:, None].expand(B, T)
 
 
@@ -220,14 +224,14 @@ def padded_length(s: Here) -> Tensor:
 
 def with_penalty(s: Here) -> Tensor:
     """The gradient of the loss plus half the decay times the squared weights."""
-    return s["clipped"] + s.setting("weight_decay") * s.run.batch["decayed"] * s.previous
+    return s["clipped"] + s.setting("weight_decay") * s.batch["decayed"] * s.previous
 
 
 def rate_of(step: Callable[[Here], int]) -> dict[str, Step]:
     """The learning rate of another step, counted from 1."""
 
     def rate(s: Here) -> Tensor:
-        rates = s.run.batch["settings"]["lr"]
+        rates = s.batch["settings"]["lr"]
         return torch.tensor(rates[min(step(s), len(rates)) - 1], dtype=s.run.dtype)
 
     return {"rate": rate}
@@ -265,13 +269,12 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "position-from-one": position_ids(lambda s: s.right + 1),
     "position-like-roberta": position_ids(roberta_positions),
     "position-along-batch": position_ids(along_batch),
-    "sinusoidal": {"embeddings.position": lambda s: sinusoidal_positions(
-        s.config.max_position_embeddings, s.config.hidden_size
-    ).to(s.run.dtype)[s["embeddings.position_ids"]]},
+    "sinusoidal": {"embeddings.position": lambda s: s.run.cast(sinusoidal_positions(
+        s.config.max_position_embeddings, s.config.hidden_size))[s["embeddings.position_ids"]]},
     "words-scaled": {"embeddings.word": lambda s: s.right * math.sqrt(s.config.hidden_size)},
     "no-segment": {"embeddings.segment": zeros},
     "segments-ignored": {"embeddings.segment": lambda s: (
-        s.weight("embeddings.segment.weight")[torch.zeros_like(s.run.types)])},
+        s.weight("embeddings.segment.weight")[0 * s.types])},
     "no-embedding-norm": {"embeddings.norm": into},
     "position-after-norm": {
         "embeddings.sum": lambda s: s["embeddings.word"] + s["embeddings.segment"],
@@ -285,68 +288,49 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "no-key-bias": {"attention.key": no_bias},
     "no-value-bias": {"attention.value": no_bias},
     "qkv-transposed": each(QKV, transposed),
-    "query-key-swapped": {
-        "attention.query": weights_of("attention.key"),
-        "attention.key": weights_of("attention.query"),
-    },
-    "key-value-swapped": {
-        "attention.key": weights_of("attention.value"),
-        "attention.value": weights_of("attention.key"),
-    },
-    "query-value-swapped": {
-        "attention.query": weights_of("attention.value"),
-        "attention.value": weights_of("attention.query"),
-    },
+    "query-key-swapped": swapped("attention.query", "attention.key"),
+    "key-value-swapped": swapped("attention.key", "attention.value"),
+    "query-value-swapped": swapped("attention.query", "attention.value"),
     "key-is-query": {"attention.key": weights_of("attention.query")},
     "value-is-key": {"attention.value": weights_of("attention.key")},
     "view-without-transpose": each(HEADS, lambda s: into(s).reshape(s.right.shape)),
     "heads-interleaved": each(HEADS, lambda s: (
-        into(s).unflatten(2, (s.head_size, -1)).permute(0, 3, 1, 2))),
-    "one-head": {
-        **each(HEADS, lambda s: into(s)[:, None]),
-        "attention.scaled": scaled_by(lambda s: s.config.hidden_size**-0.5),
-    },
-    "scores-transposed": {"attention.products": lambda s: (
-        s["attention.key_heads"] @ s["attention.query_heads"].transpose(-1, -2))},
+        into(s).unflatten(2, (s.head_size, -1)).movedim(3, 1))),
+    "one-head": each(HEADS, lambda s: into(s)[:, None]) | scaled_by(
+        lambda s: s.config.hidden_size**-0.5),
+    "scores-transposed": {"attention.products": lambda s: s.right.mT},
     "no-scale": {"attention.scaled": into},
-    "scale-hidden": {"attention.scaled": scaled_by(lambda s: s.config.hidden_size**-0.5)},
-    "scale-heads": {"attention.scaled": scaled_by(lambda s: s.config.num_attention_heads**-0.5)},
-    "scale-length": {"attention.scaled": scaled_by(lambda s: s.run.ids.shape[1] ** -0.5)},
-    "scale-multiplied": {"attention.scaled": scaled_by(lambda s: s.head_size**0.5)},
-    "scale-not-rooted": {"attention.scaled": scaled_by(lambda s: 1 / s.head_size)},
-    "scale-64": {"attention.scaled": scaled_by(lambda s: 1 / 8)},
+    "scale-hidden": scaled_by(lambda s: s.config.hidden_size**-0.5),
+    "scale-heads": scaled_by(lambda s: s.config.num_attention_heads**-0.5),
+    "scale-length": scaled_by(lambda s: s.ids.shape[1] ** -0.5),
+    "scale-multiplied": scaled_by(lambda s: s.head_size**0.5),
+    "scale-not-rooted": scaled_by(lambda s: 1 / s.head_size),
+    "scale-64": scaled_by(lambda s: 1 / 8),
     "no-mask": {"attention.mask": zeros},
     "mask-flipped": {"attention.mask": lambda s: keys_real(s) * minimum(s)},
-    "mask-flipped-infinite": {"attention.scores": lambda s: (
-        s["attention.scaled"].masked_fill(keys_real(s) == 1, -math.inf))},
+    "mask-flipped-infinite": {"attention.scores": masked(-math.inf, where=1)},
     "mask-added-raw": {"attention.mask": keys_real},
     "mask-multiplied": {"attention.scores": lambda s: s["attention.scaled"] * keys_real(s)},
-    "mask-after-softmax": {
-        "attention.mask": zeros,
-        "attention.weights": lambda s: s["attention.probabilities"] * keys_real(s),
-    },
-    "mask-on-queries": {"attention.mask": lambda s: s.right.transpose(-1, -2)},
-    "mask-on-both": {"attention.mask": lambda s: (
-        (1 - s.real[:, None, :, None] * keys_real(s)) * minimum(s))},
+    "mask-after-softmax": {"attention.mask": zeros,
+                           "attention.weights": lambda s: s.right * keys_real(s)},
+    "mask-on-queries": {"attention.mask": lambda s: s.right.mT},
+    "mask-on-both": {"attention.mask": lambda s: (1 - keys_real(s).mT * keys_real(s)) * minimum(s)},
     "causal": {"attention.scores": lambda s: s.right.masked_fill(
         torch.ones(s.right.shape[-2:], dtype=torch.bool).triu(1), minimum(s))},
     "mask-repeated-wrongly": {"attention.mask": lambda s: (
         (1 - s.real.repeat(s.config.num_attention_heads, 1).unflatten(0, (len(s.real), -1)))
         [:, :, None] * minimum(s))},
     "mask-from-ids": {"attention.mask": lambda s: minimum(s) * (
-        s.run.ids == (s.config.pad_token_id or 0))[:, None, None].to(s.run.dtype)},
+        s.ids == (s.config.pad_token_id or 0))[:, None, None].to(s.run.dtype)},
     "mask-infinite": {"attention.scores": masked(-math.inf)},
     "softmax-over-queries": {"attention.probabilities": lambda s: into(s).softmax(-2)},
     "softmax-over-heads": {"attention.probabilities": lambda s: into(s).softmax(1)},
     "softmax-over-batch": {"attention.probabilities": lambda s: into(s).softmax(0)},
     "no-softmax": {"attention.scores": masked(0), "attention.probabilities": into},
     "sigmoid": {"attention.probabilities": lambda s: into(s).sigmoid()},
-    "probabilities-transposed": {"attention.mixed": lambda s: (
-        s["attention.weights"].transpose(-1, -2) @ s["attention.value_heads"])},
-    "merge-without-transpose": {"attention.context": lambda s: (
-        s["attention.mixed"].reshape(*s.run.ids.shape, -1))},
-    "merge-interleaved": {"attention.context": lambda s: (
-        s["attention.mixed"].permute(0, 2, 3, 1).flatten(2))},
+    "probabilities-transposed": {"attention.weights": lambda s: s.right.mT},
+    "merge-without-transpose": {"attention.context": lambda s: into(s).reshape(s.right.shape)},
+    "merge-interleaved": {"attention.context": lambda s: into(s).permute(0, 2, 3, 1).flatten(2)},
     "dropout-left-on": {},  # found by running twice
     "no-output-projection": {"attention.output": into},
     "no-output-bias": {"attention.output": no_bias},
@@ -356,13 +340,10 @@ CHANGES: dict[str, dict[str, Callable]] = {
         s.norm("attention_norm", s.right + s.input))},
 
     # Residuals and LayerNorms
-    "no-residual": {
-        "attention_sum": lambda s: s["attention.output"],
-        "feed_forward_sum": lambda s: s["feed_forward.contract"],
-    },
-    "no-attention-residual": {"attention_sum": lambda s: s["attention.output"]},
-    "no-feed-forward-residual": {"feed_forward_sum": lambda s: s["feed_forward.contract"]},
-    "residual-from-the-layer": {"feed_forward_sum": lambda s: s["feed_forward.contract"] + s.input},
+    "no-residual": {"attention_sum": into, "feed_forward_sum": into},
+    "no-attention-residual": {"attention_sum": into},
+    "no-feed-forward-residual": {"feed_forward_sum": into},
+    "residual-from-the-layer": {"feed_forward_sum": lambda s: into(s) + s.input},
     "norm-before-add": {
         "attention_norm": lambda s: s.norm("attention_norm", s["attention.output"]) + s.input,
         "feed_forward_norm": lambda s: (
@@ -375,12 +356,9 @@ CHANGES: dict[str, dict[str, Callable]] = {
             s.step, s.norm("feed_forward_norm", s["attention_sum"])),
         "feed_forward_norm": into,
     },
-    "norms-swapped": {
-        "attention_norm": norm_of("feed_forward_norm"),
-        "feed_forward_norm": norm_of("attention_norm"),
-    },
-    "norm-shared": {"feed_forward_norm": norm_of("attention_norm")},
-    "norm-shared-second": {"attention_norm": norm_of("feed_forward_norm")},
+    "norms-swapped": swapped("attention_norm", "feed_forward_norm"),
+    "norm-shared": {"feed_forward_norm": weights_of("attention_norm")},
+    "norm-shared-second": {"attention_norm": weights_of("feed_forward_norm")},
     "no-attention-norm": {"attention_norm": into},
     "no-final-norm": {"feed_forward_norm": into},
     "norm-eps-1e-05": each(NORMS, lambda s: s.norm(s.step, into(s), eps=1e-5)),
@@ -403,13 +381,11 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "silu": each(GELUS, lambda s: F.silu(into(s))),
     "relu": each(GELUS, lambda s: F.relu(into(s))),
     "no-activation": each(GELUS, into),
-    "activation-last": {
-        "feed_forward.activation": into,
-        "feed_forward.contract": lambda s: s.activate(s.right),
-    },
+    "activation-last": {"feed_forward.activation": into,
+                        "feed_forward.contract": lambda s: s.activate(s.right)},
     "no-expand-bias": {"feed_forward.expand": no_bias},
     "no-contract-bias": {"feed_forward.contract": no_bias},
-    "feed-forward-on-layer-input": {"feed_forward.expand": weights_of("feed_forward.expand")},
+    "feed-forward-on-layer-input": {"feed_forward.expand": lambda s: s.linear(s.step, s.input)},
     "no-feed-forward": {"feed_forward.contract": lambda s: torch.zeros_like(s["attention_norm"])},
     "feed-forward-adds-input": {"feed_forward.contract": lambda s: s.right + s["attention_norm"]},
     "feed-forward-adds-and-norms": {"feed_forward.contract": lambda s: (
@@ -427,17 +403,13 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "pooler-no-bias": {"pooler.dense": no_bias},
     "pooler-transposed": {"pooler.dense": transposed},
     "pooler-no-dense": {"pooler.dense": into},
-    "pooling-padding": {
-        "pooling.sum": lambda s: s.input.sum(1),
-        "pooling.count": padded_length,
-    },
+    "pooling-padding": {"pooling.sum": lambda s: s.input.sum(1), "pooling.count": padded_length},
     "pooling-wrong-count": {"pooling.count": padded_length},
     "pooling-sum-unmasked": {"pooling.sum": lambda s: s.input.sum(1)},
     "pooling-sum": {"pooling.count": lambda s: torch.ones_like(s.real[:, :1])},
     "pooling-root-length": {"pooling.count": lambda s: s.real.sum(1, keepdim=True).sqrt()},
     "pooling-cls": {"pooling": lambda s: s.input[:, 0]},
-    "pooling-max": {"pooling": lambda s: (
-        s.input.masked_fill(s.real[..., None] == 0, -1e9).amax(1))},
+    "pooling-max": {"pooling": lambda s: s.input.masked_fill(s.real[..., None] == 0, -1e9).amax(1)},
     "pooling-without-ends": {"pooling.mask": without_ends},
     "pooling-layer-before": {"pooling.sum": lambda s: (
         (before_last(s) * s["pooling.mask"][..., None]).sum(1))},
@@ -446,8 +418,7 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "normalised-l1": {"sentence": lambda s: F.normalize(into(s), p=1, dim=-1)},
 
     # Heads
-    "mlm-no-bias": {"predictions": lambda s: (
-        F.linear(s["predictions.norm"], s.weight("embeddings.word.weight")))},
+    "mlm-no-bias": {"predictions": lambda s: s.right - s.weight("predictions.bias")},
     "mlm-no-transform": {
         "predictions.dense": into, "predictions.activation": into, "predictions.norm": into},
     "mlm-no-norm": {"predictions.norm": into},
@@ -462,16 +433,10 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "nsp-swapped": {"seq_relationship": lambda s: s.right.flip(-1)},
     "classifier-on-cls": {"classifier": lambda s: s.linear(s.step, s.input[:, 0])},
     "classifier-on-mean": {"classifier": lambda s: s.linear(s.step, mean_real(s))},
-    "classifier-no-bias": {
-        "classifier": lambda s: s.linear("classifier", s["pooler"], bias=False),
-        "token_classifier": lambda s: s.linear("classifier", s.input, bias=False),
-    },
-    "classifier-softmax": each(
-        ("classifier", "token_classifier"), lambda s: s.right.softmax(-1)),
-    "span-swapped": {
-        "start_logits": lambda s: s["qa_outputs"][..., 1],
-        "end_logits": lambda s: s["qa_outputs"][..., 0],
-    },
+    "classifier-no-bias": each(CLASSIFIERS, lambda s: s.right - s.weight("classifier.bias")),
+    "classifier-softmax": each(CLASSIFIERS, lambda s: s.right.softmax(-1)),
+    "span-swapped": {"start_logits": lambda s: s["qa_outputs"][..., 1],
+                     "end_logits": lambda s: s["qa_outputs"][..., 0]},
     "span-masked": {"qa_outputs": lambda s: (
         s.right.masked_fill(s.real[..., None] == 0, minimum(s)))},
 
@@ -490,10 +455,9 @@ CHANGES: dict[str, dict[str, Callable]] = {
     # Optimizer
     "mean-of-means": {"gradient": lambda s: s.gradients.mean(0)},
     "accumulation-not-divided": {"gradient": lambda s: s.gradients.sum(0)},
-    "no-zero-grad": {"total": lambda s: (
-        s.right + s.before("clipped", "zeros") * s.run.batch["counts"].sum())},
+    "no-zero-grad": {"total": lambda s: s.right + s.before("clipped") * s.batch["counts"].sum()},
     "last-micro-batch": {"gradient": lambda s: s.gradients[-1]},
-    "last-share": {"total": lambda s: s.run.batch["counts"][-1] * s.gradients[-1]},
+    "last-share": {"total": lambda s: s.batch["counts"][-1] * s.gradients[-1]},
     "loss-summed": {"gradient": lambda s: s["total"]},
     "no-clipping": {"clipped": lambda s: s["gradient"]},
     "clip-by-value": {"clipped": lambda s: (
@@ -501,24 +465,19 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "clip-always": {"clipped": lambda s: s["gradient"] * s.clip_factor(s["gradient"])},
     "clip-before-unscale": {
         "gradient": lambda s: s["total"] * s.clip_factor(s["total"]).clamp(max=1),
-        "clipped": lambda s: s["gradient"] / s.run.batch["counts"].sum(),
+        "clipped": lambda s: s["gradient"] / s.batch["counts"].sum(),
     },
-    "no-bias-correction": {
-        "first_corrected": lambda s: s["first"],
-        "second_corrected": lambda s: s["second"],
-    },
+    "no-bias-correction": {"first_corrected": lambda s: s["first"],
+                           "second_corrected": lambda s: s["second"]},
     "no-first-correction": {"first_corrected": lambda s: s["first"]},
     "no-second-correction": {"second_corrected": lambda s: s["second"]},
     "correction-stands-still": {
         "first_corrected": lambda s: s["first"] / (1 - s.setting("beta1")),
         "second_corrected": lambda s: s["second"] / (1 - s.setting("beta2")),
     },
-    "betas-swapped": {
-        "first": lambda s: s.average("beta2", s["clipped"]),
-        "second": lambda s: s.average("beta1", s["clipped"] ** 2),
-    },
-    "momentum-undamped": {"first": lambda s: (
-        s.setting("beta1") * s.before("first", "zeros") + s["clipped"])},
+    "betas-swapped": {"first": lambda s: s.average("beta2", s["clipped"]),
+                      "second": lambda s: s.average("beta1", s["clipped"] ** 2)},
+    "momentum-undamped": {"first": lambda s: s.setting("beta1") * s.before("first") + s["clipped"]},
     "second-not-squared": {"second": lambda s: s.average("beta2", s["clipped"].abs())},
     "no-root": {"update": lambda s: (
         s["first_corrected"] / (s["second_corrected"] + s.setting("eps")))},
@@ -528,20 +487,17 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "no-rate": {"parameters": lambda s: s.previous - s["decay"] - s["update"]},
     "decay-after": {"parameters": lambda s: (
         (s.previous - s["rate"] * s["update"])
-        * (1 - s["rate"] * s.setting("weight_decay") * s.run.batch["decayed"]))},
+        * (1 - s["rate"] * s.setting("weight_decay") * s.batch["decayed"]))},
     "decay-sign": {"decay": lambda s: -s.right},
-    "l2-instead-of-decay": {
-        "first": lambda s: s.average("beta1", with_penalty(s)),
-        "second": lambda s: s.average("beta2", with_penalty(s) ** 2),
-        "decay": zeros,
-    },
+    "l2-instead-of-decay": {"first": lambda s: s.average("beta1", with_penalty(s)),
+                            "second": lambda s: s.average("beta2", with_penalty(s) ** 2),
+                            "decay": zeros},
     "decay-without-rate": {"decay": lambda s: (
-        s.setting("weight_decay") * s.run.batch["decayed"] * s.previous)},
+        s.setting("weight_decay") * s.batch["decayed"] * s.previous)},
     "no-decay": {"decay": zeros},
-    "decay-on-everything": {"decay": lambda s: (
-        s["rate"] * s.setting("weight_decay") * s.previous)},
+    "decay-on-everything": {"decay": lambda s: s["rate"] * s.setting("weight_decay") * s.previous},
     "decay-groups-inverted": {"decay": lambda s: (
-        s["rate"] * s.setting("weight_decay") * (1 - s.run.batch["decayed"]) * s.previous)},
+        s["rate"] * s.setting("weight_decay") * (1 - s.batch["decayed"]) * s.previous)},
     "scheduler-first": rate_of(lambda s: s.number + 1),
     "no-schedule": rate_of(lambda s: 1),
 

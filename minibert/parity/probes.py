@@ -95,7 +95,6 @@ def example(
         "gradients": draw(5, 3, 40) * torch.tensor([0.2, 2.0, 4.0, 0.5, 3.0])[:, None, None],
         "counts": torch.tensor([4, 4, 1]),
         "parameters": draw(40),
-        "zeros": torch.zeros(40),
         "decayed": (torch.arange(40) < 25).long(),
         "settings": {"lr": [0.01, 0.02, 0.03, 0.02, 0.01], **ADAMW},
     }

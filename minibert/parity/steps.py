@@ -48,7 +48,7 @@ class Here:
     """
 
     def __init__(self, run: Computation, name: str) -> None:
-        self.run, self.config = run, run.inputs.config
+        self.run, self.config, self.batch = run, run.inputs.config, run.inputs.batch
         self.group, self.number, self.step = parse_name(name)
         self.prefix = f"{self.group}.{self.number}." if self.group else ""
 
@@ -100,27 +100,38 @@ class Here:
         return self.config.hidden_size // self.config.num_attention_heads
 
     @property
+    def ids(self) -> Tensor:
+        """The ids, (B, T)."""
+        return self.batch["input_ids"]
+
+    @property
+    def types(self) -> Tensor:
+        """The segment of every token, (B, T)."""
+        return self.batch.get("token_type_ids", torch.zeros_like(self.ids))
+
+    @property
     def real(self) -> Tensor:
         """1 = real token, 0 = padding, (B, T), in the precision of the run."""
-        return self.run.real
+        return self.batch.get("attention_mask", torch.ones_like(self.ids)).to(self.run.dtype)
 
     # -- of an optimizer step
 
-    def before(self, name: str, first: str) -> Tensor:
-        """A value of the optimizer step before this one; of the batch, in the first step."""
-        if self.number == 1:
-            return self.run.cast(self.run.batch[first])
-        return self.run[f"steps.{self.number - 1}.{name}"]
+    def before(self, name: str) -> Tensor:
+        """A value of the step before this one; before the first, parameters of the batch or 0."""
+        if self.number > 1:
+            return self.run[f"steps.{self.number - 1}.{name}"]
+        parameters = self.run.cast(self.batch["parameters"])
+        return parameters if name == "parameters" else torch.zeros_like(parameters)
 
     def setting(self, name: str) -> float:
         """A setting of the optimizer; of a list, the entry for this step."""
-        value = self.run.batch["settings"][name]
+        value = self.batch["settings"][name]
         return value[self.number - 1] if isinstance(value, (list, tuple)) else value
 
     def average(self, beta: str, new: Tensor) -> Tensor:
         """The running average of this step's name, with one number more."""
         beta = self.setting(beta)
-        return beta * self.before(self.step, "zeros") + (1 - beta) * new
+        return beta * self.before(self.step) + (1 - beta) * new
 
     def clip_factor(self, gradient: Tensor) -> Tensor:
         """What clipping multiplies a gradient by that is too long."""
@@ -129,12 +140,12 @@ class Here:
     @property
     def gradients(self) -> Tensor:
         """The mean gradient of each micro-batch of this step, (M, n)."""
-        return self.run.cast(self.run.batch["gradients"][self.number - 1])
+        return self.run.cast(self.batch["gradients"][self.number - 1])
 
     @property
     def previous(self) -> Tensor:
         """The parameters before this step, (n,)."""
-        return self.before("parameters", "parameters")
+        return self.before("parameters")
 
 
 Step = Callable[[Here], Tensor]
@@ -160,7 +171,7 @@ class Computation:
         dtype: torch.dtype = torch.float64,
         cache: dict | None = None,
     ) -> None:
-        self.inputs, self.batch, self.dtype = inputs, inputs.batch, dtype
+        self.inputs, self.dtype = inputs, dtype
         self.values = {name: self.cast(value) for name, value in (known or {}).items()}
         self.changes = changes or {}
         self.cache = {} if cache is None else cache
@@ -178,26 +189,9 @@ class Computation:
             self.cache[key] = self.cast(load(self, name).detach())
         return self.cache[key]
 
-    @property
-    def ids(self) -> Tensor:
-        """The ids, (B, T)."""
-        return self.batch["input_ids"]
-
-    @property
-    def types(self) -> Tensor:
-        """The segment of every token, (B, T)."""
-        types = self.batch.get("token_type_ids")
-        return torch.zeros_like(self.ids) if types is None else types
-
-    @property
-    def real(self) -> Tensor:
-        """1 = real token, 0 = padding, (B, T)."""
-        mask = self.batch.get("attention_mask")
-        return (torch.ones_like(self.ids) if mask is None else mask).to(self.dtype)
-
     def steps(self) -> list[str]:
         """The names that can be asked for, in the order of computation."""
-        return order(self.inputs.config, len(self.batch.get("gradients", ())))
+        return order(self.inputs.config, len(self.inputs.batch.get("gradients", ())))
 
     def __getitem__(self, name: str) -> Tensor:
         """The value of a name: known, or computed now."""
@@ -224,15 +218,13 @@ def order(config: BertConfig, optimizer_steps: int = 5) -> list[str]:
 
 
 EMBEDDINGS: dict[str, Step] = {
-    "embeddings.position_ids": lambda s: torch.arange(s.run.ids.shape[1]),  # (T,)
-    "embeddings.word": lambda s: s.weight("embeddings.word.weight")[s.run.ids],  # (B, T, H)
-    "embeddings.segment": lambda s: s.weight("embeddings.segment.weight")[s.run.types],
+    "embeddings.position_ids": lambda s: torch.arange(s.ids.shape[1]),  # (T,)
+    "embeddings.word": lambda s: s.weight("embeddings.word.weight")[s.ids],  # (B, T, H)
+    "embeddings.segment": lambda s: s.weight("embeddings.segment.weight")[s.types],
     "embeddings.position": lambda s: (
-        s.weight("embeddings.position.weight")[s["embeddings.position_ids"]]
-    ),
+        s.weight("embeddings.position.weight")[s["embeddings.position_ids"]]),
     "embeddings.sum": lambda s: (
-        s["embeddings.word"] + s["embeddings.segment"] + s["embeddings.position"]
-    ),
+        s["embeddings.word"] + s["embeddings.segment"] + s["embeddings.position"]),
     "embeddings.norm": lambda s: s.norm("embeddings.norm", s["embeddings.sum"]),
     "embeddings": lambda s: s["embeddings.norm"],  # dropout does nothing outside of training
 }
@@ -244,9 +236,8 @@ LAYER: dict[str, Step] = {
     "attention.query_heads": lambda s: s.split(s["attention.query"]),  # (B, N, T, D)
     "attention.key_heads": lambda s: s.split(s["attention.key"]),
     "attention.value_heads": lambda s: s.split(s["attention.value"]),
-    "attention.products": lambda s: (  # (B, N, T, T)
-        s["attention.query_heads"] @ s["attention.key_heads"].transpose(-1, -2)
-    ),
+    "attention.products": lambda s: (
+        s["attention.query_heads"] @ s["attention.key_heads"].mT),  # (B, N, T, T)
     "attention.scaled": lambda s: s["attention.products"] * s.head_size**-0.5,
     "attention.mask": lambda s: (1 - s.real[:, None, None]) * torch.finfo(s.run.dtype).min,
     "attention.scores": lambda s: s["attention.scaled"] + s["attention.mask"],
@@ -259,9 +250,7 @@ LAYER: dict[str, Step] = {
     "attention_norm": lambda s: s.norm("attention_norm", s["attention_sum"]),
     "feed_forward.expand": lambda s: s.linear("feed_forward.expand", s["attention_norm"]),
     "feed_forward.activation": lambda s: s.activate(s["feed_forward.expand"]),  # (B, T, F)
-    "feed_forward.contract": lambda s: (
-        s.linear("feed_forward.contract", s["feed_forward.activation"])  # (B, T, H)
-    ),
+    "feed_forward.contract": lambda s: s.linear(s.step, s["feed_forward.activation"]),  # (B, T, H)
     "feed_forward_sum": lambda s: s["feed_forward.contract"] + s["attention_norm"],
     "feed_forward_norm": lambda s: s.norm("feed_forward_norm", s["feed_forward_sum"]),
 }
@@ -295,7 +284,7 @@ ON_TOP: dict[str, Step] = {
 
     # the loss of a classification of each token: logits (B, T, C), labels (B, T), -100 = no label
     "loss.logits": lambda s: s["predictions"],
-    "loss.labels": lambda s: s.run.batch["labels"],
+    "loss.labels": lambda s: s.batch["labels"],
     "loss.log_probabilities": lambda s: s["loss.logits"].log_softmax(-1),
     "loss.labelled": lambda s: (s["loss.labels"] != -100).to(s.run.dtype),
     "loss.tokens": lambda s: (
@@ -307,11 +296,11 @@ ON_TOP: dict[str, Step] = {
 
 # One step of AdamW after the other, over all parameters laid end to end, n numbers. The batch holds
 # "gradients" (steps, M, n), the mean gradients of M micro-batches; "counts" (M,), how many examples
-# each has; "parameters" (n,), "zeros" (n,); "decayed" (n,), 1 where weights decay; "settings" with
+# each has; "parameters" (n,); "decayed" (n,), 1 where weights decay; "settings" with
 # lr (one for each step), beta1, beta2, eps, weight_decay, max_norm.
 OPTIMIZER: dict[str, Step] = {
-    "total": lambda s: s.run.batch["counts"].to(s.run.dtype) @ s.gradients,
-    "gradient": lambda s: s["total"] / s.run.batch["counts"].sum(),
+    "total": lambda s: s.batch["counts"].to(s.run.dtype) @ s.gradients,
+    "gradient": lambda s: s["total"] / s.batch["counts"].sum(),
     "clipped": lambda s: s["gradient"] * s.clip_factor(s["gradient"]).clamp(max=1),
     "first": lambda s: s.average("beta1", s["clipped"]),
     "second": lambda s: s.average("beta2", s["clipped"] ** 2),
@@ -319,9 +308,7 @@ OPTIMIZER: dict[str, Step] = {
     "second_corrected": lambda s: s["second"] / (1 - s.setting("beta2") ** s.number),
     "rate": lambda s: torch.tensor(s.setting("lr"), dtype=s.run.dtype),
     "update": lambda s: s["first_corrected"] / (s["second_corrected"].sqrt() + s.setting("eps")),
-    "decay": lambda s: (
-        s["rate"] * s.setting("weight_decay") * s.run.batch["decayed"] * s.previous
-    ),
+    "decay": lambda s: s["rate"] * s.setting("weight_decay") * s.batch["decayed"] * s.previous,
     "parameters": lambda s: s.previous - s["decay"] - s["rate"] * s["update"],
 }
 GROUPS = {"layers": LAYER, "steps": OPTIMIZER}
