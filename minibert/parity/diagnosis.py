@@ -62,11 +62,8 @@ class Diagnosis:
         for number, answer in enumerate(self.answers):
             lines += ["or, which gives the same numbers here:"] * (number > 0)
             for mistake in answer:
-                lines += [
-                    f"{mistake.title}  [{mistake.key}]",
-                    f"    effect: {mistake.effect}",
-                    f"    cure:   {mistake.cure}",
-                ]
+                lines += [f"{mistake.title}  [{mistake.key}]", f"    effect: {mistake.effect}"]
+                lines += [f"    cure:   {mistake.cure}"]
                 lines += [f"    source: {mistake.source}"] * bool(mistake.source)
                 if others := self.hidden.get(mistake.key):
                     lines.append("    hides:  these change no number as long as it is there, so "
@@ -189,11 +186,6 @@ class Judge:
             if self.rounded:
                 self.good[name] = self.right[name]
         self.faults = [name for name, found in self.verdicts.items() if found == "differs"]
-
-    @property
-    def expects_nan(self) -> bool:
-        """Whether some weight is not a number, so that the result should not be one."""
-        return any(bool(weight.isnan().any()) for weight in self.inputs.weights.values())
 
     # -- predicting
 
@@ -331,9 +323,7 @@ class Judge:
             return canonical(name, self.predict(name, changes)).nan_to_num(1e30)
 
         try:
-            return any(
-                not torch.equal(bits(name, mistake.changes), bits(name, {})) for name in names
-            )
+            return any(not torch.equal(bits(n, mistake.changes), bits(n, {})) for n in names)
         except (RuntimeError, IndexError, KeyError):
             return False  # the mistake does not fit these shapes: it would have crashed
 
@@ -368,9 +358,7 @@ def disjoint_pairs(mistakes: Sequence[Mistake]) -> list[Answer]:
     ]
 
 
-def find(
-    mistakes: Sequence[Mistake], explains: Callable[[Answer], bool], pairs: bool = True
-) -> Diagnosis | None:
+def find(mistakes: Sequence[Mistake], explains: Callable[[Answer], bool]) -> Diagnosis | None:
     """Name the mistake, or else the pair, that explains what was seen; None if there is none.
 
     For anything that is no tensor of a BERT (words, tables, shares): ``explains`` says whether some
@@ -386,8 +374,6 @@ def find(
     for candidates in ([(mistake,) for mistake in mistakes], disjoint_pairs(mistakes)):
         if answers := [answer for answer in candidates if fits(answer)]:
             return Diagnosis("", answers)
-        if not pairs:
-            break
     return None
 
 
@@ -429,7 +415,10 @@ def diagnose(judges: Sequence[Judge], pairs: bool = True) -> Diagnosis | None:
     it is named where it can be (``harmless``).
     """
     # What wrong code makes of NaN depends on how it is written: asked only where all else is right.
-    numbers = [judge for judge in judges if not judge.expects_nan]
+    numbers = [
+        judge for judge in judges
+        if not any(bool(weight.isnan().any()) for weight in judge.inputs.weights.values())
+    ]
     judges = numbers if any(judge.faults for judge in numbers) else judges
     wrong = [judge for judge in judges if judge.faults]
     if not wrong:

@@ -27,7 +27,7 @@ from minibert.model import BertModel
 from minibert.parity.diagnosis import canonical
 from minibert.parity.probes import ragged_batch
 from minibert.parity.reference import load_reference, side_by_side
-from minibert.parity.replace import examine_code, examine_dump, load, read_dump, read_names
+from minibert.parity.replace import examine_code, examine_dump, load, read_dump
 from minibert.parity.report import Report, compare
 from minibert.parity.steps import Computation, Inputs, model_inputs, order
 from minibert.trace import trace
@@ -347,15 +347,13 @@ def parity(
         config, weights = weights_of(locate(model or DEFAULT_MODEL))
         return [examine_dump(dump, Inputs(config, weights, batch or {}), names, pairs)]
     if replace:
-        wrong = [item for item in replace if "=" not in item]
-        if wrong:
+        if wrong := [item for item in replace if "=" not in item]:
             raise ValueError(f"--replace {wrong[0]}; it is KIND=FILE.py:NAME")
         things = {kind: load(spec) for kind, spec in (item.split("=", 1) for item in replace)}
-        mapping = read_names(names) if names else None
-        if model is None:
-            return [examine_code(things, names=mapping, pairs=pairs)]
-        config, weights = weights_of(locate(model))
-        inputs = Inputs(config, weights, batch or default_batch(config))
+        mapping, inputs = read_json(names) if names else None, None
+        if model:
+            config, weights = weights_of(locate(model))
+            inputs = Inputs(config, weights, batch or default_batch(config))
         return [examine_code(things, inputs, names=mapping, pairs=pairs)]
     if model:
         return compare_model(locate(model), batch)

@@ -365,13 +365,6 @@ def read_dump(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str
     raise ValueError(f"{path}: a .safetensors or .npz file is needed")
 
 
-def read_names(path: str | os.PathLike) -> dict[str, str]:
-    """The JSON file that maps somebody's names to ours."""
-    if not Path(path).exists():
-        raise no_such_file(path)
-    return read_json(path)
-
-
 def examine_dump(
     path: str | os.PathLike,
     inputs: Inputs,
@@ -390,7 +383,7 @@ def examine_dump(
         ValueError: no input ids anywhere, or no name in it is one of ours.
     """
     tensors, _ = read_dump(path)
-    mapping = read_names(names) if names else {}
+    mapping = read_json(names) if names else {}
     absent = [name for name in mapping if name not in tensors]
     tensors = {mapping.get(name, name): value for name, value in tensors.items()}
     stored = {name: tensors.pop(name).long() for name in model_inputs(tensors)}

@@ -16,28 +16,18 @@ from support.tiny import build, in_reference, perturb, ragged_batch, tiny_config
 from support.unknown_mistakes import LibraryLayer
 from torch import nn
 
+from minibert import heads
 from minibert.attention import additive_mask
 from minibert.encoder import EncoderLayer
-from minibert.heads import (
-    BertForMaskedLM,
-    BertForNextSentencePrediction,
-    BertForPreTraining,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-)
 from minibert.model import BertModel
 from minibert.parity.reference import reference_parameters, side_by_side
 
 pytestmark = pytest.mark.parity
 
 HEADS = (
-    BertForMaskedLM,
-    BertForNextSentencePrediction,
-    BertForPreTraining,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-    BertForQuestionAnswering,
+    heads.BertForMaskedLM, heads.BertForNextSentencePrediction, heads.BertForPreTraining,
+    heads.BertForSequenceClassification, heads.BertForTokenClassification,
+    heads.BertForQuestionAnswering,
 )
 CLASSES = (BertModel, *HEADS)
 DTYPES = (torch.float32, torch.float64)
@@ -151,14 +141,14 @@ def drawn(seed):
     def pick(*choices):
         return choices[torch.randint(len(choices), (), generator=random)]
 
-    heads, size = pick(1, 2, 3, 4, 6), pick(1, 2, 5, 8, 16)
+    N, size = pick(1, 2, 3, 4, 6), pick(1, 2, 5, 8, 16)
     lengths = tuple(pick(*range(1, 25)) for _ in range(pick(1, 2, 3, 5)))
     return Case(
         f"drawn, seed {seed}",
         {
             "vocab_size": pick(11, 50, 101),
-            "hidden_size": heads * size,
-            "num_attention_heads": heads,
+            "hidden_size": N * size,
+            "num_attention_heads": N,
             "num_hidden_layers": pick(1, 2, 3),
             "intermediate_size": pick(1, 7, 64),
             "max_position_embeddings": pick(24, 33),
@@ -182,16 +172,11 @@ CASES = [
     Case("official width", {"hidden_size": 384, "num_attention_heads": 12}),
     Case("12 layers", {"num_hidden_layers": 12}),
     Case("T = 1", lengths=(1, 1, 1)),
-    Case(
-        "T = 512",
-        {"max_position_embeddings": 512, "hidden_size": 16, "num_hidden_layers": 1},
-        lengths=(512, 100),
-    ),
+    Case("T = 512", {"max_position_embeddings": 512, "hidden_size": 16, "num_hidden_layers": 1},
+         lengths=(512, 100)),
     Case("one text", lengths=(9,)),
     Case("very unequal lengths", lengths=(1, 2, 40, 3)),
-    Case("relu", {"hidden_act": "relu"}),
-    Case("gelu_new", {"hidden_act": "gelu_new"}),
-    Case("gelu_pytorch_tanh", {"hidden_act": "gelu_pytorch_tanh"}),
+    *(Case(act, {"hidden_act": act}) for act in ("relu", "gelu_new", "gelu_pytorch_tanh")),
     Case("eps 1e-5", {"layer_norm_eps": 1e-5}),
     Case("one segment type", {"type_vocab_size": 1}),
     Case("three segment types", {"type_vocab_size": 3}),
@@ -202,20 +187,11 @@ CASES = [
     Case("a row of padding alone", lengths=(5, 0, 8)),
     Case("no mask", lengths=(6, 6), mask="none", classes=(BertModel,)),
     Case("mask of ones", lengths=(6, 6), classes=(BertModel,)),
-    Case("mask of bool", mask="bool", classes=(BertModel,)),
-    Case("mask of int32", mask="int32", classes=(BertModel,)),
-    Case("mask of float32", mask="float32", classes=(BertModel,)),
-    Case("mask of float64", mask="float64", classes=(BertModel,)),
+    *(Case(f"mask of {dtype}", mask=dtype, classes=(BertModel,))
+      for dtype in ("bool", "int32", "float32", "float64")),
     *(drawn(seed) for seed in range(1, 9)),
-    Case(
-        "training, dropout",
-        {
-            "hidden_dropout_prob": 0.1,
-            "attention_probs_dropout_prob": 0.2,
-            "classifier_dropout": 0.5,
-        },
-        train=True,
-    ),
+    Case("training, dropout", {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.2,
+                               "classifier_dropout": 0.5}, train=True),
     Case("training, one dropout rate", {"hidden_dropout_prob": 0.3}, train=True),
 ]
 
@@ -252,10 +228,8 @@ def test_same_bits_in_all_classes(case, dtype, table):
 TEXTS = [  # pairs and single texts, of 4 to 36 tokens
     ("A man is playing a guitar.", "Someone plays an instrument."),
     ("The stock market fell.", ""),
-    (
-        "Where did the encoder that turns every token of a text into a vector come from?",
-        "It was trained on a billion pairs of sentences that mean the same.",
-    ),
+    ("Where did the encoder that turns every token of a text into a vector come from?",
+     "It was trained on a billion pairs of sentences that mean the same."),
     ("Yes", ""),
 ]
 
@@ -292,7 +266,7 @@ def test_same_bits_with_two_threads():
     of threads it is rounded otherwise, in the reference as here.
     """
     config = tiny_config(hidden_size=384, num_attention_heads=12, intermediate_size=1536)
-    ours = build(BertForPreTraining, config)
+    ours = build(heads.BertForPreTraining, config)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -309,7 +283,7 @@ def test_same_bits_with_two_threads():
 def test_training_takes_the_same_path(dtype):
     """Dropout at the same places, drawn in the same order: after 5 steps every bit is the same."""
     config = tiny_config(attention_probs_dropout_prob=0.2, classifier_dropout=0.5, num_labels=3)
-    ours = build(BertForSequenceClassification, config, dtype=dtype).train()
+    ours = build(heads.BertForSequenceClassification, config, dtype=dtype).train()
     theirs = in_reference(ours)
     batch, labels = ragged_batch(config), torch.tensor([0, 2, 1, 1])
     paths = []

@@ -18,25 +18,12 @@ from minibert.embeddings import Embeddings
 from minibert.encoder import FeedForward
 from minibert.io.checkpoint import ENCODER_NAMES, official_name
 from minibert.model import BertModel
+from minibert.parity import goldens, replace
 from minibert.parity.differences import describe, pattern
-from minibert.parity.goldens import (
-    GOLDENS,
-    compare_goldens,
-    compare_model,
-    compare_projections,
-    read_goldens,
-)
+from minibert.parity.goldens import GOLDENS, compare_goldens, compare_model, read_goldens
 from minibert.parity.html import to_html
 from minibert.parity.probes import example
-from minibert.parity.replace import (
-    MODULES,
-    assert_parity,
-    copy_weights,
-    examine_code,
-    examine_dump,
-    load,
-    places_of,
-)
+from minibert.parity.replace import assert_parity, copy_weights, examine_code, examine_dump
 from minibert.parity.report import compare, examine, our_name
 from minibert.parity.steps import Computation, model_inputs, order
 from minibert.trace import trace
@@ -119,7 +106,7 @@ def test_without_transformers_a_directory_is_held_against_the_single_steps(monke
 
 @pytest.mark.weights
 def test_the_official_model_has_the_projections_of_transformers(official):
-    (report,) = compare_projections(official, GOLDENS)
+    (report,) = goldens.compare_projections(official, GOLDENS)
     assert report.passed and len(report.rows) == 92, str(report)
 
 
@@ -185,7 +172,7 @@ def test_the_first_difference_is_named_and_what_follows_is_not_blamed(tiny, merg
     changes = {"attention.scaled": lambda s: s["attention.products"]}
     if merged:  # a second mistake, in another stage
         changes["attention.context"] = lambda s: (
-            s["attention.mixed"].reshape(*s.run.ids.shape, -1))
+            s["attention.mixed"].reshape(*s.ids.shape, -1))
     wrong = Computation(EXAMPLE, changes=changes, dtype=torch.float32)
     report = examine("", EXAMPLE, {name: wrong[name] for name in tiny[1]})
     assert report.first.name == "layers.0.attention.scores"
@@ -343,8 +330,8 @@ def test_the_help_names_the_weights_of_each_kind(capsys):
     assert 'names = {"q_proj": "query"}' in said
     listed = said[said.index("the weights that are copied in"):]
     model = BertModel(EXAMPLE.config)
-    for kind in MODULES:
-        part = model.get_submodule(places_of(kind, EXAMPLE.config)[0])
+    for kind in replace.MODULES:
+        part = model.get_submodule(replace.places_of(kind, EXAMPLE.config)[0])
         ours = [name for name, inner in part.named_modules() if inner._parameters]
         line = listed.replace("\n" + 16 * " ", " ").partition(f"\n  {kind} ")[2].splitlines()[0]
         assert line.replace(",", "").split() == ours
@@ -358,14 +345,12 @@ def test_files_that_cannot_be_used_are_called_so(tmp_path, monkeypatch, capsys):
                   "--replace pooling=mine.py:A --names nofile"):
         assert cli.main(["parity", *words.split()]) == 2
         assert f"nofile: no such file (looked from {tmp_path})" in capsys.readouterr().err
-    assert load("mine.py:A").__name__ == "A"
-    for spec, said in (
-        ("no_name.py", "my_attention.py:MyAttention"),
-        ("mine.py:B", "has no 'B'; it has A"),
-        ("broken.py:A", r"RuntimeError: oh \(line 2"),
-    ):
+    assert replace.load("mine.py:A").__name__ == "A"
+    for spec, said in (("no_name.py", "my_attention.py:MyAttention"),
+                       ("mine.py:B", "has no 'B'; it has A"),
+                       ("broken.py:A", r"RuntimeError: oh \(line 2")):
         with pytest.raises(ValueError, match=said):
-            load(spec)
+            replace.load(spec)
 
 
 # ----------------------------------------------------------------------------------------- dumps
