@@ -1,6 +1,6 @@
 """The same numbers as the reference, to the last bit: transformers' BERT with eager attention.
 
-Each row of the table that ``pytest tests/test_parity_reference.py -s`` prints is a configuration in
+Each row of the table that ``pytest tests/parity/test_reference.py -s`` prints is a configuration in
 a dtype: all seven classes (for the kinds of mask, the encoder), every intermediate tensor of the
 forward pass, its gradient, and the gradient of every parameter. All parameters are perturbed, texts
 have padding, segments and unequal lengths unless the configuration says otherwise.

@@ -1,4 +1,4 @@
-"""A learner's solution: linear maps, heads, attention, heads together."""
+"""A learner's solution: linear layers, heads, attention, heads together."""
 
 import torch.nn.functional as F
 
