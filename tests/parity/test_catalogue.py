@@ -61,13 +61,24 @@ def test_a_planted_mistake_is_named_first(kind, rounding):
     assert sum(result in NAMED for result in outcomes.values()) >= 4, outcomes
 
 
+# Smaller than the rounding of some dumps: eps 1e-6 in the masked-LM head, and in bfloat16 the
+# weights of a head rounded to float16. Nothing can name them there.
+BELOW_THE_ROUNDING = {
+    torch.float32: {"norm-eps-1e-06"},
+    torch.bfloat16: {"norm-eps-1e-06", "float16-weights"},
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("rounding", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rounding", BELOW_THE_ROUNDING)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_planted_mistake_is_named_and_none_wrongly(kind, rounding):
-    found = [outcome(kind, (mistake,), rounding, pairs=False)[0] for mistake in possible(kind)]
-    assert "wrong" not in found
-    assert sum(result in NAMED for result in found) >= 0.95 * len(found)
+    """In a layer every third: planted_mistakes.py plants them all there, which takes minutes."""
+    mistakes = possible(kind)[:: 3 if kind == "layer" else 1]
+    found = {m.key: outcome(kind, (m,), rounding, pairs=False)[0] for m in mistakes}
+    unnamed = {key: result for key, result in found.items() if result not in NAMED}
+    assert unnamed.keys() <= BELOW_THE_ROUNDING[rounding]
+    assert set(unnamed.values()) <= {"missed"}
 
 
 @pytest.mark.parametrize("rounding", [torch.float32, torch.bfloat16])
