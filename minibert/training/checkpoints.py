@@ -10,8 +10,8 @@ A run directory is the finished model with a folder ``run/`` in it:
     metrics.json ...         when it is done
 
 Killed at any moment, a run resumes from its checkpoint to the very same bytes. For that the order
-of the examples is a function of seed and epoch alone, and everything else that chance decides
-comes from torch's generator, whose state is part of the checkpoint.
+of the examples is a function of seed and epoch alone, and all other random numbers come from
+torch's generator, whose state is part of the checkpoint.
 """
 
 from __future__ import annotations
