@@ -16,8 +16,6 @@ from minibert.model import BertModel
 from minibert.pretrained import initialise
 from minibert.training.settings import Settings
 
-PROJECTIONS = ("query", "key", "value", "output")  # of the attention
-
 
 def encoder_of(model: nn.Module) -> BertModel:
     """The encoder in a model: of a model with a head its ``bert``, else the model itself."""
@@ -100,19 +98,16 @@ class LoRALinear(nn.Linear):
         return F.linear(x, self.weight, self.bias) + self.scale * change
 
 
-def add_lora(model: nn.Module, rank: int, alpha: float | None = None) -> None:
+def add_lora(model: nn.Module, rank: int) -> None:
     """Freeze the encoder and give the attention projections of every layer a change of low rank.
 
-    ``alpha`` / rank scales the change; None = 2 · rank.
+    The change is scaled by 2: alpha is twice the rank.
     """
-    if rank < 1:
-        raise ValueError(f"rank {rank}; at least 1 is needed")
-    bert = encoder_of(model)
     freeze(model, "encoder")
-    for layer in bert.layers:
-        for name in PROJECTIONS:
+    for layer in encoder_of(model).layers:
+        for name in ("query", "key", "value", "output"):
             linear = getattr(layer.attention, name)
-            setattr(layer.attention, name, LoRALinear(linear, rank, alpha or 2.0 * rank))
+            setattr(layer.attention, name, LoRALinear(linear, rank, alpha=2.0 * rank))
 
 
 def merge_lora(model: nn.Module) -> None:

@@ -22,6 +22,7 @@ import json
 import math
 import os
 import signal
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
@@ -63,7 +64,7 @@ class Run:
     on_line: Callable[[dict], object] = lambda line: None
 
     epoch = epoch_step = step = best_epoch = 0
-    best: float | None = field(default=None, init=False)
+    best = -math.inf
     lines: list[dict] = field(default_factory=list, init=False)
     interrupted = False
 
@@ -72,8 +73,8 @@ class Run:
     @property
     def out_of_patience(self) -> bool:
         """Whether too many epochs in a row were no better than the best one."""
-        waits = self.patience is not None and self.best is not None
-        return waits and self.epoch - self.best_epoch >= self.patience
+        waits = self.patience is not None and self.best_epoch
+        return bool(waits) and self.epoch - self.best_epoch >= self.patience
 
     def check(self, loss: Tensor, norm: Tensor) -> None:
         """Stop the run before NaN or infinity gets into the weights.
@@ -105,15 +106,16 @@ class Run:
         self.epoch += 1
         self.epoch_step = 0
         self.log(step=self.step, epoch=self.epoch, **measures)
-        score = measures.get(self.best_on)
-        if score is not None and not is_nan(score) and (self.best is None or score > self.best):
-            self.best, self.best_epoch = score, self.epoch
+        if measures.get(self.best_on, -math.inf) > self.best:  # NaN is not
+            self.best, self.best_epoch = measures[self.best_on], self.epoch
             if self.directory and distributed.rank() == 0:
-                write_tensors(Path(self.directory, "best.safetensors"), self.trained())
+                write_safetensors(Path(self.directory, "best.safetensors"), self.trained())
 
     def log(self, **line: object) -> None:
         """Add a line to ``log.jsonl``."""
-        line = {key: (None if is_nan(value) else value) for key, value in line.items()}
+        for name, value in line.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                line[name] = None  # JSON has no NaN
         self.lines.append(line)
         self.on_line(line)
         if self.directory and distributed.rank() == 0:
@@ -154,53 +156,54 @@ class Run:
         tensors |= {f"random.{i}": state for i, state in enumerate(states)}
         if torch.cuda.is_available():
             tensors |= {f"cuda.{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
-        position = {name: getattr(self, name) for name in POSITION}
-        position["lines"] = len(self.lines)
-        write_tensors(Path(self.directory, "checkpoint.safetensors"), tensors, position)
+        position = {name: getattr(self, name) for name in POSITION} | {"lines": len(self.lines)}
+        metadata = {"position": json.dumps(position)}
+        write_safetensors(Path(self.directory, "checkpoint.safetensors"), tensors, metadata)
 
     def resume(self) -> bool:
         """Go to where the checkpoint is; False where there is none: the run starts from step 0.
 
-        What the log says about later steps is dropped: they will be done again. Files that a
-        killed process left half-written are removed.
+        What the log says about later steps is dropped: they will be done again.
 
         Raises:
             ValueError: the checkpoint is damaged, or is that of another model or world size.
         """
         path, log = (Path(self.directory, name) for name in ("checkpoint.safetensors", "log.jsonl"))
-        distributed.wait()
-        if distributed.rank() == 0:
-            for stale in path.parent.glob(".*.tmp-*"):
-                stale.unlink()
-        tensors, position = read_tensors(path) if path.exists() else ({}, {"lines": 0})
-        if tensors:
+        position = {"lines": 0}
+        if path.exists():
+            tensors, metadata = read_safetensors(path)
+            position = json.loads(metadata["position"])
             self.restore(tensors)
-        for name in POSITION:
-            setattr(self, name, position.get(name, getattr(self, name)))
         kept = read_text(log).splitlines(keepends=True)[: position["lines"]] if log.exists() else []
+        for name, value in position.items():
+            setattr(self, name, value)
         self.lines = [json.loads(line) for line in kept]
         distributed.wait()  # all have read it
         if distributed.rank() == 0:
             write_text(log, "".join(kept))
-        return bool(tensors)
+        return path.exists()
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Put the tensors of a checkpoint back where they came from."""
-        self.load(part(tensors, "model"))
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in part(tensors, "optimizer").items():
+        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for name, tensor in tensors.items():
+            kind, key = name.split(".", 1)
+            parts[kind][key] = tensor
+        self.load(parts["model"])
+        state: dict[int, dict[str, Tensor]] = defaultdict(dict)
+        for name, tensor in parts["optimizer"].items():
             number, key = name.split(".")
-            state.setdefault(int(number), {})[key] = tensor
+            state[int(number)][key] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        states = part(tensors, "random")
+        states, cuda = parts["random"], parts["cuda"]
         if len(states) != distributed.processes():
             raise ValueError(
                 f"the checkpoint is that of {len(states)} processes, this run has "
                 f"{distributed.processes()}; resume with as many"
             )
         torch.set_rng_state(states[str(distributed.rank())])
-        if cuda := part(tensors, "cuda"):
+        if cuda:
             torch.cuda.set_rng_state_all([cuda[str(i)] for i in range(len(cuda))])
 
     def load(self, tensors: dict[str, Tensor]) -> None:
@@ -214,33 +217,8 @@ class Run:
     def load_best(self) -> None:
         """Put the weights of the best epoch into the model, if the dev data chose one."""
         distributed.wait()
-        if self.directory and self.best is not None:
-            self.load(read_tensors(Path(self.directory, "best.safetensors"))[0])
-
-
-def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose name begins with a prefix and a dot, without it."""
-    prefix += "."
-    return {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor], position: dict | None = None) -> None:
-    """Write tensors and a JSON object into one safetensors file, atomically.
-
-    Raises:
-        OSError: it cannot be written (a full disk); the file of before stands.
-    """
-    tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
-    write_safetensors(path, tensors, {"minibert": json.dumps(position)})
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """The tensors and the JSON object of a file that `write_tensors` wrote."""
-    try:
-        tensors, metadata = read_safetensors(path)
-        return tensors, json.loads(metadata["minibert"])
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it and start a new run") from None
+        if self.directory and self.best_epoch:
+            self.load(read_safetensors(Path(self.directory, "best.safetensors"))[0])
 
 
 def append(path: Path, line: str) -> None:
@@ -251,8 +229,3 @@ def append(path: Path, line: str) -> None:
         if file.write(line.encode()) < len(line.encode()):  # it raises where not a byte has room
             file.truncate(end)
             raise OSError(errno.ENOSPC, "no room for another line", str(path))
-
-
-def is_nan(value: object) -> bool:
-    """Whether a value is the float that JSON cannot write."""
-    return isinstance(value, float) and not math.isfinite(value)

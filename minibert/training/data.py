@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,10 +45,6 @@ Say = Callable[[str], None]
 
 def silent(line: str) -> None:
     """Say nothing."""
-
-
-class OneText(ValueError):
-    """A file has one text in a row where two are needed."""
 
 
 class Example(NamedTuple):
@@ -225,10 +221,10 @@ def match_columns(
         if role not in positions and found:
             positions[role] = found[0]
     if missing := [role for role in required if role not in positions]:
-        one_text = "pair" in missing and (missing[0] == "pair" or len(names) == 1)
-        raise (OneText if one_text else ValueError)(
-            f"{file}: which columns are {', '.join(missing)}? It has {names}; name them, as in "
-            f"--columns {missing[0]}={names[0]}"
+        two = "two texts in a row are needed (for one there is `minibert finetune classify`); "
+        raise ValueError(
+            f"{file}: {two if 'pair' in missing else ''}which columns are {', '.join(missing)}? "
+            f"It has {names}; name them, as in --columns {missing[0]}={names[0]}"
         )
     return {role: positions[role] for role in wanted if role in positions}
 
@@ -256,17 +252,17 @@ def value(role: str, cell: Any, where: str, blank: bool = False) -> Any:
 
 def class_names(examples: Sequence[Example]) -> list[str]:
     """The classes that occur: in the order of their numbers if all are numbers, else sorted."""
-    names = {example.values["label"] for example in examples}
-    try:
-        return sorted(names, key=lambda name: (float(name), name))
-    except ValueError:
-        return sorted(names)
+    return list(count_classes(examples))
 
 
 def count_classes(examples: Sequence[Example]) -> dict[str, int]:
-    """Class → how many examples it has."""
+    """Class → how many examples it has; the classes in the order of `class_names`."""
     counts = Counter(example.values["label"] for example in examples)
-    return {name: counts[name] for name in class_names(examples)}
+    try:
+        names = sorted(counts, key=lambda name: (float(name), name))
+    except ValueError:
+        names = sorted(counts)
+    return {name: counts[name] for name in names}
 
 
 def score_scale(examples: Sequence[Example]) -> tuple[float, float]:
@@ -340,37 +336,21 @@ def some(items: Sequence[str], n: int = 3) -> str:
 
 
 def split(
-    examples: Sequence[Example], share: float = 0.1, seed: int = 0
+    examples: Sequence[Example], n: int, seed: int = 0
 ) -> tuple[list[Example], list[Example]]:
-    """Set ``share`` of the examples aside: (the rest, the part set aside), each in file order.
+    """Draw n of the examples: (those drawn, the others), each in file order.
 
-    With classes, every class gives its share (rounded; a class of one example gives none).
+    With classes, every class gives its share (as near as whole examples allow).
     """
-    if not 0 < share < 1:
-        raise ValueError(f"the share to set aside is {share}; it must be between 0 and 1")
-    aside = set()
-    for members in shuffled_classes(examples, seed):
-        aside.update(members[: min(round(share * len(members)), len(members) - 1)])
-    if not aside or len(aside) == len(examples):
-        raise ValueError(f"{len(examples)} examples are too few to set {share:.0%} aside")
-    parts = [], []
-    for i, example in enumerate(examples):
-        parts[i in aside].append(example)
-    return parts
-
-
-def subset(examples: Sequence[Example], n: int, seed: int = 0) -> list[Example]:
-    """n of the examples, every class in its proportion (as near as whole examples allow)."""
-    places = []  # (how far into its class an example comes, which): the n smallest are taken
-    for members in shuffled_classes(examples, seed):
-        places += [((rank + 0.5) / len(members), i) for rank, i in enumerate(members)]
-    return [examples[i] for i in sorted(i for _, i in sorted(places)[:n])]
-
-
-def shuffled_classes(examples: Sequence[Example], seed: int) -> Iterator[list[int]]:
-    """The numbers of the examples of each class, shuffled; without labels all are one class."""
     groups = defaultdict(list)
     for i, example in enumerate(examples):
         groups[example.values.get("label")].append(i)
-    for n, name in enumerate(sorted(groups, key=str)):
-        yield np.random.default_rng([seed, n]).permutation(groups[name]).tolist()
+    places = []  # (how far into its shuffled class an example comes, which): the n smallest
+    for number, name in enumerate(sorted(groups, key=str)):
+        members = np.random.default_rng([seed, number]).permutation(groups[name]).tolist()
+        places += [((rank + 0.5) / len(members), i) for rank, i in enumerate(members)]
+    drawn = {i for _, i in sorted(places)[:n]}
+    parts = [], []
+    for i, example in enumerate(examples):
+        parts[i not in drawn].append(example)
+    return parts

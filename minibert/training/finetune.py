@@ -11,9 +11,7 @@ import dataclasses
 import math
 import os
 import platform
-import shutil
 import sys
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -28,7 +26,7 @@ import minibert
 from minibert.io import distributed
 from minibert.io.checkpoint import content_digest
 from minibert.io.directory import open_directory
-from minibert.io.files import atomic_directory, read_json, sha256, write_json, write_text
+from minibert.io.files import atomic_directory, read_json, remove, sha256, write_json, write_text
 from minibert.io.hub import model_card
 from minibert.sentence_encoder import best_device
 from minibert.training import data
@@ -83,7 +81,8 @@ def finetune(
     known = evaluation.on("general")  # before anything is re-initialised
     adapt(model, settings)
     model.to(device)
-    loader = training_batches(settings, task, examples, device)
+    learnt = examples["train"] + examples.get("replay", [])
+    loader = training_batches(settings, task, learnt, device)
     optimizer = start_optimizer(settings, model)
 
     begin(settings, origin, out, resume)
@@ -96,14 +95,13 @@ def finetune(
     else:
         torch.manual_seed(settings.seed + distributed.rank())  # each process its own dropout
         run.log(step=0, epoch=0, **evaluation.on("dev", "test"), **known)
-    timing = train(settings, task, loader, run, evaluation, say)
+    train(settings, task, loader, run, evaluation, say)
     after = {"best_epoch": run.best_epoch or run.epoch, "steps": run.step}
     after |= evaluation.on("dev", "test", "general")
     before = {name: run.lines[0][name] for name in after if name in run.lines[0]}
     result = {"before": before, "after": after, "remarks": task.remarks(evaluation.last)}
     if distributed.rank() == 0:
         save(settings, run, evaluation, result, out)
-        write_json(here / "timing.json", timing)
         write_json(here / "metrics.json", result)  # from now on the run is finished
         clear(here)
     distributed.wait()
@@ -137,7 +135,10 @@ def read_data(settings: Settings, say: Say) -> dict[str, list[data.Example]]:
     columns = {**dict.fromkeys(settings.files, of_task), "keep": (Similarity.columns(), None)}
     sets = {name: data.read(path, *columns[name], say) for name, path in settings.files.items()}
     if "dev" not in sets:
-        sets["train"], sets["dev"] = data.split(sets["train"], 0.1, settings.seed)
+        if len(sets["train"]) < 10:
+            raise ValueError(f"{settings.train} is too small to set a tenth aside; name --dev FILE")
+        tenth = round(0.1 * len(sets["train"]))
+        sets["dev"], sets["train"] = data.split(sets["train"], tenth, settings.seed)
         say(f"{len(sets['dev'])} rows of the training data are set aside as development data")
     for remark in data.check(sets["train"], sets["dev"]):
         say(f"warning: {remark}")
@@ -146,7 +147,7 @@ def read_data(settings: Settings, say: Say) -> dict[str, list[data.Example]]:
         say(f"{name}: " + ", ".join(f"{label} {count}" for label, count in counts.items()))
     if "replay" in sets:
         n = round(settings.replay_share * len(sets["train"]))
-        sets["replay"] = data.subset(sets["replay"], n, settings.seed)
+        sets["replay"], _ = data.split(sets["replay"], n, settings.seed)
         say(f"{len(sets['replay'])} general examples are mixed in")
     return sets
 
@@ -160,13 +161,11 @@ def start(settings: Settings, examples: Sequence[data.Example]) -> tuple[Task, n
 
 
 def training_batches(
-    settings: Settings, task: Task, examples: dict[str, list], device: torch.device
+    settings: Settings, task: Task, examples: Sequence[data.Example], device: torch.device
 ) -> DataLoader:
-    """The batches of the training data, and of the general examples mixed in."""
-    features = [f for name in ("train", "replay") if name in examples
-                for f in task.encode(examples[name])]  # fmt: skip
+    """The batches of the examples to learn from."""
     return data_loader(
-        task, features, device, epochs=settings.epochs, steps=settings.steps,
+        task, task.encode(examples), device, epochs=settings.epochs, steps=settings.steps,
         size=None if settings.batch_tokens else settings.batch_size, tokens=settings.batch_tokens,
         accumulate=settings.accumulate, seed=settings.seed,
     )  # fmt: skip
@@ -206,8 +205,9 @@ def begin(settings: Settings, origin: dict[str, str], out: Path, resume: bool) -
         }
         write_json(here / "versions.json", versions)
         write_json(here / "settings.json", dataclasses.asdict(settings))  # from now on it is a run
-    for half_written in (*out.glob(".*.tmp-*"), *out.parent.glob(f".{out.name}.tmp-*")):
-        shutil.rmtree(half_written, ignore_errors=True)  # by a process that was killed
+    begun = (*out.glob(".*.tmp-*"), *here.glob(".*.tmp-*"), *out.parent.glob(f".{out.name}.tmp-*"))
+    for half_written in begun:  # by a process that was killed
+        remove(half_written)
 
 
 # ------------------------------------------------------------------------- training and measuring
@@ -241,15 +241,14 @@ class Evaluation:
 
 def train(
     settings: Settings, task: Task, loader: DataLoader, run: Run, evaluation: Evaluation, say: Say
-) -> dict:
-    """Train to the end, take the weights of the best epoch, and say how fast it went."""
+) -> None:
+    """Train to the end, and take the weights of the best epoch."""
     plan, device = loader.batch_sampler, next(run.model.parameters()).device
 
     def loss(model: nn.Module, batch: dict) -> torch.Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.autocast):
             return task.loss(model, batch)
 
-    began, first = time.perf_counter(), run.step
     warmup = math.ceil(settings.warmup * plan.steps)
     with run.interruptible(), narrator(run, plan.steps, say):
         loop(
@@ -258,25 +257,8 @@ def train(
             schedule=SCHEDULES[settings.schedule](warmup, plan.steps),
             evaluate=lambda: evaluation.on("dev", "general"), run=run,
         )  # fmt: skip
-    seconds = time.perf_counter() - began
     run.load_best()
     merge_lora(run.model)
-    examples = (run.step - first) / max(plan.steps, 1) * len(loader.dataset) * len(plan.plan)
-    return {  # all that may differ between two equal runs
-        "seconds": round(seconds, 1),
-        "examples_per_second": round(examples / seconds, 1) if seconds else None,
-        "peak_memory_bytes": peak_memory(),
-    }
-
-
-def peak_memory() -> int | None:
-    """The most memory that this process has held, in bytes; None where nobody counts (Windows)."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if platform.system() == "Darwin" else peak * 1024
 
 
 @contextlib.contextmanager

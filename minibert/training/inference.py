@@ -48,23 +48,6 @@ def load(name_or_path: AnyPath) -> tuple[Task, nn.Module]:
     raise ValueError(f"{directory} has {name}; what `minibert finetune` has written is needed")
 
 
-def read(name: object, task: Task, path: object, *args: object) -> list[data.Example]:
-    """``data.read``; where two texts in a row are missing, say what that model is for.
-
-    Raises:
-        ValueError: as ``data.read``.
-    """
-    try:
-        return data.read(path, *args)
-    except data.OneText:
-        if not isinstance(task, Similarity):
-            raise
-        raise ValueError(
-            f"{name} compares two texts and has no classifier; needed is what "
-            "`minibert finetune classify` wrote, or a file with two texts in a row"
-        ) from None
-
-
 def predict_file(
     model: AnyPath, path: AnyPath, columns: Columns = None, say: data.Say = data.silent
 ) -> list[dict]:
@@ -74,11 +57,11 @@ def predict_file(
     remarks: what was guessed about the columns, which blank lines of a table were left out.
 
     Raises:
-        ValueError: as `load` and `read`.
+        ValueError: as `load` and `data.read`.
     """
     task, network = load(model)
     roles = [*task.inputs, *(f"{role}?" for role in task.truth)]  # the truth is not looked at
-    examples = read(model, task, path, roles, columns, say, True)
+    examples = data.read(path, roles, columns, say, blank=True)
     examples = [example.without_truth() for example in examples]
     predictions, _ = task.predict(network, task.encode(examples))
     return [
@@ -90,7 +73,7 @@ def predict_file(
 def evaluate_file(model: AnyPath, path: AnyPath, columns: Columns = None) -> dict[str, float]:
     """The loss and the metrics of the model's task on a file."""
     task, network = load(model)
-    examples = read(model, task, path, task.columns(), columns)
+    examples = data.read(path, task.columns(), columns)
     return task.evaluate(network, task.encode(examples))
 
 

@@ -6,7 +6,8 @@ Where a fraction is 0/0 (a class never predicted, say) it counts as 0, as in sci
 correlation of a constant is undefined and NaN, as in scipy. Both without a warning.
 
 Raises, for every function:
-    ValueError: unequal lengths, no examples, more than one dimension, NaN, or text against numbers.
+    ValueError: unequal lengths, no examples, more than one dimension, NaN or infinity, text against
+        numbers.
 """
 
 from __future__ import annotations
@@ -33,18 +34,17 @@ def confusion_matrix(labels: Any, predictions: Any, classes: Any = None) -> np.n
         ValueError: a label or prediction is not among ``classes``.
     """
     labels, predictions = _classes(labels, predictions)
-    occurring, codes = np.unique(np.concatenate([labels, predictions]), return_inverse=True)
-    order = occurring if classes is None else np.asarray(classes)
-    position = {name: i for i, name in enumerate(order.tolist())}
+    occurring = np.unique(np.concatenate([labels, predictions])).tolist()
+    order = occurring if classes is None else np.asarray(classes).tolist()
+    position = {name: i for i, name in enumerate(order)}
     if len(position) < len(order):
-        raise ValueError(f"the classes {order.tolist()} contain one twice")
-    unknown = [name for name in occurring.tolist() if name not in position]
-    if unknown:
-        raise ValueError(f"{unknown[0]!r} occurs, but the classes are {order.tolist()}")
-    codes = np.array([position[name] for name in occurring.tolist()])[codes.reshape(-1)]
-    row, column = codes[: len(labels)], codes[len(labels) :]
-    counts = np.bincount(row * len(order) + column, minlength=len(order) ** 2)
-    return counts.reshape(len(order), len(order))  # (C, C)
+        raise ValueError(f"the classes {order} contain one twice")
+    if unknown := [name for name in occurring if name not in position]:
+        raise ValueError(f"{unknown[0]!r} occurs, but the classes are {order}")
+    table = np.zeros((len(order), len(order)), dtype=np.int64)
+    for label, prediction in zip(labels.tolist(), predictions.tolist(), strict=True):
+        table[position[label], position[prediction]] += 1
+    return table
 
 
 def precision_recall_f1(
@@ -54,24 +54,20 @@ def precision_recall_f1(
 
     Precision is the share right among those predicted as a class, recall among those that are of
     it, F1 their harmonic mean. ``average`` is ``None`` (an array with a value per class, in the
-    order of ``classes``), ``"macro"`` (the plain mean over classes), ``"weighted"`` (by the
-    number of labels) or ``"micro"`` (all decisions pooled; with one class per example all three
-    equal the accuracy).
+    order of ``classes``), ``"macro"`` (the plain mean over classes) or ``"micro"`` (all decisions
+    pooled; with one class per example all three equal the accuracy).
 
     Shapes: (n,), (n,) -> three arrays (C,) or three floats.
     """
-    if average not in (None, "micro", "macro", "weighted"):
-        raise ValueError(f"average={average!r}; use None, 'micro', 'macro' or 'weighted'")
+    if average not in (None, "micro", "macro"):
+        raise ValueError(f"average={average!r}; use None, 'micro' or 'macro'")
     table = confusion_matrix(labels, predictions, classes)  # (C, C)
     right, actual, predicted = table.diagonal(), table.sum(axis=1), table.sum(axis=0)  # (C,) each
     if average == "micro":
         right, actual, predicted = right.sum(), actual.sum(), predicted.sum()
     precision, recall = _divide(right, predicted), _divide(right, actual)
     scores = precision, recall, _divide(2 * right, actual + predicted)
-    if average is None:
-        return scores
-    weights = actual if average == "weighted" else None
-    return tuple(float(np.average(score, weights=weights)) for score in scores)
+    return scores if average is None else tuple(float(score.mean()) for score in scores)
 
 
 def matthews_correlation(labels: Any, predictions: Any) -> float:
@@ -92,7 +88,7 @@ def pearson(x: Any, y: Any) -> float:
     """Return Pearson's linear correlation, -1 to 1; NaN where x or y is constant.
 
     Raises:
-        ValueError: also for infinity, and for fewer than two pairs.
+        ValueError: also for fewer than two pairs.
     """
     x, y = _numbers(x, y)
     if len(x) < 2:
@@ -109,7 +105,7 @@ def spearman(x: Any, y: Any) -> float:
     Equal values share the average of their ranks.
 
     Raises:
-        ValueError: also for infinity, and for fewer than two pairs.
+        ValueError: also for fewer than two pairs.
     """
     return pearson(*map(_ranks, _numbers(x, y)))
 
@@ -146,19 +142,15 @@ def _classes(labels: Any, predictions: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _numbers(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return both in float64, finite."""
+    """Return both in float64."""
     x, y = _equally_long(x, y)
     if "U" in (x.dtype.kind, y.dtype.kind):
         raise ValueError("text came where numbers are needed")
-    x, y = x.astype(np.float64), y.astype(np.float64)
-    for values in (x, y):
-        if (wrong := np.flatnonzero(~np.isfinite(values))).size:
-            raise ValueError(f"entry {wrong[0]} is {values[wrong[0]]}; finite numbers are needed")
-    return x, y
+    return x.astype(np.float64), y.astype(np.float64)
 
 
 def _equally_long(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as arrays of shape (n,), n at least 1, without NaN."""
+    """Return both as arrays of shape (n,), n at least 1, without NaN and infinity."""
     x, y = np.asarray(x), np.asarray(y)
     if x.ndim != 1 or y.ndim != 1:
         raise ValueError(
@@ -172,6 +164,6 @@ def _equally_long(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     for values in (x, y):
         if values.dtype.kind not in "biufU":
             raise ValueError(f"entries of type {values.dtype}; numbers or strings are needed")
-        if values.dtype.kind == "f" and np.isnan(values).any():
-            raise ValueError(f"entry {int(np.flatnonzero(np.isnan(values))[0])} is NaN")
+        if values.dtype.kind == "f" and (wrong := np.flatnonzero(~np.isfinite(values))).size:
+            raise ValueError(f"entry {wrong[0]} is {values[wrong[0]]}; finite numbers are needed")
     return x, y

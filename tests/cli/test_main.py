@@ -325,10 +325,8 @@ def test_predict_with_a_sentence_encoder_says_what_it_needs(capsys, model, tmp_p
         words = [*words, tmp_path / "q.tsv"]
         status, out, err = run(capsys, *words, "--model", model)
         assert (status, out) == (2, "")
-        assert err == (
-            f"minibert: {model} compares two texts and has no classifier; needed is what "
-            "`minibert finetune classify` wrote, or a file with two texts in a row\n"
-        )
+        needed = "two texts in a row are needed (for one there is `minibert finetune classify`)"
+        assert f"q.tsv: {needed}; which columns are pair? It has ['text', 'label']" in err
         status, _, err = run(capsys, *words)
         assert status == 2 and "required: --model" in err
     (tmp_path / "q.tsv").write_text("text\tpair\na b\t\n")

@@ -144,12 +144,8 @@ def test_scales():
 
 def test_a_split_is_stratified_repeatable_and_loses_nothing():
     rows = labelled(*[(f"t{i}", "rare" if i % 10 == 0 else "often") for i in range(100)])
-    rest, aside = data.split(rows, 0.2, seed=3)
-    assert data.count_classes(aside) == {"often": 18, "rare": 2}
-    assert sorted(e.where for e in rest + aside) == sorted(e.where for e in rows)
-    assert data.split(rows, 0.2, seed=3) == (rest, aside) != data.split(rows, 0.2, seed=4)
-    assert data.count_classes(data.subset(rows, 20, seed=1)) == {"often": 18, "rare": 2}
-    assert data.subset(rows, 20, seed=1) != data.subset(rows, 20, seed=2)
-    assert len(data.subset(rows, 33)) == 33 and data.subset(rows, 200) == rows
-    with pytest.raises(ValueError, match="too few"):
-        data.split(labelled(("a", "x"), ("b", "y")), 0.5)
+    drawn, rest = data.split(rows, 20, seed=3)
+    assert data.count_classes(drawn) == {"often": 18, "rare": 2}
+    assert sorted(e.where for e in rest + drawn) == sorted(e.where for e in rows)
+    assert data.split(rows, 20, seed=3) == (drawn, rest) != data.split(rows, 20, seed=4)
+    assert len(data.split(rows, 33)[0]) == 33 and data.split(rows, 200) == (rows, [])

@@ -35,7 +35,6 @@ def test_classes_by_hand():
     assert f1.tolist() == [0.8, 2 / 3]
     assert metrics.precision_recall_f1(LABELS, PREDICTIONS, "micro") == (0.75, 0.75, 0.75)
     assert metrics.precision_recall_f1(LABELS, PREDICTIONS, "macro")[:2] == (0.75, (2 / 3 + 1) / 2)
-    assert metrics.precision_recall_f1(LABELS, PREDICTIONS, "weighted")[:2] == (0.875, 0.75)
     # (right · n - Σ actual · predicted) / √((n² - Σ actual²)(n² - Σ predicted²))
     assert metrics.matthews_correlation(LABELS, PREDICTIONS) == (3 * 4 - 8) / math.sqrt(6 * 8)
 
@@ -77,7 +76,7 @@ def test_classes_as_scikit_learn_sees_them(pairs, text, extra):
     assert np.array_equal(metrics.confusion_matrix(labels, predictions, classes), table)
     ours = metrics.matthews_correlation(labels, predictions)
     assert math.isclose(ours, matthews, rel_tol=1e-14, abs_tol=1e-15)
-    for average in (None, "micro", "macro", "weighted"):
+    for average in (None, "micro", "macro"):
         expected = sk.precision_recall_fscore_support(
             labels, predictions, average=average, labels=classes, zero_division=0
         )[:3]

@@ -51,16 +51,12 @@ class ClassTask(Task):
         raise ValueError(f"{example.where}: {name!r} is not among the classes {[*self.classes]}")
 
     @abstractmethod
-    def labels(self, features: Sequence[Feature]) -> np.ndarray:
-        """The numbers of the true classes, (n,)."""
-
-    @abstractmethod
-    def guesses(self, predictions: Sequence[np.ndarray]) -> np.ndarray:
-        """The numbers of the most probable classes, (n,)."""
+    def numbers(self, predictions: Sequence, features: Sequence[Feature]) -> tuple:
+        """The numbers of the true classes and of those predicted, (n,) each."""
 
     def measure(self, predictions: Sequence[np.ndarray], features: Sequence[Feature]) -> dict:
         """Accuracy, macro-F1, Matthews' correlation, and how many classes were predicted at all."""
-        labels, guesses = self.labels(features), self.guesses(predictions)
+        labels, guesses = self.numbers(predictions, features)
         classes = range(len(self.classes))
         return {
             "accuracy": metrics.accuracy(labels, guesses),
@@ -80,7 +76,7 @@ class ClassTask(Task):
 
     def tables(self, predictions: Sequence, features: Sequence[Feature]) -> dict[str, str]:
         """The confusion matrix: a row for each true class, a column for each predicted one."""
-        labels, guesses = self.labels(features), self.guesses(predictions)
+        labels, guesses = self.numbers(predictions, features)
         table = metrics.confusion_matrix(labels, guesses, range(len(self.classes))).tolist()
         text = io.StringIO()
         writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
@@ -141,13 +137,10 @@ class Classification(ClassTask):
         """The probabilities of the classes, (C,), for every example."""
         return list(logits.float().softmax(-1).cpu().numpy())
 
-    def labels(self, features: Sequence[Feature]) -> np.ndarray:
+    def numbers(self, predictions: Sequence[np.ndarray], features: Sequence[Feature]) -> tuple:
         """One for each example."""
-        return np.array([feature.target for feature in features])
-
-    def guesses(self, predictions: Sequence[np.ndarray]) -> np.ndarray:
-        """One for each example."""
-        return np.stack(predictions).argmax(-1)  # (n, C) → (n,)
+        guesses = np.stack(predictions).argmax(-1)  # (n, C) → (n,)
+        return np.array([feature.target for feature in features]), guesses
 
     def answer(self, probabilities: np.ndarray) -> dict:
         """The class and its probability."""
@@ -221,13 +214,10 @@ class TokenClassification(ClassTask):
         guesses = logits.argmax(-1).cpu().numpy()  # (B, T)
         return [row[starts] for row, starts in zip(guesses, batch["starts"], strict=True)]
 
-    def labels(self, features: Sequence[Feature]) -> np.ndarray:
+    def numbers(self, predictions: Sequence[np.ndarray], features: Sequence[Feature]) -> tuple:
         """One for each word."""
-        return np.concatenate([np.array(feature.target)[feature.extra] for feature in features])
-
-    def guesses(self, predictions: Sequence[np.ndarray]) -> np.ndarray:
-        """One for each word."""
-        return np.concatenate(predictions)
+        labels = [np.array(feature.target)[feature.extra] for feature in features]
+        return np.concatenate(labels), np.concatenate(predictions)
 
     def answer(self, tags: np.ndarray) -> dict:
         """The tags of the words."""
