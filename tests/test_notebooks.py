@@ -3,12 +3,11 @@
 import base64
 import re
 import shlex
-from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
-from support.run_notebooks import HOME, METADATA, run, shown, tags
+from support.run_notebooks import HOME, METADATA, run, run_file, shown, tags
 
 from minibert.cli import main as cli
 from minibert.course.exercises import EXERCISES
@@ -26,22 +25,12 @@ def notebook(path):
     return nbformat.read(path, as_version=4)
 
 
-@pytest.fixture(scope="module")
-def runs(request, official, tmp_path_factory):
-    """What is wrong with each notebook that is to be tested; two of them run at a time."""
-    items = [item for item in request.session.items if "runs" in item.fixturenames]
-    chosen = {item.callspec.params["path"] for item in items}
-
-    def what_is_wrong(path):
-        return run(nbformat.read(path, as_version=4), tmp_path_factory.mktemp(path.stem))
-
-    with ThreadPoolExecutor(2) as pool:
-        yield {path: pool.submit(what_is_wrong, path) for path in sorted(chosen)}
-
-
 @pytest.mark.weights
-def test_a_notebook_says_what_is_stored_and_its_exercises_can_be_solved(path, runs):
-    wrong = runs[path].result()
+def test_a_notebook_says_what_is_stored_and_its_exercises_can_be_solved(
+    path, official, notebook_runs, tmp_path
+):
+    run_beside = notebook_runs[path]
+    wrong = run_file(path, tmp_path) if run_beside.cancel() else run_beside.result()
     assert not wrong, "\n\n".join(wrong)
 
 

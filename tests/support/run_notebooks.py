@@ -124,6 +124,11 @@ def run(notebook: NotebookNode, directory: Path) -> list[str]:
     return wrong
 
 
+def run_file(path: Path, directory: Path) -> list[str]:
+    """`run` the notebook in a file."""
+    return run(nbformat.read(path, as_version=4), directory)
+
+
 def full_marks(report: str) -> bool:
     """Whether a judge's report gives all points: "attention: 10 of 10 points"."""
     points = report.partition(":")[2].split()[:4]
