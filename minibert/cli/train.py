@@ -141,9 +141,16 @@ def predict_text(answers: list[dict]) -> str:
     """A line for each row: the answer, its probability if it has one, the text."""
     lines = []
     for answer in answers:
-        first, *rest = (f"{v:.4f}" if isinstance(v, float) else str(v) for v in answer.values())
+        first, *rest = (cell(value) for value in answer.values())
         lines.append("\t".join([*rest[-(2 if "probability" in answer else 1) :], first]))
     return "\n".join(lines)
+
+
+def cell(value: object) -> str:
+    """A value on a line: numbers with four places, words side by side, entities with their type."""
+    if isinstance(value, list):
+        return " ".join(f"[{v['type']} {v['text']}]" if isinstance(v, dict) else v for v in value)
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 @command("minibert evaluate classify --model my-model --data test.tsv")

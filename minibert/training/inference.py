@@ -60,12 +60,12 @@ def predict_file(
         ValueError: as `load` and `data.read`.
     """
     task, network = load(model)
-    roles = [*task.inputs, *(f"{role}?" for role in task.truth)]  # the truth is not looked at
+    roles = [*task.inputs_in_use(), *(f"{role}?" for role in task.truth)]  # not looked at
     examples = data.read(path, roles, columns, say, blank=True)
     examples = [example.without_truth() for example in examples]
     predictions, _ = task.predict(network, task.encode(examples))
     return [
-        {**example.values, **task.answer(prediction)}
+        {**example.values, **task.answer(prediction, example)}
         for example, prediction in zip(examples, predictions, strict=True)
     ]
 

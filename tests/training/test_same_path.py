@@ -13,7 +13,7 @@ from minibert.tokenization.tokenizer import BertTokenizer
 from minibert.training.loader import data_loader
 from minibert.training.loop import loop
 from minibert.training.optim import SCHEDULES, linear, make_optimizer, parameter_groups
-from minibert.training.tasks.classes import IGNORE
+from minibert.training.tasks.tokens import IGNORE
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity

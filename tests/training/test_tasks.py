@@ -10,8 +10,8 @@ from support.tiny import build, in_reference, tiny_config
 from minibert.heads import BertForQuestionAnswering, BertForTokenClassification
 from minibert.training import tasks
 from minibert.training.data import Example
-from minibert.training.tasks.classes import IGNORE
 from minibert.training.tasks.qa import plain_words
+from minibert.training.tasks.tokens import IGNORE
 
 TOKENIZER = small.tokenizer()
 
@@ -159,9 +159,36 @@ def test_a_text_that_is_cut_loses_whole_words():
     task = tasks.TokenClassification(TOKENIZER, ["O"], max_length=5)
     with pytest.warns(UserWarning, match="1 of 1 inputs were truncated to 5"):
         (feature,) = task.encode(rows({"tokens": ["a", "good-day", "song"], "tags": ["O"] * 3}))
-    assert feature.extra == [1] and feature.length == 3
+    assert feature.extra == ([1], ["O"] * 3) and feature.length == 3
     with pytest.raises(ValueError, match="row 1: 2 tokens, but 1 tags"):
         task.encode(rows({"tokens": ["a", "b"], "tags": ["O"]}))
+
+
+def test_entities_are_measured_as_wholes_and_words_cut_off_count_as_missed():
+    task = tasks.TokenClassification(TOKENIZER, ["B-X", "I-X", "O"], max_length=5)
+    with pytest.warns(UserWarning, match="1 of 2 inputs were truncated"):
+        features = task.encode(
+            rows(
+                {"tokens": ["film", "song"], "tags": ["B-X", "I-X"]},
+                {"tokens": ["a", "film", "song", "day"], "tags": ["O", "B-X", "I-X", "B-X"]},
+            )
+        )
+    half_right = [np.array([0, 2]), np.array([2, 0, 1])]  # the first entity is too short
+    measures = task.measure(half_right, features)
+    assert (measures["precision"], measures["recall"]) == (1 / 2, 1 / 3)
+    assert measures["f1"] == pytest.approx(2 / 5) and measures["accuracy"] == 4 / 5
+    assert "X,0.5000,0.3333,0.4000,3" in task.tables(half_right, features)["entities.csv"]
+
+
+def test_a_plain_text_gets_entities_with_their_places():
+    task = tasks.TokenClassification(TOKENIZER, ["B-X", "I-X", "O"])
+    (example,) = rows({"text": "A good  song, a film"})
+    (feature,) = task.encode([example])
+    assert len(feature.extra[0]) == 6  # the comma is a word
+    (found,) = task.answer(np.array([2, 0, 1, 2, 2, 0]), example)["entities"][:1]
+    assert found == {"type": "X", "text": "good  song", "start": 2, "end": 12}
+    with pytest.raises(ValueError, match="row 1: words .tokens. or a text are needed"):
+        task.encode(rows({"pair": "x"}))
 
 
 def question(**changes):

@@ -13,7 +13,7 @@ TASKS = {  # name on the command line → file and class
     "similarity": "pairs.Similarity",
     "contrastive": "pairs.Contrastive",
     "mlm": "mlm.MaskedLM",
-    "tokens": "classes.TokenClassification",
+    "tokens": "tokens.TokenClassification",
     "qa": "qa.QuestionAnswering",
 }
 

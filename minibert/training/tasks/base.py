@@ -88,8 +88,8 @@ class Task(ABC):
         """The metrics, computed once, from all predictions."""
 
     @abstractmethod
-    def answer(self, prediction: Any) -> dict[str, Any]:
-        """A prediction as a person reads it: name → value."""
+    def answer(self, prediction: Any, example: Example) -> dict[str, Any]:
+        """A prediction for an example, as a person reads it: name → value."""
 
     # ------------------------------------------------------------------- what most tasks inherit
 
@@ -97,6 +97,11 @@ class Task(ABC):
     def columns(cls) -> tuple[str, ...]:
         """The columns of a row of training data: inputs, then labels."""
         return cls.inputs + cls.truth
+
+    @classmethod
+    def inputs_in_use(cls) -> tuple[str, ...]:
+        """The columns of a row when the model is used: its inputs."""
+        return cls.inputs
 
     @classmethod
     def options(cls, settings: Any, train: Sequence[Example]) -> dict:

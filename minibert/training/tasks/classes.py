@@ -1,4 +1,4 @@
-"""Tasks with named classes: of a text, of a pair of texts, or of every word (tags)."""
+"""Tasks with named classes: of a text, or of a pair of texts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minibert.config import BertConfig
-from minibert.heads import BertForSequenceClassification, BertForTokenClassification
+from minibert.heads import BertForSequenceClassification
 from minibert.training import metrics
 from minibert.training.data import Example, class_names, count_classes
 from minibert.training.tasks.base import FAILED, Feature, Task
-
-IGNORE = -100  # the target of a position that does not count, cross_entropy's own default
 
 
 @dataclass(eq=False)
@@ -142,83 +140,7 @@ class Classification(ClassTask):
         guesses = np.stack(predictions).argmax(-1)  # (n, C) → (n,)
         return np.array([feature.target for feature in features]), guesses
 
-    def answer(self, probabilities: np.ndarray) -> dict:
+    def answer(self, probabilities: np.ndarray, example: Example) -> dict:
         """The class and its probability."""
         best = int(probabilities.argmax())
         return {"label": self.classes[best], "probability": float(probabilities[best])}
-
-
-class TokenClassification(ClassTask):
-    """Which tag has each word? Cross-entropy at the first piece of every word.
-
-    Source: Devlin 2019, §5.3 (the first piece stands for the word; the others do not count).
-    """
-
-    inputs, truth = ("tokens",), ("tags",)
-    best = "macro_f1"
-    head = BertForTokenClassification
-    pipeline = "token-classification"
-
-    @classmethod
-    def options(cls, settings: Any, train: Sequence[Example]) -> dict:
-        """The tags of the training data."""
-        return {"classes": sorted({tag for example in train for tag in example.values["tags"]})}
-
-    def encode(self, examples: Sequence[Example]) -> list[Feature]:
-        """Token ids; the number of the tag at each first piece; where the first pieces are."""
-        features = [self.feature(example) for example in examples]
-        both = zip(features, examples, strict=True)
-        self.warn_truncated([len(f.extra) < len(e.values["tokens"]) for f, e in both])
-        return features
-
-    def feature(self, example: Example) -> Feature:
-        """As many whole words as there is room for; ``extra``: where they start."""
-        words, tags = example.values["tokens"], example.values.get("tags")
-        if tags is not None and len(tags) != len(words):
-            raise ValueError(f"{example.where}: {len(words)} tokens, but {len(tags)} tags")
-        ids, starts = [self.tokenizer.cls_token_id], []
-        for word in words:
-            pieces = self.tokenizer.ids(word) or [self.tokenizer.unk_token_id]
-            if len(ids) + len(pieces) >= self.max_length:
-                break
-            starts.append(len(ids))
-            ids += pieces
-        ids.append(self.tokenizer.sep_token_id)
-        target = None if tags is None else [IGNORE] * len(ids)
-        numbers = [self.number(tag, example) for tag in tags or ()]
-        for start, number in zip(starts, numbers, strict=False):  # words cut off have no start
-            target[start] = number
-        return Feature([ids], [[0] * len(ids)], target, starts)
-
-    def collate(self, features: Sequence[Feature], seeds: Sequence | None = None) -> dict:
-        """``targets``: (B, T), IGNORE at [CLS], [SEP], further pieces and padding."""
-        width = max(feature.length for feature in features)
-        padded = [
-            feature._replace(target=feature.target + [IGNORE] * (width - feature.length))
-            if feature.target else feature
-            for feature in features
-        ]  # fmt: skip
-        return {**super().collate(padded), "starts": [feature.extra for feature in features]}
-
-    def weight(self, batch: dict) -> float:
-        """The number of words with a tag."""
-        return (batch["targets"] != IGNORE).sum().item()
-
-    def criterion(self, logits: Tensor, batch: dict) -> Tensor:
-        """Cross-entropy, summed over the words. Units: nats."""
-        flat = logits.flatten(0, 1), batch["targets"].flatten()  # (B T, C), (B T,)
-        return F.cross_entropy(*flat, ignore_index=IGNORE, reduction="sum")
-
-    def decode(self, logits: Tensor, batch: dict) -> list[np.ndarray]:
-        """The number of the tag of every word."""
-        guesses = logits.argmax(-1).cpu().numpy()  # (B, T)
-        return [row[starts] for row, starts in zip(guesses, batch["starts"], strict=True)]
-
-    def numbers(self, predictions: Sequence[np.ndarray], features: Sequence[Feature]) -> tuple:
-        """One for each word."""
-        labels = [np.array(feature.target)[feature.extra] for feature in features]
-        return np.concatenate(labels), np.concatenate(predictions)
-
-    def answer(self, tags: np.ndarray) -> dict:
-        """The tags of the words."""
-        return {"tags": [self.classes[tag] for tag in tags]}

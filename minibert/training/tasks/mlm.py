@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minibert.heads import BertForMaskedLM
+from minibert.training.data import Example
 from minibert.training.tasks.base import Feature, Task
 
 
@@ -77,6 +78,6 @@ class MaskedLM(Task):
         """The share of hidden tokens that were guessed."""
         return {"accuracy": float(np.concatenate(predictions).mean())}
 
-    def answer(self, right: np.ndarray) -> dict:
+    def answer(self, right: np.ndarray, example: Example) -> dict:
         """How many hidden tokens of the text were guessed."""
         return {"guessed": int(right.sum()), "hidden": len(right)}

@@ -66,7 +66,7 @@ class ScoreTask(Task):
             "mse": metrics.mean_squared_error(targets, predictions),
         }
 
-    def answer(self, score: float) -> dict:
+    def answer(self, score: float, example: Example) -> dict:
         """The score, 0 to 1; of a bi-encoder the cosine."""
         return {"score": score}
 
@@ -255,6 +255,6 @@ class Contrastive(BiEncoder):
             "cosine_mean": float(right.mean()),
         }
 
-    def answer(self, vectors: np.ndarray) -> dict:
+    def answer(self, vectors: np.ndarray, example: Example) -> dict:
         """The cosine of the two texts."""
         return {"score": float(vectors[0] @ vectors[1])}

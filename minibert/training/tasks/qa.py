@@ -88,7 +88,7 @@ class QuestionAnswering(Task):
             f1.append(2 * shared / words if words else 1.0)
         return {"exact": float(np.mean(exact)), "f1": float(np.mean(f1))}
 
-    def answer(self, text: str) -> dict:
+    def answer(self, text: str, example: Example) -> dict:
         """The answer."""
         return {"answer": text}
 
