@@ -3,6 +3,7 @@
 import math
 import random
 
+import numpy as np
 import pytest
 import seqeval.metrics
 
@@ -48,7 +49,8 @@ def test_the_scores_are_those_of_seqeval(letters):
                 )
                 for name in ("precision", "recall", "f1")
             ]
-            assert scores[average][:3] == pytest.approx(theirs, abs=1e-12)
+            theirs = np.nan_to_num(theirs)  # a mean over no types at all is NaN there, 0 here
+            assert scores[average][:3] == pytest.approx(theirs.tolist(), abs=1e-12)
 
 
 def test_sentences_of_unequal_length_are_refused():
