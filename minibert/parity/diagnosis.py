@@ -88,16 +88,14 @@ class Diagnosis:
         def keys(mistakes: Iterable[Mistake]) -> list[str]:
             return [mistake.key for mistake in mistakes]
 
+        plain = ("harmless", "partial", "residual", "layers")
         return {
             "tensor": self.name,
             "answers": list(map(keys, self.answers)),
             "hidden": {key: keys(others) for key, others in self.hidden.items()},
             "also": list(map(keys, self.also)),
-            "harmless": self.harmless,
-            "partial": self.partial,
             "nearest": keys(self.nearest),
-            "residual": self.residual,
-            "layers": self.layers,
+            **{name: getattr(self, name) for name in plain},
         }
 
 
@@ -122,10 +120,9 @@ def rounding(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Half a unit of the last digit of each number: what rounding to a dtype may change."""
     if dtype not in HALF:
         return torch.zeros_like(values)
-    _, exponent = torch.frexp(values)
-    digits = 8 if dtype == torch.bfloat16 else 11
-    half = torch.ldexp(torch.ones_like(values), exponent - digits - 1)
-    return half.clamp(min=2**-25 if dtype == torch.float16 else 0)
+    info = torch.finfo(dtype)
+    half = torch.ldexp(torch.full_like(values, info.eps), torch.frexp(values).exponent - 2)
+    return half.clamp(min=info.smallest_normal * info.eps / 2)
 
 
 def canonical(name: str, values: Tensor) -> Tensor:
@@ -153,7 +150,6 @@ class Judge:
     Args:
         inputs: the model and what went into it.
         mine: the tensors to be judged, by our names.
-        catalogue: the mistakes to try.
 
     A tensor is predicted from the nearest tensors before it, as they were given: so each stage is
     judged by its own inputs, and a fault early on does not blame all that follows. Where the
@@ -161,13 +157,8 @@ class Judge:
     prediction starts from the right values before the first fault.
     """
 
-    def __init__(
-        self,
-        inputs: Inputs,
-        mine: Mapping[str, Tensor],
-        catalogue: Sequence[Mistake] = CATALOGUE,
-    ) -> None:
-        self.inputs, self.catalogue = inputs, catalogue
+    def __init__(self, inputs: Inputs, mine: Mapping[str, Tensor]) -> None:
+        self.inputs = inputs
         self.order = {name: i for i, name in enumerate(Computation(inputs).steps())}
         self.names = sorted(mine, key=self.order.__getitem__)
         self.mine = {name: mine[name].detach() for name in self.names}
@@ -177,14 +168,14 @@ class Judge:
         self.runs: dict[tuple[str, torch.dtype], Computation] = {}
         self.screens: dict[str, float] = {}
         self.right = self.run({}, {}, torch.float64)
-        self.good: dict[str, Tensor] = {}  # what predictions start from, where rounded
+        self.given = {} if self.rounded else self.mine  # what predictions start from
         self.verdicts: dict[str, str] = {}  # where rounded, of those up to the first fault
         for name in self.names:
             self.verdicts[name] = self.verdict(name)
             if self.rounded and self.verdicts[name] == "differs":
                 break
             if self.rounded:
-                self.good[name] = self.right[name]
+                self.given[name] = self.right[name]
         self.faults = [name for name, found in self.verdicts.items() if found == "differs"]
 
     # -- predicting
@@ -197,23 +188,17 @@ class Judge:
         """What a tensor is predicted from."""
         if self.rounded and name.startswith("steps."):
             return {}  # a fault may hide below the rounding in earlier steps
-        given = self.good if self.rounded else self.mine
-        return {n: v for n, v in given.items() if self.order[n] < self.order[name]}
+        return {n: v for n, v in self.given.items() if self.order[n] < self.order[name]}
 
     def predict(self, name: str, changes: Mapping, dtype=torch.float64) -> Tensor:
         """What should have come under this name, with some steps done differently."""
         right = self.right_run(name, dtype)
-        if not changes:
+        steps = right.computed if "weights" not in changes else []
+        unchanged = list(itertools.takewhile(lambda n: parse_name(n)[2] not in changes, steps))
+        if len(unchanged) == len(right.computed):
             return right[name]
-        known = self.known_before(name)
-        if "weights" not in changes:  # what was computed before the first change stays as it is
-            for done in right.computed:
-                if parse_name(done)[2] in changes:
-                    break
-                known[done] = right.values[done]
-            else:
-                return right[name]
-        return self.run(known, changes, dtype)[name]
+        before = {n: right.values[n] for n in unchanged}
+        return self.run(self.known_before(name) | before, changes, dtype)[name]
 
     def right_run(self, name: str, dtype: torch.dtype) -> Computation:
         """The right computation of a tensor from what is known before it."""
@@ -249,8 +234,8 @@ class Judge:
             rest = torch.where(self.counts(name, mine), rest, 0.0)
         return float(rest.nan_to_num(nan=math.inf, posinf=math.inf).max())
 
-    def noise(self, name: str, exact: Tensor, single: Tensor) -> float:
-        """How far right code may be from the exact value, in the precision at hand.
+    def noise(self, name: str, changes: Mapping) -> float:
+        """How far code may be from the exact value of what it computes, in the precision at hand.
 
         In float32: what our own order of operations loses, times 16, and some last digits.
         """
@@ -259,12 +244,13 @@ class Judge:
             values = canonical(name, values.double())
             return torch.where(values <= MASKED, 0.0, values).nan_to_num(0, 0, 0)
 
+        exact = finite(self.predict(name, changes))
         if not exact.numel():
             return 0.0
-        size = float(finite(exact).abs().max())
+        size = float(exact.abs().max())
         if self.dtype == torch.float64:
             return 1e4 * torch.finfo(torch.float64).eps * size + 1e-15
-        lost = float((finite(exact) - finite(single)).abs().max())
+        lost = float((exact - finite(self.predict(name, changes, torch.float32))).abs().max())
         return 16 * lost + 8 * torch.finfo(torch.float32).eps * size
 
     def left_over(self, name: str, changes: Mapping, everywhere: bool = False) -> float:
@@ -279,15 +265,13 @@ class Judge:
         rest = self.left_over(name, changes, everywhere)
         if rest in (0, math.inf) or rest > self.screen(name):
             return rest == 0
-        exact, single = self.predict(name, changes), self.predict(name, changes, torch.float32)
-        return rest <= self.noise(name, exact, single)
+        return rest <= self.noise(name, changes)
 
     def screen(self, name: str) -> float:
         """A residual above this needs no closer look: it is a good part of the difference."""
         if name not in self.screens:
-            exact, single = self.predict(name, {}), self.predict(name, {}, torch.float32)
-            part = 0.02 * self.residual(name, exact)  # infinite where one of the two is no number
-            self.screens[name] = max(part, 1e3 * self.noise(name, exact, single), 1e-9)
+            part = 0.02 * self.left_over(name, {})  # infinite where one of the two is no number
+            self.screens[name] = max(part, 1e3 * self.noise(name, {}), 1e-9)
         return self.screens[name]
 
     def verdict(self, name: str) -> str:
@@ -302,19 +286,6 @@ class Judge:
         """The tensors that belong to the same layer (or part) as the first fault, itself first."""
         same = [name for name in self.names if part_of(name) == part_of(first)]
         return sorted(same, key=lambda name: name != first)
-
-    def suspects(self, names: Sequence[str]) -> list[Mistake]:
-        """The mistakes that change any of these tensors that are not as they should be."""
-        wrong = [name for name in names if self.verdicts.get(name) != "equal"]
-        return [m for m in self.catalogue if self.touches(m, wrong) and self.visible(m, wrong)]
-
-    def touches(self, mistake: Mistake, names: Sequence[str]) -> bool:
-        """Whether a mistake changes anything between what is known and these tensors."""
-        return "weights" in mistake.changes or any(
-            parse_name(done)[2] in mistake.changes
-            for name in names
-            for done in self.right_run(name, torch.float64).computed
-        )
 
     def visible(self, mistake: Mistake, names: Sequence[str]) -> bool:
         """Whether a mistake changes any of these tensors, in float64, by at least a bit."""
@@ -336,9 +307,8 @@ class Judge:
         """The layers at fault whose differences the same mistakes explain."""
         faults: dict[int, list[str]] = {}
         for name in self.faults:
-            group, number, _ = parse_name(name)
-            if group == "layers":
-                faults.setdefault(number, []).append(name)
+            if name.startswith("layers."):
+                faults.setdefault(parse_name(name)[1], []).append(name)
         return [number for number, names in faults.items() if self.explains(answer, names)]
 
 
@@ -419,15 +389,18 @@ def diagnose(judges: Sequence[Judge], pairs: bool = True) -> Diagnosis | None:
         judge for judge in judges
         if not any(bool(weight.isnan().any()) for weight in judge.inputs.weights.values())
     ]
-    judges = numbers if any(judge.faults for judge in numbers) else judges
-    wrong = [judge for judge in judges if judge.faults]
+    harmless = not any(judge.faults for judge in judges)
+    judges = numbers if harmless or any(judge.faults for judge in numbers) else judges
+    wrong = [
+        (judge.order[name], name, judge)
+        for judge in judges for name, verdict in judge.verdicts.items()
+        if verdict == ("padding" if harmless else "differs")
+    ]
     if not wrong:
-        return on_padding_only(numbers)
-    main = min(wrong, key=lambda judge: judge.order[judge.faults[0]])
-    first = main.faults[0]
+        return None
+    _, first, main = min(wrong, key=lambda found: found[0])
     seen = [(judge, names) for judge in judges if (names := judge.scope(first))]
     mistakes = suspects(seen)
-    result = Diagnosis(first, [])
 
     def fit(candidates: Iterable[Answer], everywhere: bool = False) -> list[Answer]:
         return [
@@ -436,19 +409,20 @@ def diagnose(judges: Sequence[Judge], pairs: bool = True) -> Diagnosis | None:
         ]
 
     singles = [(mistake,) for mistake in mistakes]
+    if harmless:
+        answers = fit(singles, everywhere=True)
+        return Diagnosis(first, answers, residual=0.0, harmless=True) if answers else None
     alone, beside = fit(singles), fit(disjoint_pairs(mistakes) if pairs else [])
-    if finer := fit(alone, True):  # padding too, if anything explains that
-        alone, beside = finer, fit(beside, True)
-    elif finer := fit(beside, True):
-        alone, beside = [], finer
-    result.answers = alone or beside
-    if result.answers:
-        for (mistake,) in alone:
-            result.hidden[mistake.key] = [
-                other for pair in beside if mistake in pair for other in pair if other != mistake
-            ]
-        result.also = [p for p in beside if alone and not any((m,) in alone for m in p)]
-    else:
+    exact = fit(alone, everywhere=True), fit(beside, everywhere=True)
+    if any(exact):  # padding too, if anything explains that
+        alone, beside = exact
+    result = Diagnosis(first, alone or beside)
+    for (mistake,) in alone:
+        result.hidden[mistake.key] = [
+            other for pair in beside if mistake in pair for other in pair if other != mistake
+        ]
+    result.also = [p for p in beside if alone and not any((m,) in alone for m in p)]
+    if not result.answers:
         result.answers = [
             answer for answer in singles
             if all(judge.explains(answer, [first]) for judge, names in seen if first in names)
@@ -458,27 +432,14 @@ def diagnose(judges: Sequence[Judge], pairs: bool = True) -> Diagnosis | None:
         result.layers, result.residual = main.layers_with(result.answers[0]), 0.0
     elif mistakes:
         rests = [main.left_over(first, mistake.changes) for mistake in mistakes]
-        share = min(rests) / (main.residual(first, main.predict(first, {})) or 1.0)
+        share = min(rests) / (main.left_over(first, {}) or 1.0)
         if share <= 0.9:
             result.residual, result.nearest = share, singles[rests.index(min(rests))]
     return result
 
 
-def on_padding_only(judges: Sequence[Judge]) -> Diagnosis | None:
-    """The mistake that explains what differs on padding, where nothing else differs; or None."""
-    names = {name for judge in judges for name, v in judge.verdicts.items() if v == "padding"}
-    if not names:
-        return None
-    first = min(names, key=judges[0].order.__getitem__)
-    seen = [(judge, scope) for judge in judges if (scope := judge.scope(first))]
-    answers = [
-        (mistake,) for mistake in suspects(seen)
-        if all(judge.explains((mistake,), scope, True) for judge, scope in seen)
-    ]
-    return Diagnosis(first, answers, residual=0.0, harmless=True) if answers else None
-
-
 def suspects(seen: Sequence[tuple[Judge, list[str]]]) -> list[Mistake]:
-    """The mistakes that change any of these tensors, on any of the inputs."""
-    found = {m.key for judge, names in seen for m in judge.suspects(names)}
-    return [mistake for mistake in seen[0][0].catalogue if mistake.key in found]
+    """The mistakes that change any of these tensors that are wrong, on any of the inputs."""
+    wrong = [(judge, [n for n in names if judge.verdicts.get(n) != "equal"])
+             for judge, names in seen]
+    return [m for m in CATALOGUE if any(judge.visible(m, names) for judge, names in wrong)]

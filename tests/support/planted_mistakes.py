@@ -77,7 +77,7 @@ def possible(kind):
     given = [name for name in KINDS[kind][1] if name in judges[0].scope(outputs[0])]
     return [
         m for m in CATALOGUE
-        if any(judge.touches(m, outputs) and judge.visible(m, outputs) for judge in judges)
+        if any(judge.visible(m, outputs) for judge in judges)
         and all(judges[0].explained(name, m.changes) for name in given)  # it fits what went in
     ]
 
