@@ -310,15 +310,15 @@ def read_trace(path: str | os.PathLike) -> dict[str, Any]:
     return model_inputs(tensors) | tokens
 
 
-def weights_of(directory: str | os.PathLike) -> tuple[BertConfig, dict[str, Tensor]]:
-    """The config of a directory, and its tensors by our names, those of heads too."""
-    directory = Path(directory)
+def inputs_of(name: str, batch: Mapping[str, Any] | None) -> Inputs:
+    """A model by its directory or name, with the weights of heads that are stored with it."""
+    directory = locate(name)
     model = BertModel.from_pretrained(directory)
     weights = dict(model.state_dict())
-    for name in present_heads(directory):
-        head = getattr(heads, name).from_pretrained(directory)
-        weights |= {key.removeprefix("bert."): value for key, value in head.state_dict().items()}
-    return model.config, weights
+    for head in present_heads(directory):
+        state = getattr(heads, head).from_pretrained(directory).state_dict()
+        weights |= {key.removeprefix("bert."): value for key, value in state.items()}
+    return Inputs(model.config, weights, default_batch(model.config) if batch is None else batch)
 
 
 def parity(
@@ -343,17 +343,15 @@ def parity(
         pairs: whether to try pairs of mistakes too.
     """
     batch = read_trace(trace_file) if trace_file else None
+    mapping = read_json(names) if names else None
     if dump:
-        config, weights = weights_of(locate(model or DEFAULT_MODEL))
-        return [examine_dump(dump, Inputs(config, weights, batch or {}), names, pairs)]
+        inputs = inputs_of(model or DEFAULT_MODEL, batch or {})
+        return [examine_dump(dump, inputs, mapping, pairs)]
     if replace:
         if wrong := [item for item in replace if "=" not in item]:
             raise ValueError(f"--replace {wrong[0]}; it is KIND=FILE.py:NAME")
         things = {kind: load(spec) for kind, spec in (item.split("=", 1) for item in replace)}
-        mapping, inputs = read_json(names) if names else None, None
-        if model:
-            config, weights = weights_of(locate(model))
-            inputs = Inputs(config, weights, batch or default_batch(config))
+        inputs = inputs_of(model, batch) if model else None
         return [examine_code(things, inputs, names=mapping, pairs=pairs)]
     if model:
         return compare_model(locate(model), batch)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from minibert.config import BertConfig
 from minibert.io.checkpoint import read_safetensors
-from minibert.io.files import no_such_file, read_json
+from minibert.io.files import no_such_file
 from minibert.model import BertModel
 from minibert.parity.catalogue import BY_KEY
 from minibert.parity.diagnosis import Diagnosis, Judge, diagnose
@@ -40,6 +40,7 @@ from minibert.parity.report import (
     model_of,
     our_name,
     own_run,
+    same_bits,
 )
 from minibert.parity.steps import Computation, Inputs, model_inputs
 from minibert.parity.user_code import NoSuchName, blame, load_object
@@ -52,6 +53,11 @@ MODULES = {  # kind → where it is in a BertModel, and the name of its output t
     "layer": ("layers.{}", ".feed_forward_norm"),
     "pooler": ("pooler", ""),
 }
+FUNCTIONS = {  # kind → the tensor that goes in, and what of the batch goes in beside it
+    "pooling": ("last_hidden_state", "attention_mask"),
+    "loss": ("predictions", "labels"),
+}
+KINDS = (*MODULES, *FUNCTIONS, "optimizer")
 ERRORS = (
     NotImplementedError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError,
     AssertionError,
@@ -170,47 +176,36 @@ def inside(name: str, kinds: Collection[str]) -> bool:
 # ------------------------------------------------------------------------------------ running it
 
 
-def run_pooling(function: Callable, inputs: Inputs) -> dict[str, Tensor]:
-    """A pooling function on the last hidden state; with what goes in."""
-    last = f"layers.{inputs.config.num_hidden_layers - 1}.feed_forward_norm"
-    hidden = own_run(inputs, torch.float32)[last]
-    mask = inputs.batch["attention_mask"].clone()
-    return {last: hidden, "pooling": function(hidden.clone(), mask)}
-
-
-def run_loss(function: Callable, inputs: Inputs) -> dict[str, Tensor]:
-    """A loss on the masked-LM logits of the example; with what goes in."""
-    logits = own_run(inputs, torch.float32)["predictions"]
-    loss = function(logits.clone(), inputs.batch["labels"].clone())
-    return {"predictions": logits, "loss": torch.as_tensor(loss)}
+def run_function(kind: str, function: Callable, inputs: Inputs) -> dict[str, Tensor]:
+    """A pooling function or a loss, with the tensor that goes in."""
+    name, beside = FUNCTIONS[kind]
+    given = own_run(inputs, torch.float32)[our_name(name, inputs.config)]
+    returned = function(given.clone(), inputs.batch[beside].clone())
+    return {name: given, kind: torch.as_tensor(returned)}
 
 
 def run_optimizer(make: Callable, inputs: Inputs) -> dict[str, Tensor]:
-    """An optimizer over five steps, in two groups of parameters: with decay and without."""
+    """An optimizer over five steps, once for the parameters that decay and once for the others."""
     batch, right = inputs.batch, Computation(inputs, dtype=torch.float32)
     settings, decayed = batch["settings"], batch["decayed"].bool()
-    groups = [
-        (mask, nn.Parameter(batch["parameters"][mask].clone()), decay)
-        for mask, decay in ((decayed, settings["weight_decay"]), (~decayed, 0.0))
-    ]
+    mine = {}
+    for step in range(1, len(settings["lr"]) + 1):
+        mine[f"steps.{step}.clipped"] = right[f"steps.{step}.clipped"]
+        mine[f"steps.{step}.parameters"] = torch.empty_like(batch["parameters"])
     rest = {"lr": settings["lr"][0], "eps": settings["eps"]}
     rest["betas"] = (settings["beta1"], settings["beta2"])
-    optimizers = [make([part], weight_decay=decay, **rest) for _, part, decay in groups]
-    mine = {}
-    for step, rate in enumerate(settings["lr"], 1):
-        gradient = mine[f"steps.{step}.clipped"] = right[f"steps.{step}.clipped"]
-        after = mine[f"steps.{step}.parameters"] = torch.empty_like(batch["parameters"])
-        for optimizer, (mask, part, _) in zip(optimizers, groups, strict=True):
+    for chosen, decay in ((decayed, settings["weight_decay"]), (~decayed, 0.0)):
+        part = nn.Parameter(batch["parameters"][chosen].clone())
+        optimizer = make([part], weight_decay=decay, **rest)
+        for step, rate in enumerate(settings["lr"], 1):
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            part.grad = gradient[mask].clone()
+            part.grad = mine[f"steps.{step}.clipped"][chosen].clone()
             optimizer.step()
-            after[mask] = part.detach()
+            mine[f"steps.{step}.parameters"][chosen] = part.detach()
     return mine
 
 
-FUNCTIONS = {"pooling": run_pooling, "loss": run_loss, "optimizer": run_optimizer}
-KINDS = (*MODULES, *FUNCTIONS)
 
 
 def prepare(
@@ -230,16 +225,13 @@ def prepare(
                 model(**model_inputs(inputs.batch))
         for kind, thing in replacements.items():
             if kind in FUNCTIONS:
-                mine |= FUNCTIONS[kind](thing, inputs)
+                mine |= run_function(kind, thing, inputs)
+            elif kind == "optimizer":
+                mine |= run_optimizer(thing, inputs)
         mine = {our_name(name, inputs.config): value for name, value in mine.items()}
         return {name: value for name, value in mine.items() if name in known}
 
     return once
-
-
-def same(one: Tensor, two: Tensor) -> bool:
-    """Whether two runs gave the same (NaN is the same as NaN)."""
-    return one.shape == two.shape and torch.equal(one.nan_to_num(1e30), two.nan_to_num(1e30))
 
 
 # -------------------------------------------------------------------------------- examining it
@@ -272,7 +264,7 @@ def examine_code(
         try:
             once = prepare(replacements, given, names)
             mine = once()
-            if not seen and any(not same(mine[name], again) for name, again in once().items()):
+            if not seen and any(not same_bits(mine[name], again) for name, again in once().items()):
                 return random_report(title, mine, once())
         except ERRORS as error:
             if not special:
@@ -314,7 +306,7 @@ def crash_report(title: str, kinds: Collection[str], error: Exception) -> Report
 
 def random_report(title: str, mine: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> Report:
     """The report for a module that gives different numbers each time."""
-    name = next(name for name in mine if not same(mine[name], again[name]))
+    name = next(name for name in mine if not same_bits(mine[name], again[name]))
     rows = [Row(name, tuple(mine[name].shape), "differs")]
     shown = ["  the same input twice gave different numbers"]
     diagnosis = Diagnosis(name, [(BY_KEY["dropout-left-on"],)])
@@ -368,7 +360,7 @@ def read_dump(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str
 def examine_dump(
     path: str | os.PathLike,
     inputs: Inputs,
-    names: str | os.PathLike | None = None,
+    names: Mapping[str, str] | None = None,
     pairs: bool = True,
 ) -> Report:
     """Compare a dump from any framework, by name.
@@ -376,16 +368,16 @@ def examine_dump(
     Args:
         path: the dump. It may hold ``input_ids``, ``attention_mask`` and ``token_type_ids`` too.
         inputs: the model it was made with, and the inputs, if the dump does not hold them.
-        names: a JSON file {"its name": "our name"}.
+        names: its names → ours.
         pairs: whether to try pairs of mistakes too.
 
     Raises:
         ValueError: no input ids anywhere, or no name in it is one of ours.
     """
     tensors, _ = read_dump(path)
-    mapping = read_json(names) if names else {}
-    absent = [name for name in mapping if name not in tensors]
-    tensors = {mapping.get(name, name): value for name, value in tensors.items()}
+    names = names or {}
+    absent = [name for name in names if name not in tensors]
+    tensors = {names.get(name, name): value for name, value in tensors.items()}
     stored = {name: tensors.pop(name).long() for name in model_inputs(tensors)}
     inputs = inputs._replace(batch={**inputs.batch, **stored})
     if "input_ids" not in inputs.batch:
@@ -403,17 +395,9 @@ def examine_dump(
     given = {row.name for row in report.rows}
     if absent:
         report.notes.append(f"named in the mapping, but not in the dump: {', '.join(absent)}")
-    if wanted := [name for name in traced_names(inputs) if name not in given]:
+    if wanted := [name for name in own_run(inputs, torch.float32).values if name not in given]:
         report.notes.append(
             f"not in the dump, so not examined by themselves: {len(wanted)} tensors "
             f"({', '.join(wanted[:4])}{', ...' if len(wanted) > 4 else ''})"
         )
     return report
-
-
-def traced_names(inputs: Inputs) -> list[str]:
-    """The names that `minibert trace` writes for a model without a head."""
-    hidden = ("_heads", ".products", ".scaled", ".mask", ".weights", ".mixed", "_ids", ".first")
-    parts = ["embeddings", "layers.", *["pooler"] * ("pooler.dense.weight" in inputs.weights)]
-    names = Computation(inputs).steps()
-    return [n for n in names if n.startswith(tuple(parts)) and not n.endswith(hidden)]

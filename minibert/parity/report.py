@@ -169,6 +169,8 @@ def measure(name: str, got: Tensor, expected: Tensor, batch: Mapping | None = No
 
 def same_bits(one: Tensor, two: Tensor) -> bool:
     """Whether two tensors are the same in the coarser of their two precisions (NaN = NaN)."""
+    if one.shape != two.shape:
+        return False
     coarse = min(one.dtype, two.dtype, key=lambda dtype: dtype.itemsize)
     return not bool(difference(one.to(coarse), two.to(coarse)).any())
 

@@ -358,7 +358,7 @@ def test_files_that_cannot_be_used_are_called_so(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def dump(tmp_path):
-    """A dump of the numpy BERT, with the inputs in it, and the file of names."""
+    """A dump of the numpy BERT, with the inputs in it."""
     config, weights, batch = EXAMPLE
     plain = {name: weights[name] for name in BertModel(config).state_dict()}
     plain = {official_name(n, ENCODER_NAMES): w.numpy() for n, w in plain.items()}
@@ -368,14 +368,13 @@ def dump(tmp_path):
         sizes = (config.num_hidden_layers, config.num_attention_heads)
         out = bert(plain, *inputs.values(), *sizes, **changes) | inputs
         np.savez(tmp_path / "mine.npz", **out)
-        (tmp_path / "names.json").write_text(json.dumps({**names(2), "h9": "layers.9"}))
         return tmp_path / "mine.npz"
 
     return write
 
 
-def test_a_numpy_bert_is_right_and_with_a_mistake_is_told_which(dump, tmp_path):
-    inputs, mapping = EXAMPLE._replace(batch={}), tmp_path / "names.json"
+def test_a_numpy_bert_is_right_and_with_a_mistake_is_told_which(dump):
+    inputs, mapping = EXAMPLE._replace(batch={}), {**names(2), "h9": "layers.9"}
     report = examine_dump(dump(), inputs, mapping)
     assert report.passed and len(report.rows) == 6, str(report)
     assert "named in the mapping, but not in the dump: h9" in report.notes
