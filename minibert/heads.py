@@ -65,148 +65,130 @@ MASKED_LM_NAMES = (
 NEXT_SENTENCE_NAMES = (("seq_relationship", "cls.seq_relationship"),)
 
 
-class BertForMaskedLM(Pretrained, nn.Module):
+class Head(Pretrained, nn.Module):
+    """What all six have in common: a BERT, and a way to score what it gives.
+
+    Shapes: (B, T) token ids, mask and segments → the logits that the head names.
+    """
+
+    with_pooler = False
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.bert = BertModel(config, add_pooling_layer=self.with_pooler)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> tuple:
+        """Score the last hidden states (B, T, H) and the pooled vectors (B, H) of BERT."""
+        return self.score(*self.bert(input_ids, attention_mask, token_type_ids))
+
+    def score(self, hidden: Tensor, pooled: Tensor | None) -> tuple:
+        """What each head does; ``pooled`` is None where it has no pooler."""
+        raise NotImplementedError
+
+
+class BertForMaskedLM(Head):
     """Which word stands behind each [MASK]? ``logits`` (B, T, V)."""
 
     names = MASKED_LM_NAMES
 
     def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.bert = BertModel(config, add_pooling_layer=False)
+        super().__init__(config)
         self.predictions = MaskedLMHead(config)
         initialise(self.predictions, config)
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-    ) -> Logits:
+    def score(self, hidden: Tensor, pooled: None) -> Logits:
         """Score all words at every position."""
-        hidden = self.bert(input_ids, attention_mask, token_type_ids).last_hidden_state
         return Logits(self.predictions(hidden, self.bert.embeddings.word.weight))  # (B, T, V)
 
 
-class BertForNextSentencePrediction(Pretrained, nn.Module):
+class BertForNextSentencePrediction(Head):
     """Does the second segment follow the first? ``logits`` (B, 2): column 0 = it does."""
 
     names = NEXT_SENTENCE_NAMES
+    with_pooler = True
 
     def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.bert = BertModel(config)
+        super().__init__(config)
         self.seq_relationship = nn.Linear(config.hidden_size, 2)
         initialise(self.seq_relationship, config)
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-    ) -> Logits:
+    def score(self, hidden: Tensor, pooled: Tensor) -> Logits:
         """Score "follows" and "does not follow"."""
-        pooled = self.bert(input_ids, attention_mask, token_type_ids).pooler_output  # (B, H)
         return Logits(self.seq_relationship(pooled))  # (B, 2)
 
 
-class BertForPreTraining(Pretrained, nn.Module):
+class BertForPreTraining(Head):
     """Both tasks BERT was trained on at once: masked words and next sentence."""
 
     names = MASKED_LM_NAMES + NEXT_SENTENCE_NAMES
+    with_pooler = True
 
     def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.bert = BertModel(config)
+        super().__init__(config)
         self.predictions = MaskedLMHead(config)
         self.seq_relationship = nn.Linear(config.hidden_size, 2)
         initialise(self.predictions, config)
         initialise(self.seq_relationship, config)
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-    ) -> PreTrainingLogits:
+    def score(self, hidden: Tensor, pooled: Tensor) -> PreTrainingLogits:
         """Score all words at every position, and "follows" against "does not follow"."""
-        hidden, pooled = self.bert(input_ids, attention_mask, token_type_ids)  # (B, T, H), (B, H)
         return PreTrainingLogits(
             self.predictions(hidden, self.bert.embeddings.word.weight),  # (B, T, V)
             self.seq_relationship(pooled),  # (B, 2)
         )
 
 
-class BertForSequenceClassification(Pretrained, nn.Module):
+class BertForSequenceClassification(Head):
     """Which class has the text (or pair)? ``logits`` (B, C); with one label, a regression."""
 
     names = (("classifier", "classifier"),)
+    with_pooler = True
 
     def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.bert = BertModel(config)
+        super().__init__(config)
         self.dropout = nn.Dropout(classifier_dropout(config))
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         initialise(self.classifier, config)
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-    ) -> Logits:
+    def score(self, hidden: Tensor, pooled: Tensor) -> Logits:
         """Score the classes."""
-        pooled = self.bert(input_ids, attention_mask, token_type_ids).pooler_output  # (B, H)
         return Logits(self.classifier(self.dropout(pooled)))  # (B, C)
 
 
-class BertForTokenClassification(Pretrained, nn.Module):
+class BertForTokenClassification(Head):
     """Which class has each token? ``logits`` (B, T, C)."""
 
     names = (("classifier", "classifier"),)
 
     def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.bert = BertModel(config, add_pooling_layer=False)
+        super().__init__(config)
         self.dropout = nn.Dropout(classifier_dropout(config))
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         initialise(self.classifier, config)
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-    ) -> Logits:
+    def score(self, hidden: Tensor, pooled: None) -> Logits:
         """Score the classes of every token."""
-        hidden = self.bert(input_ids, attention_mask, token_type_ids).last_hidden_state
         return Logits(self.classifier(self.dropout(hidden)))  # (B, T, C)
 
 
-class BertForQuestionAnswering(Pretrained, nn.Module):
+class BertForQuestionAnswering(Head):
     """Where in the second segment is the answer to the first? Scores for its two ends."""
 
     names = (("qa_outputs", "qa_outputs"),)
 
     def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.config = config.replace(num_labels=2)  # other libraries make a row for each label
-        self.bert = BertModel(config, add_pooling_layer=False)
+        super().__init__(config.replace(num_labels=2))  # other libraries make a row for each label
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         initialise(self.qa_outputs, config)
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-    ) -> SpanLogits:
+    def score(self, hidden: Tensor, pooled: None) -> SpanLogits:
         """Score every token as the first and as the last of the answer."""
-        hidden = self.bert(input_ids, attention_mask, token_type_ids).last_hidden_state
         start, end = self.qa_outputs(hidden).unbind(-1)  # (B, T, 2) → (B, T) twice
         return SpanLogits(start, end)
 

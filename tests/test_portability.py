@@ -40,17 +40,6 @@ CONFIG = tiny_config(
     id2label={"0": "nein", "1": "später"},
     label2id={"nein": 0, "später": 1},
 )
-TABLE = []  # (class, direction, max difference, warnings)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def table():
-    """Print, with -s, class x direction: max difference, warnings."""
-    yield
-    if TABLE:
-        print(f"\n\n{'class':<32}{'direction':<34}{'max difference':>14}{'warnings':>10}")
-    for name, direction, difference, said in TABLE:
-        print(f"{name:<32}{direction:<34}{difference:>14}{said:>10}")
 
 
 @contextlib.contextmanager
@@ -145,7 +134,6 @@ DIRECTIONS = {
 def test_the_numbers_are_the_same_and_nothing_is_said(tmp_path, direction, cls):
     with everything_said() as said:
         largest = DIRECTIONS[direction](cls, tmp_path)
-    TABLE.append((cls.__name__, direction, largest, len(said)))
     assert not said
     assert largest == 0.0
 
@@ -157,7 +145,6 @@ def test_the_official_model_saved_by_us_is_the_official_model_there(tmp_path, of
         ours.save_pretrained(tmp_path)
         largest = difference(ours, load_theirs(BertModel, tmp_path), ours.config)
         largest = max(largest, difference(ours, load_theirs(BertModel, official), ours.config))
-    TABLE.append(("all-MiniLM-L6-v2", "official -> minibert -> transformers", largest, len(said)))
     assert not said
     assert largest == 0.0
     assert len(ours.load_report.loaded) == 103
