@@ -57,15 +57,6 @@ def test_each_query_has_its_own_weights():
     close(attention(batch_of_one((0,), (1,)), None), [[[2.0], [3.0]]])
 
 
-def test_two_heads_by_hand():
-    keys = [[LN3, 0], [0, math.log(7)]]  # weights 1 : 3 in one head, 1 : 7 in the other
-    values = [[8.0, 0], [0, 80.0]]
-    attention = by_hand(
-        2, 2, query_bias=[1.0, 1], key_weight=keys, value_weight=values, output_weight=torch.eye(2)
-    )
-    close(attention(batch_of_one((0, 0), (1, 1)), None), [[[6.0, 70.0], [6.0, 70.0]]])
-
-
 def test_scores_are_divided_by_the_root_of_the_head_size():
     eye = torch.eye(8)
     query = [2.0, 0, 0, 0, 4, 0, 0, 0]  # D = 4, so the scores are halved

@@ -226,11 +226,6 @@ def test_errors_name_the_file(tmp_path, text, words):
         assert word in str(error.value)
 
 
-def test_no_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"config\.json"):
-        BertConfig.from_pretrained(tmp_path)
-
-
 def test_config_imports_no_torch():
     code = "import sys, minibert.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

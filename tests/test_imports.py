@@ -200,19 +200,6 @@ def test_a_wrong_import_is_named(module, source, why):
     assert said.startswith(f"{module} imports ") and why in said
 
 
-@pytest.mark.parametrize("module, source", [
-    ("io.hub", "from minibert.io.files import read_json\nimport torch"),
-    ("config", "from minibert.io import files"),
-    ("model", "from minibert.attention import MultiHeadSelfAttention"),
-    ("sentence_encoder", "class C:\n  def f(self):\n    from minibert.speed import packed"),
-    ("training.loop", "from minibert import __version__\nfrom minibert.model import BertModel"),
-    ("course.cases", "from minibert.parity import steps"),
-    ("cli.main", "from minibert.cli import train\ndef f():\n    from minibert.io import hub"),
-])
-def test_a_right_import_is_let_be(module, source):
-    assert broken_rules(imports_of(module, source, SOURCES)) == []
-
-
 def test_circles_are_named():
     between = [Import("course.a", "parity.b", False), Import("parity.c", "course.d", True)]
     *_, said = broken_rules(between)

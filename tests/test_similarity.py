@@ -228,22 +228,6 @@ def test_search_is_a_stable_sort_whatever_the_chunks(corpus, queries, k, chunks,
         assert hits == [{"corpus_id": i, "score": float(scores[i])} for i in order]
 
 
-@pytest.mark.parity
-def test_search_and_paraphrases_find_what_sentence_transformers_finds():
-    util = pytest.importorskip("sentence_transformers.util")
-    queries, corpus = random_rows(30, seed=1), random_rows(300, seed=2)
-    expected = util.semantic_search(torch.tensor(queries), torch.tensor(corpus), top_k=20)
-    result = search(queries, corpus, 20, corpus_chunk=128, query_chunk=7)
-    for ours, theirs in zip(result, expected, strict=True):
-        assert [hit["corpus_id"] for hit in ours] == [hit["corpus_id"] for hit in theirs]
-        scores = [[hit["score"] for hit in hits] for hits in (ours, theirs)]
-        assert np.allclose(*scores, rtol=0, atol=1e-6)
-    mined = util.paraphrase_mining_embeddings(torch.tensor(corpus), max_pairs=50, top_k=300)
-    pairs = paraphrases(corpus, 50, chunk=37)
-    assert [pair[1:] for pair in pairs] == [tuple(pair[1:]) for pair in mined]
-    assert np.allclose([p[0] for p in pairs], [p[0] for p in mined], rtol=0, atol=1e-6)
-
-
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_search_reads_a_memory_map_piece_by_piece(tmp_path, dtype):
     rows, width = 40_000, 64

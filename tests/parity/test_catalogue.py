@@ -93,11 +93,12 @@ def test_a_planted_pair_is_named(kind, planted, rounding):
     assert result in NAMED, diagnosis and str(diagnosis)
 
 
-@pytest.mark.parametrize("kind", ["feed_forward", "embeddings", "pooler", "pooling", "loss",
-                                  "optimizer", "attention"])
-def test_an_unknown_mistake_gets_no_name(kind):
-    for thing in UNKNOWN[kind][: 1 if kind == "attention" else None]:
-        report = examine_code({kind: thing}, pairs=kind != "attention")
+@pytest.mark.parametrize("number", [1, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_an_unknown_mistake_gets_no_name(kind, number):
+    """The first of each kind; all in the slow tests. Pairs in the large ones take minutes."""
+    for thing in UNKNOWN[kind][:number]:
+        report = examine_code({kind: thing}, pairs=kind not in ("attention", "layer"))
         assert not report.passed, thing
         assert not report.diagnosis.answers and "not in the catalogue" in str(report), str(report)
 

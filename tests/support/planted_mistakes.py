@@ -1,11 +1,10 @@
 """Plant every mistake of the catalogue, alone and in pairs, and see what the diagnosis says.
 
     python tests/support/planted_mistakes.py [PAIRS_PER_KIND] [KIND ...]
-    python tests/support/planted_mistakes.py unknown
 
 prints how many are named: in float32, and with the numbers rounded to bfloat16. Code that can be
 brought (``--replace``) is tried on what `examine_code` tries it on; heads come as a dump of one
-batch.
+batch. Mistakes that are not in the catalogue: ``parity/test_catalogue.py``.
 """
 
 import collections
@@ -19,10 +18,8 @@ import torch
 from minibert.parity.catalogue import CATALOGUE
 from minibert.parity.diagnosis import Judge, diagnose, disjoint_pairs, together
 from minibert.parity.probes import example, probes
-from minibert.parity.replace import ERRORS, inside, prepare
 from minibert.parity.replace import KINDS as BROUGHT
 from minibert.parity.steps import Computation
-from support.unknown_mistakes import RIGHT, UNKNOWN
 
 LAST = "layers.1.feed_forward_norm"
 KINDS = {  # what is seen of somebody's code: what it returns, and what went in
@@ -108,34 +105,6 @@ def outcome(kind, mistakes, rounding, pairs=True):
     return ("part" if any(answer < wanted for answer in answers) else "wrong"), diagnosis
 
 
-def brought(kind, thing, rounding):
-    """The diagnosis of somebody's class or function, all its numbers rounded."""
-    judges = []
-    for given in (EXAMPLE, *probes([kind]).values()):
-        try:
-            mine = prepare({kind: thing}, given)()
-        except ERRORS:
-            continue
-        mine = {n: v.to(rounding).float() for n, v in mine.items() if not inside(n, [kind])}
-        judges.append(Judge(given, mine))
-    return diagnose(judges)
-
-
-def unknown():
-    """Names given to what is not in the catalogue, or is right in another style: none is right.
-
-    A difference on padding alone that has a name is no wrong name.
-    """
-    for rounding in ROUNDINGS:
-        for what, things in (("unknown", UNKNOWN), ("right", RIGHT)):
-            found = [(kind, brought(kind, thing, rounding)) for kind in things
-                     for thing in things[kind]]
-            faults = [(kind, one) for kind, one in found if one and not one.harmless]
-            named = [(kind, str(one)) for kind, one in faults if one.answers]
-            print(f"{what} {rounding}: {len(found)}, of which differ {len(faults)}, named: {named}",
-                  flush=True)
-
-
 def report(what, kind, sets, rounding):
     """Print how often each outcome comes, and everything that was not named."""
     start, found = time.process_time(), [outcome(kind, mistakes, rounding) for mistakes in sets]
@@ -151,8 +120,6 @@ def report(what, kind, sets, rounding):
 
 def main():
     torch.set_num_threads(1)
-    if sys.argv[1:] == ["unknown"]:
-        return unknown()
     sample = int(sys.argv[1]) if len(sys.argv) > 1 else 30
     for kind in sys.argv[2:] or KINDS:
         mistakes = possible(kind)
