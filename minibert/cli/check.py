@@ -6,10 +6,9 @@ import argparse
 import csv
 import io
 
-from minibert.cli.common import Result, command, model_option, option, table, tell
+from minibert.cli.common import Result, model_option, option, table, tell
 
 
-@command("minibert parity --replace attention=my_attention.py:MyAttention")
 @option("dump", nargs="?", metavar="DUMP", help="your tensors, .safetensors or .npz")
 @option("--replace", action="append", default=[], metavar="KIND=FILE.py:NAME",
         help="put your class or function in place of ours (may be repeated)")
@@ -21,6 +20,8 @@ from minibert.cli.common import Result, command, model_option, option, table, te
 @option("--html", metavar="FILE", help="write the report to an HTML page, too")
 def parity(args: argparse.Namespace) -> Result:
     """Check this installation, a dump, or your own code against the reference, stage by stage.
+
+    Example: minibert parity --replace attention=my_attention.py:MyAttention
 
     more examples:
       minibert parity                 this installation, against the golden files
@@ -68,7 +69,6 @@ def parity(args: argparse.Namespace) -> Result:
     return Result(value, lambda value: "\n\n".join(map(str, value["reports"])), passed)
 
 
-@command("minibert check attention --start attention.py")
 @option("exercise", nargs="?", metavar="EXERCISE", help="a name, or all; without one: a list")
 @option("path", nargs="?", metavar="FILE", help="your file; for all a directory")
 @option("--start", metavar="FILE", help="write the file to start from")
@@ -80,6 +80,8 @@ def parity(args: argparse.Namespace) -> Result:
 def check(args: argparse.Namespace) -> Result:
     """Grade an exercise: one file, a submission (all DIR), or a class (all DIR, with a directory
     for each student).
+
+    Example: minibert check attention --start attention.py
 
     Then fill in the file, and: minibert check attention attention.py
     """
@@ -140,7 +142,6 @@ def submission_text(results: dict) -> str:
     return table([*rows, ("", points, f"of {out_of}", "")])
 
 
-@command("minibert bench --svg speed.svg")
 @option("--data", metavar="FILE", help="texts to encode, one per line (default: random words)")
 @option("--number", type=int, default=500, help="number of random short texts (default 500)")
 @option("--rounds", type=int, default=5, help="more rounds, steadier figures (default 5)")
@@ -153,6 +154,8 @@ def submission_text(results: dict) -> str:
 @model_option
 def bench(args: argparse.Namespace) -> Result:
     """Measure how fast encoding, training and a cold start are on this machine.
+
+    Example: minibert bench --svg speed.svg
 
     more examples:
       minibert bench --data my-texts.txt --no-start     your own texts, one per line
@@ -203,9 +206,10 @@ def training_steps(name: str, peers: bool) -> dict:
     task = Similarity(BertTokenizer.from_pretrained(directory), max_length=longest)
     drawn = texts(task.tokenizer, None, 32, longest)["short"]
     pairs, scores = list(zip(drawn[:16], drawn[16:], strict=True)), [i % 6 / 5 for i in range(16)]
-    rows = ((*pair, score) for pair, score in zip(pairs, scores, strict=True))
-    roles = ("text", "pair", "score")
-    features = task.encode([Example(dict(zip(roles, row, strict=True)), "drawn") for row in rows])
+    features = task.encode([
+        Example({"text": text, "pair": pair, "score": score}, "drawn")
+        for (text, pair), score in zip(pairs, scores, strict=True)
+    ])
     optimizer = make_optimizer("adamw", parameter_groups(model, 1e-6))
 
     def ours() -> None:

@@ -1,8 +1,8 @@
 """What the commands share: how a command is declared, what it returns, options of several commands.
 
 A command is a function with its options above it, and its docstring is its help: the first
-paragraph describes it, the rest follows the example at the end of ``minibert COMMAND --help``. It
-returns a `Result`, which ``main`` prints as text or JSON. What is ours is imported inside
+paragraph describes it; the rest, an example first, ends ``minibert COMMAND --help``. It returns a
+`Result`, which ``main`` prints as text or JSON. What is ours is imported inside
 functions, so that ``--help`` needs no torch.
 """
 
@@ -29,16 +29,6 @@ class Result:
     passed: bool = True
 
 
-def command(example: str) -> Callable:
-    """Declare the function below a command, with an example of its use."""
-
-    def declare(run: Callable[[argparse.Namespace], Result | None]) -> Callable:
-        run.example = example
-        return run
-
-    return declare
-
-
 def options(add: Callable[[argparse.ArgumentParser], object]) -> Callable:
     """Give the command below the arguments that ``add`` puts into a parser."""
 
@@ -62,7 +52,7 @@ def add_parser(group: Any, name: str, run: Callable) -> None:
         name,
         help=summary[:1].lower() + summary[1:].rstrip("."),
         description=summary,
-        epilog=f"Example: {run.example}\n\n{more}",
+        epilog=more,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for add in run.options:
@@ -88,29 +78,32 @@ def table(rows: Iterable[Sequence[object]]) -> str:
 # ----------------------------------------------------------------- options of several commands
 
 
-@options
-def model_option(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser) -> None:
     """The model, of all commands that work with any."""
     from minibert.io.hub import DEFAULT_MODEL
 
     parser.add_argument("--model", default=DEFAULT_MODEL, help="directory or hub name")
 
 
-def encoding_options(run: Callable) -> Callable:
-    """Give the command below the options of all commands that encode texts."""
-    long = option(
-        "--on-long", choices=("warn", "error", "window"), default="warn",
-        help="texts too long for the model: cut them off and warn (the default), stop, or average "
-        "over windows",
-    )  # fmt: skip
-    engine = option(
+model_option = options(add_model)
+
+
+@options
+def encoding_options(parser: argparse.ArgumentParser) -> None:
+    """The options of all commands that encode texts."""
+    add_model(parser)
+    parser.add_argument(
         "--engine", choices=("packed", "textbook", "int8"),
         help="how the model computes: packed (the default on a CPU) is fast; textbook is plain "
         "PyTorch, bit for bit the reference; int8 is about twice as fast as packed on a CPU with "
         "VNNI, and its vectors differ a little",
     )  # fmt: skip
-    precision = option("--precision", choices=("float32", "int8"), help="int8: --engine int8")
-    return model_option(engine(precision(long(run))))
+    parser.add_argument("--precision", choices=("float32", "int8"), help="int8: --engine int8")
+    parser.add_argument(
+        "--on-long", choices=("warn", "error", "window"), default="warn",
+        help="texts too long for the model: cut them off and warn (the default), stop, or average "
+        "over windows",
+    )  # fmt: skip
 
 
 class Columns(argparse.Action):

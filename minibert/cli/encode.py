@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from minibert.cli.common import Columns, Result, command, encoding_options, option, table, tell
+from minibert.cli.common import Columns, Result, encoding_options, option, table, tell
 
 TABLES = (".csv", ".tsv", ".jsonl")  # files in which a line is more than a text
 measure_option = option(
@@ -14,12 +14,14 @@ measure_option = option(
 )  # fmt: skip
 
 
-@command('minibert similarity "A man is playing a guitar." "Someone plays an instrument."')
 @option("texts", nargs="+", metavar="TEXT", help="two or more texts")
 @measure_option
 @encoding_options
 def similarity(args: argparse.Namespace) -> Result:
-    """Compare texts with each other."""
+    """Compare texts with each other.
+
+    Example: minibert similarity "A man is playing a guitar." "Someone plays an instrument."
+    """
     if len(args.texts) < 2:
         raise ValueError("one text; at least two are needed to compare")
     from minibert.similarity import SIMILARITY
@@ -45,12 +47,13 @@ def similarity_text(value: dict) -> str:
     return f"{title}\n\n{table(rows)}"
 
 
-@command("minibert embed lines.txt --out vectors.npy")
 @option("file", metavar="FILE", help="a UTF-8 text file, one text per line")
 @option("--out", required=True, metavar="FILE.npy", help="array to write, a row for each line")
 @encoding_options
 def embed(args: argparse.Namespace) -> Result | None:
     """Write a vector for every line of a text file, of any size.
+
+    Example: minibert embed lines.txt --out vectors.npy
 
     If it is interrupted, the same command continues where it stopped. Under torchrun the
     processes share the work.
@@ -73,7 +76,6 @@ def embed(args: argparse.Namespace) -> Result | None:
     return Result(value, lambda value: f"{args.out}: {rows:,} x {width} float32")
 
 
-@command('minibert search "how to reset a password" questions.txt -k 5')
 @option("query", metavar="QUERY", help="what to look for")
 @option("file", metavar="FILE", help="a text per line, or csv, tsv, jsonl with a text column")
 @option("-k", type=int, default=5, help="number of results (default 5)")
@@ -82,7 +84,10 @@ def embed(args: argparse.Namespace) -> Result | None:
         help="name or number of the text column, if it cannot be guessed")
 @encoding_options
 def search(args: argparse.Namespace) -> Result:
-    """Find the lines of a file that are most similar to a query."""
+    """Find the lines of a file that are most similar to a query.
+
+    Example: minibert search "how to reset a password" questions.txt -k 5
+    """
     import numpy as np
 
     from minibert.similarity import search as nearest
@@ -131,7 +136,6 @@ def searched(args: argparse.Namespace) -> tuple[list[str], list[int]]:
     return texts, lines
 
 
-@command("minibert keysentences article.txt -n 3")
 @option("file", metavar="FILE", help="a UTF-8 text file")
 @option("-n", type=int, default=3, help="number of sentences (default 3)")
 @option("--method", choices=("centrality", "mmr"), default="centrality",
@@ -140,7 +144,10 @@ def searched(args: argparse.Namespace) -> tuple[list[str], list[int]]:
 @option("--lines", action="store_true", help="each line is one sentence")
 @encoding_options
 def keysentences(args: argparse.Namespace) -> Result:
-    """Pick the sentences that represent a text best, in its order."""
+    """Pick the sentences that represent a text best, in its order.
+
+    Example: minibert keysentences article.txt -n 3
+    """
     from minibert.io.files import read_lines
     from minibert.similarity import key_sentences
     from minibert.speed.embed_file import split_sentences
@@ -159,13 +166,15 @@ def keysentences(args: argparse.Namespace) -> Result:
     )
 
 
-@command("minibert evaluate similarity --data stsb/test.csv")
 @option("--data", required=True, metavar="FILE",
         help="csv, tsv or jsonl with two texts and a score, or hub:OWNER/NAME/FILE")
 @measure_option
 @encoding_options
 def evaluate_similarity(args: argparse.Namespace) -> Result:
-    """Correlate the similarities of pairs of texts with human scores."""
+    """Correlate the similarities of pairs of texts with human scores.
+
+    Example: minibert evaluate similarity --data stsb/test.csv
+    """
     from minibert import similarity as measures
     from minibert.training.data import read
     from minibert.training.metrics import pearson, spearman

@@ -7,7 +7,7 @@ import json
 import warnings
 from pathlib import Path
 
-from minibert.cli.common import Result, command, model_option, option, table
+from minibert.cli.common import Result, model_option, option, table
 
 SHOW = {  # what `minibert show` prints: topic → (file, name in it, or None for the whole file)
     "config": ("config.py", "BertConfig"),
@@ -29,11 +29,13 @@ SHOW = {  # what `minibert show` prints: topic → (file, name in it, or None fo
 }
 
 
-@command("minibert download all-MiniLM-L6-v2")
 @option("name", nargs="?", metavar="NAME", help="name on the hub")
 @option("--revision", help="a commit, tag or branch (default: pinned for known models)")
 def download(args: argparse.Namespace) -> Result:
-    """Fetch a model and verify it."""
+    """Fetch a model and verify it.
+
+    Example: minibert download all-MiniLM-L6-v2
+    """
     from minibert.io.hub import DEFAULT_MODEL
     from minibert.io.hub import download as fetch
 
@@ -42,10 +44,12 @@ def download(args: argparse.Namespace) -> Result:
     return Result({"name": name, "path": str(path)}, lambda value: value["path"])
 
 
-@command("minibert inspect all-MiniLM-L6-v2")
 @option("model", nargs="?", metavar="MODEL", help="directory or hub name")
 def inspect(args: argparse.Namespace) -> Result:
-    """List the tensors of a model: their official names and ours, their shapes."""
+    """List the tensors of a model: their official names and ours, their shapes.
+
+    Example: minibert inspect all-MiniLM-L6-v2
+    """
     from minibert.io import checkpoint
     from minibert.io.directory import open_directory
     from minibert.io.hub import DEFAULT_MODEL
@@ -92,12 +96,14 @@ def inspect_text(value: dict) -> str:
     return "\n".join([*lines, table(rows), *new])
 
 
-@command('minibert fill-mask "The sky is [MASK]." --model google-bert/bert-base-uncased')
 @option("text", metavar="TEXT", help="a text with [MASK] in it")
 @option("-k", type=int, default=5, help="number of guesses for each mask (default 5)")
 @model_option
 def fill_mask(args: argparse.Namespace) -> Result:
-    """Guess the words behind [MASK]."""
+    """Guess the words behind [MASK].
+
+    Example: minibert fill-mask "The sky is [MASK]." --model google-bert/bert-base-uncased
+    """
     import torch
 
     from minibert.heads import BertForMaskedLM
@@ -138,12 +144,14 @@ def fill_mask_text(value: dict) -> str:
     return "\n".join(lines)
 
 
-@command('minibert trace "Hello world." --out trace.safetensors')
 @option("texts", nargs="+", metavar="TEXT", help="the texts of one batch")
 @option("--out", required=True, metavar="FILE.safetensors", help="file to write")
 @model_option
 def trace(args: argparse.Namespace) -> Result:
-    """Write every intermediate tensor of a forward pass to a file."""
+    """Write every intermediate tensor of a forward pass to a file.
+
+    Example: minibert trace "Hello world." --out trace.safetensors
+    """
     import torch
 
     from minibert.io.checkpoint import write_safetensors
@@ -173,13 +181,14 @@ def trace_text(value: dict) -> str:
     return f"{value['out']}: {len(value['tensors'])} tensors, in order of computation\n{shapes}"
 
 
-@command('minibert explore "The bank raised its rates." "She sat on the bank." --out page.html')
 @option("texts", nargs="+", metavar="TEXT", help="one text, or two to compare")
 @option("--out", required=True, metavar="PAGE.html", help="page to write")
 @model_option
 def explore(args: argparse.Namespace) -> Result:
     """Write a page to look inside the model: what every head attends to and, for two texts, what
     their similarity is made of.
+
+    Example: minibert explore "The bank raised its rates." "She sat on the bank." --out page.html
 
     Open the page in a browser; it needs no network. It shows
       all layers and heads at a glance, one of them large, with its probabilities
@@ -206,11 +215,13 @@ def explore_text(value: dict) -> str:
     return said + (f"\ncosine {value['cosine']:.5f}" if len(value["texts"]) == 2 else "")
 
 
-@command('minibert explain "Café déjà-vu"')
 @option("text", metavar="TEXT", help="a text to tokenize")
 @model_option
 def explain(args: argparse.Namespace) -> Result:
-    """Show what the tokenizer does to a text, rule by rule."""
+    """Show what the tokenizer does to a text, rule by rule.
+
+    Example: minibert explain "Café déjà-vu"
+    """
     from minibert.tokenization.explain import explain as explained
     from minibert.tokenization.tokenizer import BertTokenizer
 
@@ -223,11 +234,13 @@ def explain(args: argparse.Namespace) -> Result:
     return Result(value, lambda value: str(explanation))
 
 
-@command("minibert show attention")
 @option("topic", nargs="?", choices=SHOW, metavar="TOPIC",
         help=f"{', '.join(SHOW)}; without one: where each of them is found")
 def show(args: argparse.Namespace) -> Result:
-    """Print the source code to read on a topic."""
+    """Print the source code to read on a topic.
+
+    Example: minibert show attention
+    """
     import ast
 
     if args.topic is None:

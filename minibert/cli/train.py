@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from minibert.cli.common import Columns, Result, command, option, options, table, tell
+from minibert.cli.common import Columns, Result, option, options, table, tell
 
 finetuned_option = option(
     "--model", required=True, metavar="DIR", help="what `minibert finetune` has written (required)"
@@ -52,7 +52,6 @@ def number_or_word(text: str) -> int | str:
     return int(text) if text.isdigit() else text
 
 
-@command("minibert finetune classify train.tsv --dev dev.tsv --recipe small --out my-model")
 @option("--out", required=True, metavar="DIR", help="directory to write")
 @option("--resume", action="store_true", help="continue the run in --out")
 @option("--recipe", choices=("plain", "small"), default="plain",
@@ -63,7 +62,10 @@ def number_or_word(text: str) -> int | str:
 @option("--scale", nargs=2, type=float, metavar=("LOW", "HIGH"), help="range of the scores")
 @settings_options
 def finetune(args: argparse.Namespace) -> Result | None:
-    """Train a model on a file; the result opens in transformers and sentence-transformers."""
+    """Train a model on a file; the result opens in transformers and sentence-transformers.
+
+    Example: minibert finetune classify train.tsv --dev dev.tsv --recipe small --out my-model
+    """
     from minibert.io.distributed import rank
     from minibert.training.finetune import finetune as run
     from minibert.training.seeds import several
@@ -126,12 +128,14 @@ def seeds_text(value: dict) -> str:
     return "\n".join(lines)
 
 
-@command("minibert predict questions.txt --model my-model")
 @finetuned_option
 @option("file", metavar="FILE", help="txt (one text per line), csv, tsv or jsonl")
 @columns_option
 def predict(args: argparse.Namespace) -> Result:
-    """Predict an answer for every row of a file with a fine-tuned model."""
+    """Predict an answer for every row of a file with a fine-tuned model.
+
+    Example: minibert predict questions.txt --model my-model
+    """
     from minibert.training.inference import predict_file
 
     return Result(predict_file(args.model, args.file, args.columns, say=tell), predict_text)
@@ -153,12 +157,14 @@ def cell(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-@command("minibert evaluate classify --model my-model --data test.tsv")
 @finetuned_option
 @option("--data", required=True, metavar="FILE", help="csv, tsv or jsonl")
 @columns_option
 def evaluate_classify(args: argparse.Namespace) -> Result:
-    """Measure a fine-tuned model, of any task, on labelled data: accuracy and the like."""
+    """Measure a fine-tuned model, of any task, on labelled data: accuracy and the like.
+
+    Example: minibert evaluate classify --model my-model --data test.tsv
+    """
     from minibert.training.inference import evaluate_file
 
     measures = evaluate_file(args.model, args.data, args.columns)
@@ -170,7 +176,6 @@ def measures_text(value: dict) -> str:
     return table(row for row in value.items() if row[0] not in ("model", "data"))
 
 
-@command("minibert blend all-MiniLM-L6-v2 my-model --alpha 0.5 --out half-way")
 @option("base", metavar="BASE", help="the model that the fine-tuning started from")
 @option("tuned", metavar="TUNED", help="the fine-tuned model")
 @option("--alpha", type=float, default=0.5, help="share of TUNED, 0 to 1 (default 0.5)")
@@ -179,7 +184,10 @@ def measures_text(value: dict) -> str:
 @option("--keep", metavar="FILE", help="... and on these scored pairs of general texts")
 @option("--svg", metavar="FILE.svg", help="draw both curves over alpha")
 def blend(args: argparse.Namespace) -> Result:
-    """Average the weights of a model and of what was fine-tuned from it."""
+    """Average the weights of a model and of what was fine-tuned from it.
+
+    Example: minibert blend all-MiniLM-L6-v2 my-model --alpha 0.5 --out half-way
+    """
     if not args.out and not args.data:
         raise ValueError("--out DIR writes the average; --data F --keep G sweeps over alpha")
     if bool(args.data) != bool(args.keep):
