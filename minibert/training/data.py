@@ -32,11 +32,13 @@ NAMES = {
     "tags": "tags ner_tags pos_tags labels",
     "question": "question query",
     "context": "context passage paragraph",
-    "answer": "answer answer_text answers",
-    "start": "start answer_start",
+    "answers": "answers answer answer_text",
+    "start": "start answer_start",  # of the answer in the context
+    "labels": "labels label categories classes",
 }
 NAMES = {role: names.split() for role, names in NAMES.items()}
-TRUTH = ("label", "score", "tags", "answer", "start")  # what is to be learnt about the others
+# What is to be learnt about the others:
+TRUTH = ("label", "labels", "score", "tags", "answers", "start")
 SCALES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 5.0), (1.0, 5.0), (0.0, 10.0), (0.0, 100.0))
 
 
@@ -106,6 +108,9 @@ def read(
     wanted = [role.rstrip("?") for role in roles]
     required = [role for role in roles if not role.endswith("?")]
     columns = dict(columns or {})
+    if "answers" in wanted:
+        wanted.append("start")
+        columns = {"answers" if role == "answer" else role: at for role, at in columns.items()}
     if unknown := set(columns) - set(wanted):
         raise ValueError(f"unknown roles {sorted(unknown)}; a row here has the roles {wanted}")
     if names is None:  # csv or tsv: is the first line a header, or data already?
@@ -132,6 +137,8 @@ def read(
         if len(cells) != len(names):
             raise ValueError(f"{where}: {len(cells)} columns, but {len(names)} in the first line")
         values = {role: value(role, cells[at], where, blank) for role, at in positions.items()}
+        if "answers" in values:
+            values["answers"] = answers_of(values["answers"], values.pop("start", None), where)
         examples.append(Example(values, where, line))
     return examples
 
@@ -236,6 +243,10 @@ def value(role: str, cell: Any, where: str, blank: bool = False) -> Any:
             if math.isfinite(number := float(cell)):
                 return int(number) if role == "start" else number
         raise ValueError(f"{where}: the {role} is {cell!r}, not a number")
+    if role == "labels":
+        return [str(item).strip() for item in (cell if isinstance(cell, list) else [cell])]
+    if role == "answers":
+        return cell
     if role in ("tokens", "tags"):
         if not isinstance(cell, list) or not cell:
             raise ValueError(f"{where}: {role} is {cell!r}; a list is needed (use jsonl)")
@@ -245,6 +256,24 @@ def value(role: str, cell: Any, where: str, blank: bool = False) -> Any:
     if cell is None or not str(cell).strip():
         raise ValueError(f"{where}: the {role} is empty; fill it in or remove the row")
     return str(cell).strip() if role == "label" else str(cell)
+
+
+def answers_of(cell: Any, start: int | None, where: str) -> list[list]:
+    """All right answers of a question, [text, start in the context] each; none: it has no answer.
+
+    ``cell``: the one answer that begins at ``start``; or, as the hub's data sets have it,
+    {"text": [...], "answer_start": [...]}; or a list of {"text": ..., "answer_start": ...}, as in
+    SQuAD.
+    """
+    if isinstance(cell, dict):
+        cell = [list(pair) for pair in zip(cell["text"], cell["answer_start"], strict=True)]
+    elif isinstance(cell, list):
+        cell = [[a["text"], a["answer_start"]] if isinstance(a, dict) else list(a) for a in cell]
+    elif start is None or not str(cell).strip():
+        raise ValueError(f"{where}: the answer {cell!r} has no start in the context")
+    else:
+        cell = [[str(cell), start]]
+    return cell
 
 
 # -------------------------------------------------------------------------------------- checking

@@ -193,7 +193,7 @@ def test_a_plain_text_gets_entities_with_their_places():
 
 def question(**changes):
     context = "a film with a good song, and a talk"
-    value = {"question": "song?", "context": context, "answer": "good song", "start": 14}
+    value = {"question": "song?", "context": context, "answers": [["good song", 14]]}
     return rows({**value, **changes})
 
 
@@ -212,7 +212,7 @@ def test_the_answer_is_found_in_tokens_and_comes_back_as_text():
     assert task.measure(["song"], [feature])["f1"] == pytest.approx(2 / 3)
     assert plain_words("The  cat's, a Hat!") == ["cats", "hat"]
     with pytest.raises(ValueError, match="row 1: at 3 the context has"):
-        task.encode(question(start=3))
+        task.encode(question(answers=[["good song", 3]]))
 
 
 def test_an_answer_that_was_cut_off_is_none():

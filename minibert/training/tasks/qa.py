@@ -28,7 +28,7 @@ class QuestionAnswering(Task):
     """
 
     max_length: int = field(default=384, kw_only=True)
-    inputs, truth = ("question", "context"), ("answer", "start")
+    inputs, truth = ("question", "context"), ("answers",)
     sides = (inputs,)
     best = "f1"
     head = BertForQuestionAnswering
@@ -42,15 +42,16 @@ class QuestionAnswering(Task):
         lost = []
         for i, example in enumerate(examples):
             row, kinds = features[i].rows[0], features[i].types[0]
-            context, answer = example.values["context"], example.values.get("answer")
+            context, answers = example.values["context"], example.values.get("answers")
+            answer = answers and answers[0][0]
             first, kept = kinds.index(1), sum(kinds) - 1  # the last 1 is [SEP]
             offsets = self.tokenizer.offsets(context)[:kept]
-            span = None if answer is None else answer_span(example, offsets)
-            lost.append(answer is not None and span is None)
-            target = None if answer is None else (0, 0)  # [CLS]
+            span = answer_span(example, offsets) if answers else None
+            lost.append(bool(answers) and span is None)
+            target = None if answers is None else (0, 0)  # [CLS]
             if span:
                 target = (first + span[0], first + span[1])
-            features[i] = Feature([row], [kinds], target, (first, offsets, context, answer))
+            features[i] = Feature([row], [kinds], target, (first, offsets, context, answer or ""))
         self.warn_truncated(lost, "answers end beyond the limit of")
         return features
 
@@ -99,7 +100,7 @@ def answer_span(example: Example, offsets: Sequence[tuple[int, int]]) -> tuple[i
     Raises:
         ValueError: the answer does not stand where the row says.
     """
-    context, answer, start = (example.values[name] for name in ("context", "answer", "start"))
+    context, (answer, start) = example.values["context"], example.values["answers"][0]
     end = start + len(answer)
     if context[start:end] != answer:
         raise ValueError(
