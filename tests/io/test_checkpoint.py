@@ -1,5 +1,6 @@
 """Every tensor accounted for, nothing half-written, and damage that is never silent."""
 
+import functools
 import json
 import os
 import random
@@ -29,7 +30,8 @@ HEADS = (
     *("BertForSequenceClassification", "BertForTokenClassification", "BertForQuestionAnswering"),
 )
 CLASSES = (BertModel, *(getattr(heads, name) for name in HEADS))
-FILES = ["config.json", "minibert.json", "model.safetensors"]
+FILE, INDEX, BIN = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+FILES = ["config.json", "minibert.json", FILE]
 # Nothing here is a default, so that a key that is lost shows.
 CONFIG = tiny_config(
     **{"vocab_size": 40, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24},
@@ -37,14 +39,6 @@ CONFIG = tiny_config(
     **{"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.3, "classifier_dropout": 0.4},
     **{"hidden_act": "relu", "layer_norm_eps": 1e-3},
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_waiting_for_the_disk():
-    """Waiting is for power cuts, and no test here cuts the power."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda file: None)
-        yield
 
 
 def same_output(a: torch.nn.Module, b: torch.nn.Module) -> bool:
@@ -67,6 +61,19 @@ def saved(directory: Path, model_class: type = BertModel, **changes: object) -> 
     """A directory with a model of a class, written by us."""
     build(model_class, CONFIG.replace(**changes)).save_pretrained(directory)
     return directory
+
+
+def as_bin(directory: Path, content: object = None, **options: object) -> Path:
+    """Put a pytorch_model.bin in the place of the weights, of the same tensors or others."""
+    old, path = foreign(directory) / FILE, directory / BIN
+    if content is None:
+        content = {name: value.clone() for name, value in load_file(old).items()}
+    old.unlink()
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path, **options)
+    return path
 
 
 def quiet_load(model_class: type, directory: Path, **options: object) -> torch.nn.Module:
@@ -120,17 +127,12 @@ def old_style(tensors: dict, prefix: str = "", gamma: bool = False) -> dict:
     return renamed
 
 
-SAMPLES = {}  # class → official name → tensor, and our names → shapes, made once
-
-
+@functools.cache
 def sample(model_class: type) -> tuple[dict, dict]:
-    if not SAMPLES:
-        for cls in CLASSES:
-            model = build(cls, CONFIG.replace(num_hidden_layers=1))
-            names = (*ENCODER_NAMES, *cls.names)
-            state = model.state_dict()
-            SAMPLES[cls] = {official_name(k, names): v for k, v in state.items()}, state
-    return SAMPLES[model_class]
+    """The tensors of a model by their official names, and by ours."""
+    state = build(model_class, CONFIG.replace(num_hidden_layers=1)).state_dict()
+    names = (*ENCODER_NAMES, *model_class.names)
+    return {official_name(ours, names): tensor for ours, tensor in state.items()}, state
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -299,19 +301,17 @@ def mapping(path: Path) -> tuple[int, int, dict[str, int]]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="reads /proc of Linux")
-@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("name", [FILE, BIN])
 def test_weights_are_mapped_and_not_read(tmp_path, name):
     config = CONFIG.replace(vocab_size=300_000)  # 19 MB
     model = BertModel(config)
     model.save_pretrained(tmp_path)
-    tensors = load_file(foreign(tmp_path) / "model.safetensors")
-    if name == "pytorch_model.bin":
-        (tmp_path / "model.safetensors").unlink()
-        torch.save({key: value.clone() for key, value in tensors.items()}, tmp_path / name)
-    del tensors
+    foreign(tmp_path)
+    if name == BIN:
+        as_bin(tmp_path)
     loaded = quiet_load(BertModel, tmp_path)
     start, end, kilobytes = mapping(tmp_path / name)
-    if name == "model.safetensors":
+    if name == FILE:
         assert kilobytes["Rss"] < 1000  # of 18,800
     assert kilobytes["Private_Dirty"] == kilobytes["Anonymous"] == 0
     assert all(start <= parameter.data_ptr() < end for parameter in loaded.parameters())
@@ -379,11 +379,9 @@ def test_a_bin_file_gives_the_same_model(tmp_path, zipped):
     """With a transposed view in it, whose numbers do not lie in order."""
     model = build(BertModel, CONFIG)
     model.save_pretrained(tmp_path)
-    file = foreign(tmp_path) / "model.safetensors"
-    tensors = {k: v.clone() for k, v in load_file(file).items()}
+    tensors = {name: value.clone() for name, value in load_file(tmp_path / FILE).items()}
     tensors["pooler.dense.weight"] = tensors["pooler.dense.weight"].T.contiguous().T
-    (tmp_path / "model.safetensors").unlink()
-    torch.save(tensors, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    as_bin(tmp_path, tensors, _use_new_zipfile_serialization=zipped)
     again = quiet_load(BertModel, tmp_path)
     assert same_output(again, model)
     assert all(parameter.is_contiguous() for parameter in again.parameters())
@@ -414,10 +412,8 @@ class Malicious:
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
 def test_code_in_a_bin_file_is_not_run(tmp_path, zipped):
-    (foreign(saved(tmp_path)) / "model.safetensors").unlink()
-    path = tmp_path / "pytorch_model.bin"
     content = {"a": Malicious(tmp_path / "trace")}
-    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    path = as_bin(saved(tmp_path), content, _use_new_zipfile_serialization=zipped)
     with pytest.raises(ValueError, match=r"asks to run posix\.system") as caught:
         BertModel.from_pretrained(tmp_path)
     assert str(path) in str(caught.value)
@@ -491,21 +487,8 @@ def test_a_full_disk_leaves_the_old_model(tmp_path, there, size, file):
 # ----------------------------------------------------------------------------------- bad input
 
 
-def as_bin(content: object) -> object:
-    def damage(directory: Path) -> None:
-        (directory / "model.safetensors").unlink()
-        if isinstance(content, bytes):
-            (directory / "pytorch_model.bin").write_bytes(content)
-        else:
-            torch.save(content, directory / "pytorch_model.bin")
-
-    return damage
-
-
 def flipped_bin(directory: Path) -> None:
-    content = load_file(directory / "model.safetensors")
-    as_bin(dict(content))(directory)
-    path = directory / "pytorch_model.bin"
+    path = as_bin(directory)
     with zipfile.ZipFile(path) as file:
         largest = max(file.infolist(), key=lambda item: item.file_size)
     path.write_bytes(flip(path.read_bytes(), largest.header_offset + 2000))
@@ -514,7 +497,6 @@ def flipped_bin(directory: Path) -> None:
 WORDS = "embeddings.word_embeddings.weight"
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:53aa51\nsize 90868376\n"
 HTML = b"<!DOCTYPE html>\n<html><head><title>429 Too Many Requests</title></head></html>\n"
-FILE, INDEX, BIN = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 
 
 def weights(change):
@@ -602,10 +584,13 @@ BAD = [
     ("an index of nothing", lambda d: (shards(d, "safetensors"), (d / INDEX).write_text("{}")),
      "has no object 'weight_map'"),
     # -- pytorch_model.bin
-    ("a .bin file cut off", as_bin(b"PK\3\4" + bytes(500)), "pytorch_model.bin is damaged"),
+    ("a .bin file cut off", lambda d: as_bin(d, b"PK\3\4" + bytes(500)),
+     "pytorch_model.bin is damaged"),
     ("a .bin file with a flipped byte", flipped_bin, "the checksum of .* is wrong"),
-    ("a .bin file of something else", as_bin({0: torch.zeros(2)}), "else than names and tensors"),
-    ("a .bin file of a list", as_bin([torch.zeros(2)]), "something else than names and tensors"),
+    ("a .bin file of something else", lambda d: as_bin(d, {0: torch.zeros(2)}),
+     "else than names and tensors"),
+    ("a .bin file of a list", lambda d: as_bin(d, [torch.zeros(2)]),
+     "something else than names and tensors"),
 ]  # fmt: skip
 
 
@@ -657,7 +642,7 @@ def test_damaged_files_give_an_error_that_says_where_or_a_model(tmp_path, kind):
     model.save_pretrained(tmp_path)
     foreign(tmp_path)
     if kind == "bin":
-        as_bin(dict(load_file(tmp_path / FILE)))(tmp_path)
+        as_bin(tmp_path)
     elif kind == "shards":
         shards(tmp_path, "safetensors", count=2)
     content = {path: path.read_bytes() for path in tmp_path.iterdir()}
