@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minibert.embeddings import sinusoidal_positions
-from minibert.parity.steps import Computation, Here, Step
+from minibert.parity.steps import STEPS, Computation, Here, Step
 
 
 @dataclass(frozen=True)
@@ -72,33 +72,17 @@ HEADS = ("attention.query_heads", "attention.key_heads", "attention.value_heads"
 NORMS = ("embeddings.norm", "attention_norm", "feed_forward_norm", "predictions.norm")
 CLASSIFIERS = ("classifier", "token_classifier")
 GELUS = ("feed_forward.activation", "predictions.activation")
-INTO = {  # what goes into a step; into all others goes what comes into the layer
-    "embeddings.norm": "embeddings.sum",
-    "attention.query_heads": "attention.query",
-    "attention.key_heads": "attention.key",
-    "attention.value_heads": "attention.value",
-    "attention.scaled": "attention.products",
-    "attention.probabilities": "attention.scores",
-    "attention.context": "attention.mixed",
-    "attention.output": "attention.context",
-    "attention_sum": "attention.output",
-    "attention_norm": "attention_sum",
-    "feed_forward.expand": "attention_norm",
-    "feed_forward.activation": "feed_forward.expand",
-    "feed_forward.contract": "feed_forward.activation",
-    "feed_forward_sum": "feed_forward.contract",
-    "feed_forward_norm": "feed_forward_sum",
-    "pooler.dense": "pooler.first",
-    "pooler": "pooler.dense",
-    "sentence": "pooling",
-    "predictions.activation": "predictions.dense",
-    "predictions.norm": "predictions.activation",
-}
+ON_INPUT = (*QKV, "predictions.dense", "token_classifier", "qa_outputs")  # read the input itself
+ORDER = list(STEPS)
 
 
 def into(s: Here) -> Tensor:
-    """What goes into a step; as a step itself, the step left out."""
-    return s[INTO[s.step]] if s.step in INTO else s.input
+    """What goes into a step, mostly what the step before it gives; as a step, the step left out."""
+    if s.step in ON_INPUT:
+        return s.input
+    if s.step in HEADS:
+        return s[s.step.removesuffix("_heads")]
+    return s[ORDER[ORDER.index(s.step) - 1]]
 
 
 def zeros(s: Here) -> Tensor:

@@ -1,4 +1,4 @@
-"""The self-check: this installation against golden tensors, transformers, or its own restatement.
+"""The self-check: this installation against golden tensors or transformers.
 
 The golden tensors are what transformers gives for a tiny model: every stage of a forward pass, the
 logits and losses of all heads, the gradient of every parameter, the parameters after 1 and 5
@@ -7,7 +7,6 @@ optimizer steps, and a forward pass with dropout. The same is computed here and 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -29,7 +28,7 @@ from minibert.parity.probes import ragged_batch
 from minibert.parity.reference import load_reference, side_by_side
 from minibert.parity.replace import examine_code, examine_dump, load, read_dump
 from minibert.parity.report import Report, compare
-from minibert.parity.steps import Computation, Inputs, model_inputs, order
+from minibert.parity.steps import Inputs, model_inputs
 from minibert.trace import trace
 
 GOLDENS = Path(__file__).resolve().parents[2] / "tests" / "goldens"
@@ -221,81 +220,37 @@ def default_batch(config: BertConfig) -> dict[str, Tensor]:
 def compare_model(
     directory: str | os.PathLike, batch: Mapping[str, Any] | None = None
 ) -> list[Report]:
-    """Hold minibert with the weights of a directory against transformers, where it is installed.
+    """Hold minibert with the weights of a directory against transformers.
 
     Both load the directory by themselves: the encoder and each head that has weights in it, every
-    tensor of a forward and a backward pass. Without transformers: against the restatement in
-    single steps (``steps.py``), in float64, another implementation, though by the same hands.
+    tensor of a forward and a backward pass.
+
+    Raises:
+        ValueError: transformers is not installed.
     """
-    directory = Path(directory)
-    batch = batch or default_batch(BertConfig.from_pretrained(directory))
     try:
         import transformers
     except ImportError:
-        return compare_steps(directory, batch)
+        raise ValueError(
+            "a model is compared with transformers, which is not installed: pip install "
+            "transformers; minibert parity alone needs only the golden files"
+        ) from None
+    directory = Path(directory)
+    batch = batch or default_batch(BertConfig.from_pretrained(directory))
     mine, reference = {}, {}
     for name in ("BertModel", *present_heads(directory)):
-        ours = Minibert(directory, torch.float32).load(name)
-        for all_of, found in zip(
-            (mine, reference),
-            side_by_side(ours, load_reference(directory, ours), model_inputs(batch)),
-            strict=True,
-        ):
-            at = "" if name == "BertModel" else f"{name}."
+        ours, at = Minibert(directory, torch.float32).load(name), f"{name}."
+        pair = side_by_side(ours, load_reference(directory, ours), model_inputs(batch))
+        for all_of, found in zip((mine, reference), pair, strict=True):
             for tensor, value in found.items():
                 inner = tensor.removesuffix(".grad").removeprefix("gradient of ")
+                new = (at + inner).removeprefix("BertModel.")
                 if inner != tensor:
-                    all_of[f"gradient of {at}{inner}"] = value
+                    all_of[f"gradient of {new}"] = value
                 elif inner not in all_of:  # a head computes the encoder's again
-                    all_of[at + inner] = value
+                    all_of[new] = value
     title = f"minibert against transformers {transformers.__version__}, weights {directory}"
     return [compare(title, mine, reference, float32_tolerance, batch)]
-
-
-def compare_steps(directory: Path, batch: Mapping[str, Tensor]) -> list[Report]:
-    """Hold minibert against its restatement in single steps; the official model, projected, too."""
-    model = BertModel.from_pretrained(directory)
-    run = Computation(Inputs(model.config, dict(model.state_dict()), batch))
-    with torch.no_grad(), trace(model) as tensors:
-        model(**model_inputs(batch))
-    known = set(order(model.config))
-    reference = {name: run[name] for name in tensors if name in known}
-    title = f"minibert against its restatement in single steps, weights {directory}"
-    report = compare(title, tensors, reference, float32_tolerance, batch)
-    report.notes = ["transformers is not installed: pip install transformers for the reference"]
-    return [report, *compare_projections(directory, GOLDENS)]
-
-
-# ----------------------------------------------------------------- the official model, projected
-
-
-def project(values: Tensor, count: int = 4) -> list[float]:
-    """A tensor as a few numbers: sums with waves of different lengths, masked scores left out."""
-    flat = torch.where(values < -1e4, 0.0, values.double()).flatten()
-    n = torch.arange(1, flat.numel() + 1, dtype=torch.float64)
-    return [
-        float((flat * torch.cos(n * (0.37 + 0.61 * k))).sum() / flat.numel() ** 0.5)
-        for k in range(count)
-    ]
-
-
-def compare_projections(directory: Path, goldens: Path) -> list[Report]:
-    """Hold the official model, if this is it, against the stored projections of each stage."""
-    path = goldens / "official.json"
-    if not path.exists() or not (directory / "model.safetensors").exists():
-        return []
-    stored = read_json(path)
-    digest = hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
-    if digest != stored["sha256"]:
-        return []
-    batch = {name: torch.tensor(rows) for name, rows in stored["batch"].items()}
-    model = BertModel.from_pretrained(directory)
-    with torch.no_grad(), trace(model) as tensors:
-        model(**batch)
-    mine = {name: torch.tensor(project(value)) for name, value in tensors.items()}
-    reference = {name: torch.tensor(values) for name, values in stored["projections"].items()}
-    title = f"minibert against {stored['name']}: projections of every stage by transformers"
-    return [compare(title, mine, reference, float32_tolerance)]
 
 
 # ------------------------------------------------------------------------- for the command line

@@ -1,6 +1,6 @@
-"""Make tests/goldens: what transformers gives for a seeded tiny BERT, and for the official model.
+"""Make tests/goldens: what transformers gives for a seeded tiny BERT.
 
-    python tests/support/make_goldens.py [DIRECTORY] [--official DIRECTORY_OF_ALL_MINILM]
+    python tests/support/make_goldens.py [DIRECTORY]
 
 The tiny model is drawn by ``probes.example``: every parameter is perturbed, as a freshly
 initialised model hides half of all mistakes. transformers computes in float64 and the results are
@@ -8,7 +8,6 @@ rounded to float32, so that another correct implementation can differ by that ro
 """
 
 import argparse
-import hashlib
 import json
 import platform
 from pathlib import Path
@@ -18,13 +17,10 @@ from safetensors.torch import save_file
 
 from minibert.heads import MASKED_LM_NAMES, NEXT_SENTENCE_NAMES
 from minibert.io import checkpoint
-from minibert.io.files import read_json, write_json
-from minibert.parity.goldens import GOLDENS, HEADS, Minibert, dropout_probe, gather, project
+from minibert.parity.goldens import GOLDENS, HEADS, Minibert, dropout_probe, gather
 from minibert.parity.probes import example
 from minibert.parity.reference import load_reference, reference_parameters, trace_reference
 from minibert.parity.steps import model_inputs
-
-OFFICIAL = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 class Transformers:
@@ -107,32 +103,7 @@ def make(directory: Path) -> None:
     save_file(tensors, directory / "goldens.safetensors", metadata)
 
 
-def make_official(model: Path, directory: Path) -> None:
-    """Write official.json anew: every stage of the official model as a few numbers."""
-    import transformers
-
-    reference = load_reference(model, Minibert(model, torch.float64).load("BertModel"))
-    batch = read_json(GOLDENS / "official.json")["batch"]  # a pair and two texts, padded
-    batch = {name: torch.tensor(rows) for name, rows in batch.items()}
-    with torch.no_grad(), trace_reference(reference) as tensors:
-        reference(**batch)
-    write_json(directory / "official.json", {
-        "name": OFFICIAL,
-        "sha256": hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest(),
-        "transformers": transformers.__version__,
-        "torch": torch.__version__,
-        "batch": {name: rows.tolist() for name, rows in batch.items()},
-        "projections": {
-            name: [float(f"{x:.9g}") for x in project(value)] for name, value in tensors.items()
-        },
-    })
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("directory", nargs="?", type=Path, default=GOLDENS)
-    parser.add_argument("--official", type=Path)
-    args = parser.parse_args()
-    make(args.directory)
-    if args.official:
-        make_official(args.official, args.directory)
+    make(parser.parse_args().directory)
