@@ -10,14 +10,13 @@ from support.unknown_mistakes import RIGHT, UNKNOWN, Attention
 
 from minibert.attention import MultiHeadSelfAttention
 from minibert.encoder import EncoderLayer
-from minibert.model import BertModel
 from minibert.parity.catalogue import BY_KEY, CATALOGUE, read_mistakes
 from minibert.parity.diagnosis import Judge, diagnose, precision
 from minibert.parity.goldens import GOLDENS, Minibert, gather, golden_tolerance, read_goldens
 from minibert.parity.probes import ragged_batch
 from minibert.parity.replace import examine_code
-from minibert.parity.report import compare, examine
-from minibert.parity.steps import STEPS, Computation, Inputs
+from minibert.parity.report import compare, examine, model_of
+from minibert.parity.steps import STEPS, Computation
 from minibert.trace import trace
 
 NAMED = ("named", "tie")
@@ -212,13 +211,11 @@ def test_precision_is_what_the_numbers_were_rounded_to():
 
 def own_tensors():
     """What minibert's modules give for the example, as they are now."""
-    config, weights, _ = EXAMPLE
-    batch = ragged_batch(config, (9, 4, 1))
-    model = BertModel(config).eval()
-    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    inputs = EXAMPLE._replace(batch=ragged_batch(EXAMPLE.config, (9, 4, 1)))
+    model = model_of(inputs)
     with torch.no_grad(), trace(model) as tensors:
-        model(**batch)
-    return Inputs(config, weights, batch), tensors
+        model(**inputs.batch)
+    return inputs, tensors
 
 
 @pytest.mark.parametrize("method, old, new, key", [

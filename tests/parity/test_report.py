@@ -24,7 +24,7 @@ from minibert.parity.goldens import GOLDENS, compare_goldens, compare_model, rea
 from minibert.parity.html import to_html
 from minibert.parity.probes import example
 from minibert.parity.replace import assert_parity, copy_weights, examine_code, examine_dump
-from minibert.parity.report import compare, examine, our_name
+from minibert.parity.report import compare, examine, model_of, our_name
 from minibert.parity.steps import Computation, model_inputs, order
 from minibert.trace import trace
 
@@ -34,11 +34,9 @@ EXAMPLE = example()
 @pytest.fixture(scope="module")
 def tiny():
     """The example as a model."""
-    config, weights, batch = EXAMPLE
-    model = BertModel(config).eval()
-    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    model = model_of(EXAMPLE)
     with torch.no_grad(), trace(model) as tensors:
-        model(**model_inputs(batch))
+        model(**model_inputs(EXAMPLE.batch))
     return model, tensors
 
 
