@@ -103,8 +103,6 @@ def read(
     names, rows = read_rows(file, blank)
     left_out = [str(line) for line, cells in rows if not cells]
     rows = [row for row in rows if row[1]]
-    if not rows:
-        raise ValueError(f"{file} has no rows")
     wanted = [role.rstrip("?") for role in roles]
     required = [role for role in roles if not role.endswith("?")]
     columns = dict(columns or {})
@@ -113,7 +111,7 @@ def read(
         columns = {"answers" if role == "answer" else role: at for role, at in columns.items()}
     if unknown := set(columns) - set(wanted):
         raise ValueError(f"unknown roles {sorted(unknown)}; a row here has the roles {wanted}")
-    if names is None:  # csv or tsv: is the first line a header, or data already?
+    if names is None and rows:  # csv or tsv: is the first line a header, or data already?
         names = [cell.strip() for cell in rows[0][1]]
         known = {name for role in wanted for name in NAMES[role]} | set(columns.values())
         if any(cell in known or cell.lower() in known for cell in names):
@@ -124,7 +122,7 @@ def read(
             if by_order and not columns:
                 columns = dict(zip(by_order[0], names, strict=True))
     if not rows:
-        raise ValueError(f"{file} has a header and no rows")
+        raise ValueError(f"{file} has no rows of data")
     positions = match_columns(file, names, wanted, required, columns)
     found = ", ".join(f"{role} = column {names[at]!r}" for role, at in positions.items())
     say(f"{file.name}: {len(rows)} rows; {found}")

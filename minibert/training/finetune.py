@@ -33,7 +33,7 @@ from minibert.training import data
 from minibert.training.adapt import adapt, encoder_of, merge_lora, pull_to_start
 from minibert.training.checkpoints import Run
 from minibert.training.data import Say, silent
-from minibert.training.inference import general_score
+from minibert.training.inference import Evaluation
 from minibert.training.loader import data_loader
 from minibert.training.loop import loop
 from minibert.training.optim import SCHEDULES, make_optimizer, parameter_groups
@@ -119,8 +119,7 @@ def settings_of(out: Path, settings: Settings | None, resume: bool) -> Settings:
     if resume:
         if not path.exists():
             raise FileNotFoundError(f"{path.parent} holds no run that could be resumed; start one")
-        values = read_json(path)
-        return Settings(**{**values, "scale": values["scale"] and tuple(values["scale"])})
+        return Settings(**read_json(path))
     if path.exists():
         raise ValueError(
             f"{out} already holds a run; continue it (--resume), name another directory, or "
@@ -213,32 +212,6 @@ def begin(settings: Settings, origin: dict[str, str], out: Path, resume: bool) -
 # ------------------------------------------------------------------------- training and measuring
 
 
-class Evaluation:
-    """What a model is measured on: "dev", "test", and "general" pairs for what it forgets.
-
-    ``last``, ``tables``: the metrics and the tables of the last one.
-    """
-
-    def __init__(self, task: Task, model: nn.Module, examples: dict[str, list]) -> None:
-        self.task, self.model = task, model
-        self.features = {n: task.encode(examples[n]) for n in ("dev", "test") if n in examples}
-        keep = examples.get("keep")
-        self.general = keep and general_score(task, keep, task.max_length)
-
-    def on(self, *names: str) -> dict[str, float]:
-        """The loss and the metrics on those that are there."""
-        found = {}
-        for name in names:
-            if name == "general" and self.general:
-                found["general_spearman"] = self.general(self.model)
-            elif features := self.features.get(name):
-                predictions, loss = self.task.predict(self.model, features)
-                self.last = {"loss": loss, **self.task.measure(predictions, features)}
-                self.tables = self.task.tables(predictions, features)
-                found |= {f"{name}_{key}": value for key, value in self.last.items()}
-        return found
-
-
 def train(
     settings: Settings, task: Task, loader: DataLoader, run: Run, evaluation: Evaluation, say: Say
 ) -> None:
@@ -295,7 +268,8 @@ def save(settings: Settings, run: Run, evaluation: Evaluation, result: dict, out
         if name in after and before.get(name) is not None
     }
     default = {field.name: field.default for field in dataclasses.fields(settings)}
-    asked = {k: v for k, v in dataclasses.asdict(settings).items() if v != default[k]}
+    written = read_json(out / "run" / "settings.json")  # a resumed run knows no more
+    asked = {k: v for k, v in written.items() if v != default[k]}
     title = f"{Path(settings.base).name}, fine-tuned: {settings.task}"
     with atomic_directory(out) as staging:
         task.save(run.model, staging)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -20,7 +20,6 @@ from minibert.training.tasks.base import Task
 from minibert.training.tasks.pairs import Similarity
 
 HEADS = ("classifier", "qa_outputs")  # what a fine-tuning puts on top, and only a fine-tuning
-TENTHS = tuple(i / 10 for i in range(11))
 AnyPath = str | os.PathLike
 Columns = Mapping[str, str] | None
 
@@ -77,14 +76,37 @@ def evaluate_file(model: AnyPath, path: AnyPath, columns: Columns = None) -> dic
     return task.evaluate(network, task.encode(examples))
 
 
-def general_score(
-    task: Task, examples: Sequence[data.Example], max_length: int = 128
-) -> Callable[[nn.Module], float]:
-    """model → Spearman of its encoder on scored pairs of general texts: what it still knows."""
-    pooling = getattr(task, "pooling", ("mean",))
-    similarity = Similarity(task.tokenizer, pooling=pooling, max_length=max_length)
-    features = similarity.encode(examples)
-    return lambda model: similarity.evaluate(encoder_of(model), features)["spearman"]
+class Evaluation:
+    """What a model is measured on: "dev", "test", and "general" pairs for what it forgets.
+
+    ``last``, ``tables``: the metrics and the tables of the last measurement on dev or test.
+
+    Args:
+        examples: those for "dev" and "test"; "keep" has the scored pairs of general texts.
+    """
+
+    def __init__(self, task: Task, model: nn.Module, examples: Mapping[str, list]) -> None:
+        self.task, self.model = task, model
+        self.features = {n: task.encode(examples[n]) for n in ("dev", "test") if n in examples}
+        if "keep" in examples:
+            how = {"pooling": getattr(task, "pooling", ("mean",)), "max_length": task.max_length}
+            self.similarity = Similarity(task.tokenizer, **how)
+            self.features["general"] = self.similarity.encode(examples["keep"])
+
+    def on(self, *names: str) -> dict[str, float]:
+        """The loss and the metrics on those that are there; on general pairs Spearman's."""
+        found = {}
+        for name in names:
+            features = self.features.get(name)
+            if features and name == "general":
+                measures = self.similarity.evaluate(encoder_of(self.model), features)
+                found["general_spearman"] = measures["spearman"]
+            elif features:
+                predictions, loss = self.task.predict(self.model, features)
+                self.last = {"loss": loss, **self.task.measure(predictions, features)}
+                self.tables = self.task.tables(predictions, features)
+                found |= {f"{name}_{key}": value for key, value in self.last.items()}
+        return found
 
 
 class Blend:
@@ -123,16 +145,17 @@ class Blend:
         with atomic_directory(directory) as staging:
             self.task.save(self.model, staging)
 
-    def sweep(
-        self, domain: AnyPath, general: AnyPath, alphas: Sequence[float] = TENTHS
-    ) -> list[dict[str, float]]:
-        """For every alpha, the task's best metric on domain data and Spearman on general pairs."""
-        features = self.task.encode(data.read(domain, self.task.columns()))
-        general_of = general_score(self.task, data.read(general, Similarity.columns()))
+    def sweep(self, domain: AnyPath, general: AnyPath) -> list[dict[str, float]]:
+        """For alpha from 0 to 1, the best metric on domain data and Spearman on general pairs."""
+        pairs = data.read(general, Similarity.columns())
+        examples = {"dev": data.read(domain, self.task.columns()), "keep": pairs}
+        evaluation = Evaluation(self.task, self.model, examples)
         rows = []
-        for alpha in alphas:
-            score = self.task.evaluate(self.at(alpha), features)[self.task.best]
-            rows.append({"alpha": alpha, "domain": score, "general": general_of(self.model)})
+        for alpha in (tenth / 10 for tenth in range(11)):
+            self.at(alpha)
+            found = evaluation.on("dev", "general")
+            domain_score, general_score = found[f"dev_{self.task.best}"], found["general_spearman"]
+            rows.append({"alpha": alpha, "domain": domain_score, "general": general_score})
         return rows
 
 

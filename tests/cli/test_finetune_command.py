@@ -11,11 +11,7 @@ from minibert.cli.main import main
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    home = tmp_path_factory.mktemp("commands")
-    small.base(home / "base")
-    small.classes(home / "train.tsv", 32, seed=0)
-    small.classes(home / "dev.tsv", 8, seed=1)
-    small.pairs(home / "pairs.csv", 16, seed=2)
+    home = small.world(tmp_path_factory.mktemp("commands"))
     (home / "new.txt").write_text("a good film\nthe song was awful\n")
     return home
 
@@ -39,7 +35,7 @@ def train(capsys, world, out, *words, task="classify", status=0):
 def test_from_a_file_to_predictions(world, tmp_path, capsys):
     model = tmp_path / "model"
     out, err = train(capsys, world, model, "--lr", 1e-3, "--keep", world / "pairs.csv")
-    assert "train: bad" in err and "epoch 2, step 4 of 4: " in err
+    assert "train: bad" in err and "epoch 2, step 6 of 6: " in err
     assert "dev_accuracy" in out and "before:" in out and "general_spearman" in out
     out, _ = run(capsys, "predict", world / "new.txt", "--model", model)
     lines = [line.split("\t") for line in out.splitlines()]
@@ -75,7 +71,7 @@ def test_blend_writes_and_sweeps(world, tmp_path, capsys):
     out, _ = run(capsys, "blend", world / "base", tuned, "--out", half, *sweep)
     assert len(out.splitlines()) == 1 + 11 + 1 and (tmp_path / "sweep.svg").exists()
     out, _ = run(capsys, "predict", pairs, "--model", half)
-    assert len(out.splitlines()) == 16
+    assert len(out.splitlines()) == 24
     before = (half / "model.safetensors").read_bytes()
     words = ("blend", world / "base", tuned, "--alpha", 0.9, "--out")
     _, err = run(capsys, *words, half, status=2)

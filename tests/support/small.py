@@ -63,6 +63,16 @@ def pairs(path: Path, n: int = 40, seed: int = 0) -> Path:
     return path
 
 
+def world(home: Path) -> Path:
+    """A base model and data files: texts of two classes, pairs with scores."""
+    base(home / "base")
+    classes(home / "train.tsv", 40, seed=0)
+    classes(home / "dev.tsv", 12, seed=1)
+    pairs(home / "pairs.csv", 24, seed=2)
+    pairs(home / "general.csv", 12, seed=4)
+    return home
+
+
 def task(name: str, tokenizer: BertTokenizer, texts: list[tuple[str, str]]):
     """A task, and examples for it made of texts that are "good" or "bad"."""
     from minibert.training import tasks

@@ -73,7 +73,7 @@ def test_blank_lines_are_said_or_kept(tmp_path):
         ("a.csv", 'a,"b\n', TEXT, "a.csv, line 1: .*quote not closed"),
         ("a.csv", "a,b\nc,d\n", PAIR, r"which columns are text, pair, score\?.*--columns text=1"),
         ("a.csv", "", PAIR, "no rows"),
-        ("a.csv", "text,label\n", TEXT, "a header and no rows"),
+        ("a.csv", "text,label\n", TEXT, "no rows"),
         ("a.jsonl", '{"text": "a"\n', TEXT, "a.jsonl, line 1: not JSON"),
         ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}\n', TEXT, "line 2: the keys"),
         ("a.jsonl", '{"tokens": "a b", "tags": ["x"]}\n', ("tokens", "tags"), "a list is needed"),

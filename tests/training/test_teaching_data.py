@@ -1,7 +1,5 @@
 """The teaching data set: form, balance, no leaks, and that surface words do not solve it."""
 
-import csv
-import io
 import itertools
 import re
 import unicodedata
@@ -22,15 +20,16 @@ PAIRS = {"pairs/train": 180, "pairs/dev": 40, "pairs/test": 80, "general/pairs":
 LABELS = "booking breakdown claim diagnosis recipe repair safety schedule".split()
 
 
+def read(name: str, *roles: str) -> list[tuple]:
+    return [tuple(row.values.values()) for row in minibert_data.read(DATA / name, roles)]
+
+
 def intents(split: str) -> list[tuple[str, str]]:
-    lines = read_text(DATA / "intents" / f"{split}.tsv").splitlines()
-    return [tuple(line.split("\t")) for line in lines[1:]]
+    return read(f"intents/{split}.tsv", "text", "label")
 
 
 def pairs(name: str) -> list[tuple[str, str, float]]:
-    reader = csv.reader(io.StringIO(read_text(DATA / f"{name}.csv"), newline=""))
-    assert next(reader) == ["sentence1", "sentence2", "score"]
-    return [(first, second, float(score)) for first, second, score in reader]
+    return read(f"{name}.csv", "text", "pair", "score")
 
 
 def normal(text: str) -> str:
