@@ -18,7 +18,6 @@ from torch import Tensor
 
 from minibert.batching import make_batches, progress, side_by_side
 from minibert.io import sentence_transformers
-from minibert.io.checkpoint import content_digest
 from minibert.io.directory import open_directory
 from minibert.io.files import atomic_directory, write_text
 from minibert.io.hub import DEFAULT_MODEL, model_card
@@ -98,10 +97,6 @@ class SentenceEncoder:
         self.default_prompt_name = default_prompt_name
         self.similarity_fn_name = similarity_fn_name
         self.lower_case = lower_case
-
-    def digest(self) -> str:
-        """A digest of the weights."""
-        return content_digest(self.model.state_dict(), {})
 
     @property
     def dimension(self) -> int:
@@ -202,9 +197,9 @@ class SentenceEncoder:
     def encode_rows(
         self,
         rows: list[list[int]],
-        batch_size: int | None = None,
-        batch_tokens: int = BATCH_TOKENS,
-        show_progress_bar: bool | None = False,
+        batch_size: int | None,
+        batch_tokens: int,
+        show_progress_bar: bool | None,
     ) -> Tensor:
         """The pooled vectors of lists of token ids, computed in batches; not normalised.
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from minibert.batching import progress
 from minibert.io import distributed
+from minibert.io.checkpoint import content_digest
 from minibert.io.files import need_ending, read_json, read_lines, write_json
 from minibert.sentence_encoder import SentenceEncoder
 
@@ -74,7 +75,7 @@ def embed_file(
     run = {
         "shape": list(shape),
         "text": digest.hexdigest(),
-        "weights": encoder.digest(),
+        "weights": content_digest(encoder.model.state_dict()),
         "options": repr((*options.values(), encoder.max_length, encoder.pooling)),
     }
 

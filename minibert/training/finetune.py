@@ -76,7 +76,7 @@ def finetune(
     torch.manual_seed(settings.seed)  # of the new head
     task, model = start(settings, examples["train"])
     origin = {name: sha256(data.locate(path)) for name, path in settings.files.items()}
-    origin["base"] = content_digest(model.state_dict(), {})
+    origin["base"] = content_digest(model.state_dict())
     evaluation = Evaluation(task, model, examples)
     known = evaluation.on("general")  # before anything is re-initialised
     adapt(model, settings)
