@@ -51,13 +51,6 @@ def attention__numpy(query, key, mask):
     return scores / scores.sum(-1, keepdims=True)
 
 
-def attention__scaled_first(query, key, mask):
-    B, N, T, D = query.shape
-    scores = torch.bmm((query / D**0.5).reshape(-1, T, D), key.reshape(-1, T, D).transpose(1, 2))
-    scores = scores.view(B, N, T, T)
-    scores += torch.where(mask.bool(), 0.0, torch.finfo(torch.float32).min)[:, None, None]
-    return torch.exp(scores.log_softmax(-1))
-
 
 def multi_head_attention__fused(hidden, mask, heads, weights):
     B, T, H = hidden.shape
@@ -91,9 +84,6 @@ def mean_pooling__loop(hidden, mask):
         rows.append(own.mean(0) if len(own) else torch.zeros(states.shape[-1]))
     return torch.stack(rows)
 
-
-def cosine_similarity__library(a, b):
-    return F.cosine_similarity(a[:, None], b[None], dim=-1)
 
 
 def cosine_similarity__plain_python(a, b):

@@ -59,29 +59,14 @@ wordpiece__rest_unknown = partial(_pieces, keep_beginning=True)
 wordpiece__no_limit = partial(_pieces, limit=1e9)
 
 
-def _norm(x, gain, bias, eps=1e-5):
-    return F.layer_norm(x, x.shape[-1:], gain, bias, eps)
-
-
-def embeddings__no_position(ids, types, word, segment, position, gain, bias, eps):
-    return _norm(word[ids] + segment[types], gain, bias, eps)
-
-
 def embeddings__norm_eps_1e_05(ids, types, word, segment, position, gain, bias, eps):
-    return _norm(word[ids] + segment[types] + position[: ids.shape[1]], gain, bias)
+    total = word[ids] + segment[types] + position[: ids.shape[1]]
+    return F.layer_norm(total, total.shape[-1:], gain, bias)
 
 
-def _scores(query, key, masked=None):
+def _probabilities(query, key, mask):
     scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
-    return scores if masked is None else scores.masked_fill(masked == 0, -1e9)
-
-
-def attention__no_scale(query, key, mask):
-    return _scores(query * query.shape[-1] ** 0.5, key, mask[:, None, None]).softmax(-1)
-
-
-def attention__no_mask(query, key, mask):
-    return _scores(query, key).softmax(-1)
+    return scores.masked_fill(mask[:, None, None] == 0, -1e9).softmax(-1)
 
 
 def attention__no_scale__mask_added_raw(query, key, mask):
@@ -89,7 +74,7 @@ def attention__no_scale__mask_added_raw(query, key, mask):
 
 
 def attention__dropout_left_on(query, key, mask):
-    return F.dropout(_scores(query, key, mask[:, None, None]).softmax(-1), 0.1)
+    return F.dropout(_probabilities(query, key, mask), 0.1)
 
 
 def _linear(x, weights, name):
@@ -103,9 +88,9 @@ def _cut(x, heads):
 QKV = ("query", "key", "value")
 
 
-def _heads(hidden, mask, heads, weights, cut=_cut, scale=1.0, names=QKV):
+def _heads(hidden, mask, heads, weights, cut=_cut, names=QKV):
     q, k, v = (cut(_linear(hidden, weights, name), heads) for name in names)
-    out = _scores(q * scale, k, mask[:, None, None]).softmax(-1) @ v
+    out = _probabilities(q, k, mask) @ v
     return _linear(out.transpose(1, 2).flatten(2), weights, "output")
 
 
@@ -114,16 +99,8 @@ def multi_head_attention__view_without_transpose(hidden, mask, heads, weights):
     return _heads(hidden, mask, heads, weights, cut=lambda x, n: x.view(B, n, T, H // n))
 
 
-def multi_head_attention__scale_hidden(hidden, mask, heads, weights):
-    return _heads(hidden, mask, heads, weights, scale=heads**-0.5)
-
-
 def multi_head_attention__query_key_swapped(hidden, mask, heads, weights):
     return _heads(hidden, mask, heads, weights, names=("key", "query", "value"))
-
-
-def add_and_norm__no_attention_residual(x, sublayer, gain, bias, eps):
-    return _norm(sublayer, gain, bias, eps)
 
 
 def add_and_norm__norm_unbiased(x, sublayer, gain, bias, eps):
@@ -131,24 +108,13 @@ def add_and_norm__norm_unbiased(x, sublayer, gain, bias, eps):
     return (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + eps).sqrt() * gain + bias
 
 
-def _feed_forward(hidden, weights, activation):
-    return _linear(activation(_linear(hidden, weights, "expand")), weights, "contract")
-
-
-feed_forward__gelu_tanh = partial(_feed_forward, activation=partial(F.gelu, approximate="tanh"))
-feed_forward__relu = partial(_feed_forward, activation=torch.relu)
-
-
-def mean_pooling__pooling_padding(hidden, mask):
-    return hidden.mean(1)
+def feed_forward__gelu_tanh(hidden, weights):
+    wide = F.gelu(_linear(hidden, weights, "expand"), approximate="tanh")
+    return _linear(wide, weights, "contract")
 
 
 def mean_pooling__pooling_wrong_count(hidden, mask):
     return (hidden * mask[..., None]).sum(1) / hidden.shape[1]
-
-
-def cosine_similarity__dot_product(a, b):
-    return a @ b.T
 
 
 def cosine_similarity__columns_normalised(a, b):
