@@ -5,6 +5,7 @@ A run directory is the finished model with a folder ``run/`` in it:
     settings.json            everything the run was asked for
     versions.json            packages, machine, digests of data and start weights
     log.jsonl                one line a step and one an evaluation
+    metrics.csv              the same as a table, up to the last epoch
     checkpoint.safetensors   while it trains: weights, optimizer, random states, position
     best.safetensors         while it trains: the weights that were best on the dev data
     metrics.json ...         when it is done
@@ -33,6 +34,7 @@ from torch import Tensor, nn
 from minibert.io import distributed
 from minibert.io.checkpoint import read_safetensors, write_safetensors
 from minibert.io.files import read_text, write_text
+from minibert.training.history import as_csv
 
 POSITION = ("epoch", "epoch_step", "step", "best", "best_epoch")  # of a run, in a checkpoint
 
@@ -106,6 +108,8 @@ class Run:
         self.epoch += 1
         self.epoch_step = 0
         self.log(step=self.step, epoch=self.epoch, **measures)
+        if self.directory and distributed.rank() == 0:
+            write_text(Path(self.directory, "metrics.csv"), as_csv(self.lines))
         if measures.get(self.best_on, -math.inf) > self.best:  # NaN is not
             self.best, self.best_epoch = measures[self.best_on], self.epoch
             if self.directory and distributed.rank() == 0:

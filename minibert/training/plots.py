@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT, MARGIN = 640, 300, 52
-COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#7d4f9e", "#b8860b")
+COLOURS = (
+    "#1b6ca8", "#c8553d", "#3a7d44", "#7d4f9e", "#b8860b",
+    "#00a6a6", "#d1495b", "#6b705c", "#5b8def", "#8d5524",
+)  # fmt: skip
 Curve = Sequence[tuple[float, float]]  # points (x, y)
 
 
@@ -17,11 +20,9 @@ def curves(title: str, x_label: str, panels: Mapping[str, Mapping[str, Curve]]) 
     Points whose y is not a finite number are left out.
     """
     x_range = bounds([x for panel in panels.values() for curve in panel.values() for x, _ in curve])
-    height, right = 36 + len(panels) * HEIGHT, WIDTH - MARGIN
-    size = f'width="{WIDTH}" height="{height}"'
-    shapes = [f'<rect {size} fill="white"/>', label(MARGIN, 22, title, 'font-size="16"')]
-    for number, (name, panel) in enumerate(panels.items()):
-        top = 36 + number * HEIGHT
+    right, top = WIDTH - MARGIN, 36
+    shapes = [label(MARGIN, 22, title, 'font-size="16"')]
+    for name, panel in panels.items():
         bottom = top + HEIGHT - 56
         finite = {
             key: [(x, y) for x, y in curve if y is not None and math.isfinite(y)]
@@ -37,7 +38,7 @@ def curves(title: str, x_label: str, panels: Mapping[str, Mapping[str, Curve]]) 
             shapes.append(label(across(x), bottom + 16, f"{x:g}", 'text-anchor="middle"'))
         shapes.append(f'<path d="M{MARGIN} {top}V{bottom}H{right}" fill="none" stroke="#333"/>')
         shapes.append(label(right, bottom + 32, x_label, 'text-anchor="end"'))
-        legend = MARGIN
+        legend, below = MARGIN, bottom + 32
         for colour, (key, curve) in zip(COLOURS * 9, finite.items(), strict=False):
             spots = [(across(x), up(y)) for x, y in curve]
             line = " ".join(f"{x},{y}" for x, y in spots)
@@ -45,10 +46,60 @@ def curves(title: str, x_label: str, panels: Mapping[str, Mapping[str, Curve]]) 
             if len(spots) <= 30:
                 shapes += [f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>' for x, y in spots]
             words = f"{name}: {key}" if key else name
-            shapes.append(label(legend, bottom + 32, words, f'fill="{colour}"'))
-            legend += 7 * len(words) + 16
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {WIDTH} {height}" '
-    return "\n".join([f'{head}font-family="sans-serif" font-size="12">', *shapes, "</svg>", ""])
+            width = 7 * len(words) + 16
+            if legend > MARGIN and legend + width > right - 8 * len(x_label):  # another line of it
+                legend, below = MARGIN, below + 16
+            shapes.append(label(legend, below, words, f'fill="{colour}"'))
+            legend += width
+        top = below + 24
+    return picture(WIDTH, top, shapes)
+
+
+def matrix(title: str, names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
+    """An SVG picture of a confusion matrix: true classes down, predicted ones across.
+
+    The darker a field, the larger its share of its row. The numbers are left out where the fields
+    are too small for them; holding the mouse over a field shows it in words.
+    """
+    side = min(max(480 // len(names), 12), 80)
+    short = [name if len(name) <= 18 else name[:17] + "…" for name in names]
+    left, top = 60 + 7 * max(map(len, short)), 70 + 6 * max(map(len, short))
+    size, font = len(names) * side, f'font-size="{min(12, side - 1)}"'
+    shapes = [
+        label(12, 22, title, 'font-size="16"'),
+        label(left, 44, "predicted →", ""),
+        label(12, top - 8, "true ↓", ""),
+        f'<rect x="{left}" y="{top}" width="{size}" height="{size}" fill="none" stroke="#ddd"/>',
+    ]
+    for i, (name, row) in enumerate(zip(names, counts, strict=True)):
+        middle = (i + 0.5) * side + 4
+        shapes.append(label(left - 8, top + middle, short[i], f'text-anchor="end" {font}'))
+        turned = f'transform="rotate(-60 {left + middle} {top - 8})"'
+        shapes.append(label(left + middle, top - 8, short[i], f"{turned} {font}"))
+        for j, count in enumerate(row):
+            if not count and side < 24:  # empty fields of a large matrix would make a large file
+                continue
+            share = count / max(sum(row), 1)
+            words = escape(f"{name} as {names[j]}: {count} ({share:.0%})")
+            shapes.append(
+                f'<rect x="{left + j * side}" y="{top + i * side}" width="{side}" height="{side}" '
+                f'fill="{COLOURS[0]}" fill-opacity="{share:.3f}" stroke="#ddd">'
+                f"<title>{words}</title></rect>"
+            )
+            if side >= 24 and count:
+                style = f'text-anchor="middle" fill="{"white" if share > 0.5 else "black"}"'
+                x, y = left + (j + 0.5) * side, top + middle
+                shapes.append(label(x, y, str(count), f'{style} pointer-events="none" {font}'))
+    return picture(max(left + size + 60, 9 * len(title) + 24), top + size + 16, shapes)
+
+
+def picture(width: float, height: float, shapes: Sequence[str]) -> str:
+    """An SVG file of shapes on white."""
+    size = f'width="{width}" height="{height}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {width} {height}" '
+    white = f'<rect {size} fill="white"/>'
+    head += 'font-family="sans-serif" font-size="12">'
+    return "\n".join([head, white, *shapes, "</svg>", ""])
 
 
 def scale(values: tuple[float, float], start: float, end: float) -> Callable[[float], float]:

@@ -85,7 +85,8 @@ def test_two_equal_runs_write_equal_bytes_and_another_seed_does_not(world, tmp_p
     a, c = files_of(tmp_path / "a"), files_of(tmp_path / "c")
     assert a.keys() == c.keys() and a["model.safetensors"] != c["model.safetensors"]
     names = "config.json model.safetensors tokenizer.json README.md run/settings.json"
-    names += " run/versions.json run/log.jsonl run/metrics.json run/confusion.csv run/curves.svg"
+    names += " run/versions.json run/log.jsonl run/metrics.csv run/metrics.json"
+    names += " run/confusion.csv run/confusion.svg run/curves.svg"
     assert set(names.split()) <= a.keys()
     assert not [name for name in a if "checkpoint" in name or "best" in name or "tmp" in name]
     picture = ElementTree.parse(tmp_path / "a" / "run" / "curves.svg")

@@ -18,6 +18,7 @@ from minibert.config import BertConfig
 from minibert.heads import BertForSequenceClassification
 from minibert.training import metrics
 from minibert.training.data import Example, class_names, count_classes
+from minibert.training.plots import matrix
 from minibert.training.tasks.base import FAILED, Feature, Task
 
 
@@ -73,14 +74,15 @@ class ClassTask(Task):
         ]
 
     def tables(self, predictions: Sequence, features: Sequence[Feature]) -> dict[str, str]:
-        """The confusion matrix: a row for each true class, a column for each predicted one."""
+        """The confusion matrix as a table and as a picture: true classes down, predicted across."""
         labels, guesses = self.numbers(predictions, features)
         table = metrics.confusion_matrix(labels, guesses, range(len(self.classes))).tolist()
         text = io.StringIO()
         writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
         writer.writerow(["true \\ predicted", *self.classes])
         writer.writerows([name, *row] for name, row in zip(self.classes, table, strict=True))
-        return {"confusion.csv": text.getvalue()}
+        drawn = matrix(f"{len(labels)} predictions", list(self.classes), table)
+        return {"confusion.csv": text.getvalue(), "confusion.svg": drawn}
 
 
 @dataclass(eq=False)

@@ -1,0 +1,33 @@
+"""Commands for what a fine-tuning has left: compare runs, hand a model on."""
+
+from __future__ import annotations
+
+import argparse
+
+from minibert.cli.common import Result, command, option, table
+
+
+@command("minibert compare my-model other-model --svg both.svg")
+@option("runs", nargs="+", metavar="RUN", help="what `minibert finetune` has written or is writing;"
+        " a directory of several (--seeds, --sweep) stands for all of them")
+@option("--svg", default="compare.svg", metavar="FILE.svg",
+        help="the picture (default compare.svg)")
+def compare(args: argparse.Namespace) -> Result:
+    """Put two or more fine-tunings side by side: their curves in one picture, their measures in a
+    table, and the settings in which they differ.
+    """
+    from minibert.training.history import compare as side_by_side
+
+    value = {"runs": side_by_side(args.runs, args.svg), "picture": args.svg}
+    return Result(value, compare_text)
+
+
+def compare_text(value: dict) -> str:
+    """A column for each run; a row for each setting that differs, then for each measure."""
+    runs = value["runs"]
+    rows = [["", *(run["run"] for run in runs)], ["state", *(run["state"] for run in runs)]]
+    for part, form in (("settings", "g"), ("measures", ".4f")):
+        for name in dict.fromkeys(name for run in runs for name in run[part]):
+            cells = [run[part].get(name, "-") for run in runs]
+            rows.append([name, *(f"{c:{form}}" if isinstance(c, float) else str(c) for c in cells)])
+    return f"{table(rows)}\n{value['picture']}: the curves of all"
