@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from minibert.cli.common import Result, command, option, table
+from minibert.cli.common import Result, option, table
 
 
-@command("minibert compare my-model other-model --svg both.svg")
 @option("runs", nargs="+", metavar="RUN", help="what `minibert finetune` has written or is writing;"
         " a directory of several (--seeds, --sweep) stands for all of them")
 @option("--svg", default="compare.svg", metavar="FILE.svg",
@@ -15,6 +14,8 @@ from minibert.cli.common import Result, command, option, table
 def compare(args: argparse.Namespace) -> Result:
     """Put two or more fine-tunings side by side: their curves in one picture, their measures in a
     table, and the settings in which they differ.
+
+    Example: minibert compare my-model other-model --svg both.svg
     """
     from minibert.training.history import compare as side_by_side
 
