@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -93,15 +93,11 @@ def embed_file(
         on_start(done, total)
     distributed.wait()  # the array is there
 
-    def rounds() -> Iterator[list[str]]:
-        lines = itertools.islice(read_lines(path), done, None)
-        while found := list(itertools.islice(lines, CHUNK * distributed.processes())):
-            yield found
-
+    lines = itertools.islice(read_lines(path), done, None)
     start, show = CHUNK * distributed.rank(), show_progress_bar if chief else False
     with warnings.catch_warnings(), progress(total - done, "lines", show) as advance:
         warnings.simplefilter("once")  # every chunk would say again that texts were cut
-        for found in rounds():
+        while found := list(itertools.islice(lines, CHUNK * distributed.processes())):
             if chunk := found[start : start + CHUNK]:  # none, where the last round is short
                 vectors = encoder.encode(chunk, **options, show_progress_bar=False)
                 rows = np.lib.format.open_memmap(part, mode="r+")  # anew: pages are let go

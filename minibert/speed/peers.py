@@ -7,7 +7,6 @@ and weights. Those without a way of their own to encode texts get our tokenizer 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -90,43 +89,29 @@ class States(torch.nn.Module):
         return self.model(input_ids=ids, attention_mask=mask).last_hidden_state
 
 
-def onnx_file(directory: Path, room: Path) -> Path:
-    """An ONNX file, made once, with onnxruntime's own rules for BERT applied.
+def onnxruntime(directory: Path, room: Path) -> Encode:
+    """A session with an ONNX file, to which onnxruntime's own rules for BERT are applied.
 
     Of transformers' model: its operations are the ones that those rules know and fuse.
     """
-    path = room / "model.onnx"
-    if not path.exists():
-        from onnxruntime.transformers.optimizer import optimize_model
-        from transformers import AutoModel
-
-        model = AutoModel.from_pretrained(directory, attn_implementation="eager").eval()
-        ids = torch.ones(2, 8, dtype=torch.long)
-        axes = {0: "texts", 1: "tokens"}
-        torch.onnx.export(
-            States(model), (ids, ids), str(path), input_names=["ids", "mask"], dynamo=False,
-            output_names=["states"], dynamic_axes={"ids": axes, "mask": axes, "states": axes},
-        )
-        heads, hidden = model.config.num_attention_heads, model.config.hidden_size
-        better = optimize_model(str(path), "bert", num_heads=heads, hidden_size=hidden)
-        better.save_model_to_file(str(path))
-    return path
-
-
-def onnxruntime(directory: Path, room: Path, int8: bool = False) -> Encode:
-    """An ONNX session; for int8 with the weights quantised and dynamic scales."""
     import onnxruntime as ort
+    from onnxruntime.transformers.optimizer import optimize_model
+    from transformers import AutoModel
 
-    path = onnx_file(directory, room)
-    if int8:
-        from onnxruntime.quantization import quantize_dynamic
-
-        floats = {"DefaultTensorType": 1}  # of the tensors whose type it cannot tell: float32
-        quantize_dynamic(path, room / "int8.onnx", per_channel=True, extra_options=floats)
-        path = room / "int8.onnx"
+    path = str(room / "model.onnx")
+    model = AutoModel.from_pretrained(directory, attn_implementation="eager").eval()
+    ids = torch.ones(2, 8, dtype=torch.long)
+    axes = {0: "texts", 1: "tokens"}
+    torch.onnx.export(
+        States(model), (ids, ids), path, input_names=["ids", "mask"], dynamo=False,
+        output_names=["states"], dynamic_axes={"ids": axes, "mask": axes, "states": axes},
+    )
+    heads, hidden = model.config.num_attention_heads, model.config.hidden_size
+    better = optimize_model(path, "bert", num_heads=heads, hidden_size=hidden)
+    better.save_model_to_file(path)
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return sorted_batches(
         directory, lambda ids, mask: session.run(None, {"ids": ids, "mask": mask})[0]
     )
@@ -144,13 +129,13 @@ def openvino(directory: Path, room: Path) -> Encode:
     return sorted_batches(directory, lambda ids, mask: compiled([ids, mask])[0])
 
 
-def ctranslate2(directory: Path, room: Path, kind: str = "float32") -> Encode:
+def ctranslate2(directory: Path, room: Path) -> Encode:
     """An encoder of CTranslate2, converted from the transformers model."""
     import ctranslate2 as ct2
 
-    out = room / f"ct2-{kind}"
-    ct2.converters.TransformersConverter(str(directory)).convert(str(out), quantization=kind)
-    encoder = ct2.Encoder(str(out), compute_type=kind, intra_threads=torch.get_num_threads())
+    out = str(room / "ctranslate2")
+    ct2.converters.TransformersConverter(str(directory)).convert(out)
+    encoder = ct2.Encoder(out, compute_type="float32", intra_threads=torch.get_num_threads())
 
     def forward(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         lengths = ct2.StorageView.from_array(mask.sum(1).astype(np.int32))
@@ -164,10 +149,8 @@ PEERS = {
     "sentence-transformers": (sentence_transformers, ["sentence_transformers"]),
     "transformers": (transformers, ["transformers"]),
     "onnxruntime": (onnxruntime, ["onnxruntime", "onnx", "transformers"]),
-    "onnxruntime int8": (partial(onnxruntime, int8=True), ["onnxruntime", "onnx", "transformers"]),
     "openvino": (openvino, ["openvino"]),
     "ctranslate2": (ctranslate2, ["ctranslate2", "transformers"]),
-    "ctranslate2 int8": (partial(ctranslate2, kind="int8"), ["ctranslate2", "transformers"]),
 }
 
 

@@ -20,21 +20,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
+from minibert.tokenization import unicode_tables as unicode
 from minibert.tokenization.files import (
     LONGEST_WORD,
     PretrainedTokenizer,
     collect_added_tokens,
     numbered_words,
-)
-from minibert.tokenization.unicode_tables import (
-    CJK,
-    MARK,
-    PUNCTUATION,
-    SPACE,
-    decompose,
-    is_cjk,
-    is_dropped,
-    lower,
 )
 
 if TYPE_CHECKING:
@@ -44,9 +35,9 @@ CACHED_SPANS = 50_000  # how many spans of text are remembered with their ids
 CACHED_LENGTH = 50  # characters; a longer span is unlikely to come again
 
 ASCII_WORD = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9 ]")  # what `split` does to printable ASCII
-BLANKS = re.escape("".join(sorted(SPACE)))
+BLANKS = re.escape("".join(sorted(unicode.SPACE)))
 SPAN = re.compile(f"[^{BLANKS}]+")
-SPAN_OR_IDEOGRAPH = re.compile(f"[{CJK.regex()}]|[^{BLANKS}{CJK.regex()}]+")
+SPAN_OR_IDEOGRAPH = re.compile(f"[{unicode.CJK.regex()}]|[^{BLANKS}{unicode.CJK.regex()}]+")
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 # What `decode` tidies in a token, as the decoder named in tokenizer.json does.
@@ -61,14 +52,15 @@ Rule = Callable[[list[Character]], list[Character]]
 
 def clean(text: list[Character]) -> list[Character]:
     """Drop control characters; make a blank of every other kind of white space."""
-    return [(" " if c in SPACE else c, place) for c, place in text if not is_dropped(c)]
+    kept = [(c, place) for c, place in text if not unicode.is_dropped(c)]
+    return [(" " if c in unicode.SPACE else c, place) for c, place in kept]
 
 
 def space_cjk(text: list[Character]) -> list[Character]:
     """Put blanks around every CJK ideograph, which makes it a word of its own."""
     spaced = []
     for c, place in text:
-        spaced += [(" ", place), (c, place), (" ", place)] if is_cjk(c) else [(c, place)]
+        spaced += [(" ", place), (c, place), (" ", place)] if unicode.is_cjk(c) else [(c, place)]
     return spaced
 
 
@@ -80,7 +72,7 @@ def strip_accents(text: list[Character]) -> list[Character]:
     from left to right: it moves on at each part that was the first of its character. This shows
     only in the offsets of the rare marks that stay.
     """
-    parts = [part for c, _ in text for part in decompose(c)]
+    parts = [part for c, _ in text for part in unicode.decompose(c)]
     if any(rank for _, rank, _ in parts):
         letters = accumulate(rank == 0 for _, rank, _ in parts)  # which letter a mark belongs to
         ordered = sorted(zip(letters, parts, strict=True), key=lambda pair: (pair[0], pair[1][1]))
@@ -89,14 +81,14 @@ def strip_accents(text: list[Character]) -> list[Character]:
     index = -1
     for c, _, begins in parts:
         index += begins
-        if c not in MARK:
+        if c not in unicode.MARK:
             stripped.append((c, text[index][1]))
     return stripped
 
 
 def lower_case(text: list[Character]) -> list[Character]:
     """Lower-case each character by itself; İ becomes two."""
-    return [(small, place) for c, place in text for small in lower(c)]
+    return [(small, place) for c, place in text for small in unicode.lower(c)]
 
 
 # ------------------------------------------------------------------------------------------ split
@@ -109,7 +101,7 @@ def split(text: list[Character]) -> list[list[Character]]:
         c = character[0]
         if c == " ":
             words.append([])
-        elif c in PUNCTUATION:
+        elif c in unicode.PUNCTUATION:
             words += [[character], []]
         else:
             words[-1].append(character)
@@ -243,7 +235,7 @@ class BertTokenizer(PretrainedTokenizer):
         literals = sorted((token["content"] for token in self.added_tokens), key=len, reverse=True)
         self._literals = re.compile("|".join(map(re.escape, literals)))  # the longest comes first
         # `ids` cuts at white space and ideographs, so it must not be able to cut a literal.
-        self._by_span = not any(c in SPACE or is_cjk(c) for text in literals for c in text)
+        self._by_span = not any(c in unicode.SPACE or unicode.is_cjk(c) for c in "".join(literals))
         self._cache: dict[str, list[int]] = {}
         self._warned = False
         plain = self.words.keys() - literals
