@@ -191,7 +191,10 @@ class Computation:
 
     def steps(self) -> list[str]:
         """The names that can be asked for, in the order of computation."""
-        return order(self.inputs.config, len(self.inputs.batch.get("gradients", ())))
+        L, updates = self.inputs.config.num_hidden_layers, self.inputs.batch.get("gradients", ())
+        layers = [f"layers.{i}.{name}" for i in range(L) for name in LAYER]
+        training = [f"steps.{t + 1}.{name}" for t in range(len(updates)) for name in OPTIMIZER]
+        return [*EMBEDDINGS, *layers, *ON_TOP, *training]
 
     def __getitem__(self, name: str) -> Tensor:
         """The value of a name: known, or computed now."""
@@ -208,13 +211,6 @@ def parse_name(name: str) -> tuple[str, int, str]:
     """Group, number, step: "layers.3.attention.query" → ("layers", 3, "attention.query")."""
     match = re.match(r"(layers|steps)\.(\d+)\.(.+)", name)
     return (match[1], int(match[2]), match[3]) if match else ("", 0, name)
-
-
-def order(config: BertConfig, optimizer_steps: int = 5) -> list[str]:
-    """The names of a whole model, and of its training, in the order of computation."""
-    layers = [f"layers.{i}.{name}" for i in range(config.num_hidden_layers) for name in LAYER]
-    steps = [f"steps.{t}.{name}" for t in range(1, optimizer_steps + 1) for name in OPTIMIZER]
-    return [*EMBEDDINGS, *layers, *ON_TOP, *steps]
 
 
 EMBEDDINGS: dict[str, Step] = {

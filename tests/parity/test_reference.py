@@ -13,12 +13,9 @@ import warnings
 import pytest
 import torch
 from support.tiny import build, in_reference, perturb, ragged_batch, tiny_config
-from support.unknown_mistakes import LibraryLayer
 from torch import nn
 
 from minibert import heads
-from minibert.attention import additive_mask
-from minibert.encoder import EncoderLayer
 from minibert.model import BertModel
 from minibert.parity.reference import reference_parameters, side_by_side
 
@@ -303,39 +300,3 @@ def test_training_takes_the_same_path(dtype):
     after = reference_parameters(theirs, ours)
     for name, parameter in ours.named_parameters():
         assert same_bits(parameter.detach(), after[name.removeprefix("bert.")].detach()), name
-
-
-# ------------------------------------------------------------------------------- torch's own layer
-
-
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1.2e-5), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("act", ["gelu", "relu"])
-def test_a_layer_is_torchs_own_post_norm_layer(act, dtype, tolerance):
-    """An oracle without transformers: ``nn.TransformerEncoderLayer(norm_first=False)``.
-
-    It multiplies with one fused matrix and scales the query first, so only the tolerance for
-    another order of operations can be asked for, and only on attended tokens.
-    """
-    config = tiny_config(hidden_act=act, num_attention_heads=8)
-    ours = perturb(EncoderLayer(config).to(dtype)).eval()
-    theirs = LibraryLayer(config).to(dtype).eval()
-    with torch.no_grad():
-        theirs.take_weights(ours.state_dict())
-    attended = ragged_batch(config)["attention_mask"].bool()
-    random = torch.Generator().manual_seed(1)
-    hidden = torch.randn(*attended.shape, config.hidden_size, generator=random).to(dtype)
-    weight = torch.randn(int(attended.sum()), config.hidden_size, generator=random).to(dtype)
-    outputs, gradients = [], []
-    for layer in (ours, theirs):
-        given = hidden.clone().requires_grad_()
-        outputs.append(layer(given, additive_mask(attended, dtype))[attended])
-        (outputs[-1] * weight).sum().backward()
-        gradients.append([given.grad])
-    assert outputs[0].std() > 0.5
-    gradients[0] += [ours.feed_forward.expand.weight.grad, ours.attention.output.weight.grad]
-    library = theirs.layer
-    gradients[1] += [library.linear1.weight.grad, library.self_attn.out_proj.weight.grad]
-    torch.testing.assert_close(*outputs, rtol=0, atol=tolerance)
-    for one, two in zip(*gradients, strict=True):
-        size = two.abs().max()
-        torch.testing.assert_close(one / size, two / size, rtol=0, atol=tolerance)
