@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from support.numpy_bert import bert, names
 from torch import nn
 
 from minibert import pooling
@@ -16,9 +15,9 @@ from minibert.cli import main as cli
 from minibert.config import BertConfig
 from minibert.embeddings import Embeddings
 from minibert.encoder import FeedForward
-from minibert.io.checkpoint import ENCODER_NAMES, official_name
 from minibert.model import BertModel
 from minibert.parity import replace
+from minibert.parity.catalogue import BY_KEY
 from minibert.parity.differences import describe, pattern
 from minibert.parity.goldens import GOLDENS, compare_goldens, compare_model, read_goldens
 from minibert.parity.html import to_html
@@ -347,33 +346,36 @@ def test_files_that_cannot_be_used_are_called_so(tmp_path, monkeypatch, capsys):
 # ----------------------------------------------------------------------------------------- dumps
 
 
+THEIR_NAMES = {  # of somebody's code → ours
+    "h0": "embeddings", "attention0": "layers.0.attention.output", "h1": "layers.0",
+    "attention1": "layers.1.attention.output", "h2": "layers.1", "pooled": "pooler",
+}  # fmt: skip
+
+
 @pytest.fixture
 def dump(tmp_path):
-    """A dump of the numpy BERT, with the inputs in it."""
-    config, weights, batch = EXAMPLE
-    plain = {name: weights[name] for name in BertModel(config).state_dict()}
-    plain = {official_name(n, ENCODER_NAMES): w.numpy() for n, w in plain.items()}
-    inputs = {name: tensor.numpy() for name, tensor in model_inputs(batch).items()}
+    """A dump under names of its own, with the inputs in it, of right code or with a mistake."""
 
-    def write(**changes):
-        sizes = (config.num_hidden_layers, config.num_attention_heads)
-        out = bert(plain, *inputs.values(), *sizes, **changes) | inputs
-        np.savez(tmp_path / "mine.npz", **out)
+    def write(mistake=None):
+        changes = BY_KEY[mistake].changes if mistake else {}
+        run = Computation(EXAMPLE, changes=changes, dtype=torch.float32)
+        out = {name: run[our_name(ours, EXAMPLE.config)] for name, ours in THEIR_NAMES.items()}
+        np.savez(tmp_path / "mine.npz", **out, **model_inputs(EXAMPLE.batch))
         return tmp_path / "mine.npz"
 
     return write
 
 
-def test_a_numpy_bert_is_right_and_with_a_mistake_is_told_which(dump):
-    inputs, mapping = EXAMPLE._replace(batch={}), {**names(2), "h9": "layers.9"}
+def test_a_dump_is_right_and_with_a_mistake_is_told_which(dump):
+    inputs, mapping = EXAMPLE._replace(batch={}), {**THEIR_NAMES, "h9": "layers.9"}
     report = examine_dump(dump(), inputs, mapping)
     assert report.passed and len(report.rows) == 6, str(report)
     assert "named in the mapping, but not in the dump: h9" in report.notes
     assert any("not examined by themselves" in note for note in report.notes)
-    report = examine_dump(dump(scale=False), inputs, mapping)
+    report = examine_dump(dump("no-scale"), inputs, mapping)
     assert report.first.name == "layers.0.attention.output"
     assert keys(report) == [["no-scale"]] and report.diagnosis.layers == [0, 1]
-    report = examine_dump(dump(eps=1e-5), inputs, mapping)
+    report = examine_dump(dump("norm-eps-1e-05"), inputs, mapping)
     assert report.first.name == "embeddings" and keys(report) == [["norm-eps-1e-05"]]
 
 
