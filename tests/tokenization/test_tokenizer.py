@@ -330,9 +330,10 @@ def test_what_is_returned_is_the_callers_own_and_a_tokenizer_can_be_pickled(toke
     assert pickle.loads(pickle.dumps(tokenizer)).encode("unwanted") == [1, 7, 4, 5, 2]  # noqa: S301
 
 
-def test_tokenising_needs_no_torch():
+def test_tokenising_and_opening_a_directory_need_no_torch():
     code = (
-        "import sys; from minibert.tokenization.tokenizer import BertTokenizer; "
+        "import sys, minibert.io.directory; "
+        "from minibert.tokenization.tokenizer import BertTokenizer; "
         f"BertTokenizer({WORDS!r}).encode('want'); sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
