@@ -97,6 +97,7 @@ def finetune(
         run.log(step=0, epoch=0, **evaluation.on("dev", "test"), **known)
     train(settings, task, loader, run, evaluation, say)
     after = {"best_epoch": run.best_epoch or run.epoch, "steps": run.step}
+    evaluation.calibrate()
     after |= evaluation.on("dev", "test", "general")
     before = {name: run.lines[0][name] for name in after if name in run.lines[0]}
     result = {"before": before, "after": after, "remarks": task.remarks(evaluation.last)}

@@ -93,6 +93,11 @@ class Evaluation:
             self.similarity = Similarity(task.tokenizer, **how)
             self.features["general"] = self.similarity.encode(examples["keep"])
 
+    def calibrate(self) -> None:
+        """Let the task choose, on the development data, what is not learnt."""
+        predictions, _ = self.task.predict(self.model, self.features["dev"])
+        self.task.calibrate(predictions, self.features["dev"])
+
     def on(self, *names: str) -> dict[str, float]:
         """The loss and the metrics on those that are there; on general pairs Spearman's."""
         found = {}

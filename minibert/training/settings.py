@@ -51,7 +51,10 @@ class Settings:
     base: str = setting(DEFAULT_MODEL, "pre-trained model: a directory or a name on the hub")
     columns: dict[str, str] | None = None  # role → column
     scale: tuple[float, float] | None = None  # of the scores; None = the narrowest usual one
-    max_length: int = setting(128, "maximum tokens in an input; longer ones are truncated", 1)
+    max_length: int | None = setting(
+        None, "maximum tokens in an input; longer ones are truncated (default 128, qa 384)", 1
+    )
+    doc_stride: int = setting(128, "qa: tokens from one window of a long context to the next", 1)
     objective: str = setting("cosine", "loss of `similarity`: MSE of the cosine, or CoSENT")
     label_smoothing: float = setting(0.0, "label smoothing of `classify`", 0, 1)
     class_weights: str | None = setting(None, "balanced: weight classes by inverse frequency")

@@ -10,7 +10,8 @@ from support.tiny import build, in_reference, tiny_config
 from minibert.heads import BertForQuestionAnswering, BertForTokenClassification
 from minibert.training import tasks
 from minibert.training.data import Example
-from minibert.training.tasks.qa import plain_words
+from minibert.training.settings import Settings
+from minibert.training.tasks.qa import Found
 from minibert.training.tasks.tokens import IGNORE
 
 TOKENIZER = small.tokenizer()
@@ -199,27 +200,74 @@ def question(**changes):
 
 def test_the_answer_is_found_in_tokens_and_comes_back_as_text():
     task = tasks.QuestionAnswering(TOKENIZER)
-    (feature,) = task.encode(question())
-    start, end = feature.target
-    tokens = TOKENIZER.convert_ids_to_tokens(feature.rows[0])
-    assert tokens[start : end + 1] == ["good", "song"]
-    logits = torch.zeros(1, feature.length, 2)
+    (example,) = question()
+    (feature,) = task.encode([example])
+    (start, end), row = feature.target[0], feature.rows[0]
+    assert TOKENIZER.convert_ids_to_tokens(row)[start : end + 1] == ["good", "song"]
+    logits = torch.zeros(1, len(row), 2)
     logits[0, start, 0] = logits[0, end, 1] = 5.0
     logits[0, 1, :] = 9.0  # the question is no place for an answer
-    batch = task.collate([feature])
-    assert task.decode(logits, batch) == ["good song"]
-    assert task.measure(["the Good song!"], [feature]) == {"exact": 1.0, "f1": 1.0}
-    assert task.measure(["song"], [feature])["f1"] == pytest.approx(2 / 3)
-    assert plain_words("The  cat's, a Hat!") == ["cats", "hat"]
+    (found,) = task.decode(logits, task.collate([feature]))
+    answer = task.answer(found, example)
+    assert answer["answer"] == "good song" and len(answer["n_best"]) == 5
+    assert answer["n_best"][0] == {"text": "good song", "start": 14, "score": 10.0}
+    assert task.measure([found], [feature]) == {"exact": 1.0, "f1": 1.0}
+    (two,) = task.encode(question(answers=[["film", 2], ["a good song", 12]]))
+    assert task.measure([found], [two]) == {"exact": 1.0, "f1": 1.0}  # without the article
     with pytest.raises(ValueError, match="row 1: at 3 the context has"):
-        task.encode(question(answers=[["good song", 3]]))
+        task.encode(question(answers=[["good song", 14], ["good song", 3]]))
 
 
-def test_an_answer_that_was_cut_off_is_none():
-    task = tasks.QuestionAnswering(TOKENIZER, max_length=8)
-    with pytest.warns(UserWarning, match="1 of 1 answers end beyond the limit of 8"):
-        (feature,) = task.encode(question())
-    assert feature.target == (0, 0)
+def test_a_long_context_is_read_in_windows_and_the_best_span_of_all_is_the_answer():
+    task = tasks.QuestionAnswering(TOKENIZER, max_length=9, stride=2)
+    (example,) = question()
+    (feature,) = task.encode([example])
+    ids = TOKENIZER.ids(example.values["context"])  # 10 tokens; a window has room for 5 or 6
+    room = 9 - len(TOKENIZER.ids("song?")) - 3
+    starts = [row[-room - 1 : -1] for row in feature.rows[:-1]]
+    assert starts == [ids[i : i + room] for i in range(0, 2 * len(starts), 2)]
+    assert feature.rows[-1][-2] == ids[-1]  # the last one ends where the context ends
+    there = [target != (0, 0) for target in feature.target]
+    assert any(there) and not all(there)
+    batch = task.collate([feature, feature])
+    assert len(batch["targets"]) == 2 * len(feature.rows) == task.weight(batch)
+    logits = torch.zeros(len(batch["targets"]), 9, 2)
+    for row, (start, end) in enumerate(feature.target):
+        logits[row, 0] = 1.0 if start else 4.0  # "no answer" wins in windows without it
+        if start:
+            logits[row, start, 0] = logits[row, end, 1] = 3.0
+    first, _ = task.decode(logits, batch)
+    assert task.answer(first, example)["answer"] == "good song"
+    assert (first.spans[0][0], first.none) == (6.0, 2.0)
+
+
+def test_questions_without_an_answer_and_the_threshold():
+    settings = Settings("qa", "x", doc_stride=7)
+    some = question() + question(answers=[])
+    assert tasks.QuestionAnswering.options(settings, some) == {"stride": 7, "threshold": 0.0}
+    assert tasks.QuestionAnswering.options(settings, question())["threshold"] is None
+    task = tasks.QuestionAnswering(TOKENIZER, threshold=0.0)
+    features = task.encode(some)
+    assert features[1].target == [(0, 0)]
+    right, wrong = Found([(4.0, 14, 23)], 5.0), Found([(4.0, 2, 6)], 6.0)
+    assert task.measure([right, wrong], features) == {"exact": 0.5, "f1": 0.5}  # both are ""
+    task.calibrate([right, wrong], features)
+    assert task.threshold == 1.0 and task.config == {"no_answer_threshold": 1.0}
+    assert task.measure([right, wrong], features) == {"exact": 1.0, "f1": 1.0}
+    always = tasks.QuestionAnswering(TOKENIZER)
+    always.calibrate([right, wrong], features)
+    assert always.threshold is None and always.measure([right, wrong], features)["f1"] == 0.5
+
+
+def test_an_answer_that_fits_no_window_and_a_long_question_are_said():
+    task = tasks.QuestionAnswering(TOKENIZER, max_length=7)
+    with pytest.warns(UserWarning, match="1 of 1 answers do not fit into a window of 7"):
+        (feature,) = task.encode(question(answers=[["film with a good song", 2]]))
+    assert set(feature.target) == {(0, 0)}
+    with pytest.warns(UserWarning, match="1 of 1 questions were cut to 3 tokens"):
+        task.encode(question(question="a song and a talk?", answers=[]))
+    with pytest.raises(ValueError, match="max_length=3 has no room for a context"):
+        tasks.QuestionAnswering(TOKENIZER, max_length=3).encode(question(answers=[]))
 
 
 def test_the_loss_of_question_answering_is_that_of_the_reference():
@@ -231,8 +279,8 @@ def test_the_loss_of_question_answering_is_that_of_the_reference():
     loss = in_reference(model)(**batch["inputs"], start_positions=start, end_positions=end).loss
     mine = task.criterion(task.outputs(model, batch), batch) / 2
     assert mine.item() == pytest.approx(loss.item(), rel=1e-5)
-    answers, _ = task.predict(model, features)
-    assert all(answer in features[0].extra[2] for answer in answers)
+    (first, *_), _ = task.predict(model, features)
+    assert task.text(first, features[0].extra[1]) in features[0].extra[1]
 
 
 def test_a_score_in_other_units_is_learnt_from_0_to_1():

@@ -119,9 +119,15 @@ class Task(ABC):
         return (config.extra.get("architectures") or [None])[0] == cls.head.__name__
 
     @classmethod
+    def length_for(cls, base: ModelDirectory) -> int:
+        """The maximum length where none was asked for: the task's, or the model's if less."""
+        return min(cls.max_length, BertConfig.from_pretrained(base).max_position_embeddings)
+
+    @classmethod
     def start(cls, base: ModelDirectory, settings: Any, train: Sequence[Example]) -> Started:
         """The task, and the model to train for it: a base model under a new head."""
-        options = {"max_length": settings.max_length, **cls.options(settings, train)}
+        options = {"max_length": settings.max_length or cls.length_for(base)}
+        options |= cls.options(settings, train)
         task = cls(BertTokenizer.from_pretrained(base), **options)
         return task, cls.head.from_pretrained(base, **task.config)
 
@@ -136,6 +142,7 @@ class Task(ABC):
 
     def save(self, model: nn.Module, directory: Path) -> None:
         """Write what `load` reads."""
+        model.config = model.config.replace(**self.config)
         model.save_pretrained(directory)
         self.tokenizer.model_max_length = self.max_length
         self.tokenizer.save_pretrained(directory)
@@ -191,6 +198,10 @@ class Task(ABC):
     def loss(self, model: nn.Module, batch: dict) -> Tensor:
         """The summed loss of a model on a batch, as the loop takes it."""
         return self.criterion(self.outputs(model, batch), batch)
+
+    def calibrate(self, predictions: Sequence, features: Sequence[Feature]) -> None:
+        """Choose on development data what was not learnt: a threshold, say."""
+        return
 
     def remarks(self, measures: dict[str, float]) -> list[str]:
         """Warnings about the metrics of a finished run."""

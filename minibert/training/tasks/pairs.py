@@ -115,7 +115,8 @@ class BiEncoder(Task):
     @classmethod
     def start(cls, base: ModelDirectory, settings: Any, train: Sequence[Example]) -> Started:
         """The task and the model of a sentence encoder."""
-        return cls.load(base, max_length=settings.max_length, **cls.options(settings, train))
+        length = settings.max_length or cls.max_length
+        return cls.load(base, max_length=length, **cls.options(settings, train))
 
     @classmethod
     def load(cls, directory: ModelDirectory, config: Any = None, **options: Any) -> Started:
