@@ -105,7 +105,7 @@ def stage(
 def cosine_similarity(seed: int, a: Sequence[float], b: Sequence[float]) -> dict:
     """Vectors of these lengths."""
     draw = partial(torch.randn, generator=torch.Generator().manual_seed(seed))
-    args = tuple(text_mistakes.unit(draw(len(x), 6)) * torch.tensor(x)[:, None] for x in (a, b))
+    args = tuple(F.normalize(draw(len(x), 6)) * torch.tensor(x)[:, None] for x in (a, b))
     right = text_mistakes.cosine_table(args)
     return {"args": args, "checks": [checks.close_to], "expected": right}
 

@@ -141,17 +141,12 @@ PIECES_CHANGES: dict[str, Steps] = {
 # --------------------------------------------------------------------------- 9: cosine similarity
 
 
-def unit(x: Tensor) -> Tensor:
-    """Rows of length 1; a row of zeros stays."""
-    return x / x.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-
-
 def both(change: Callable[[Tensor], Tensor]) -> Steps:
     """The same change of both arguments."""
     return {"left": change, "right": change}
 
 
-COSINE = {**both(unit), "table": lambda a, b: a @ b.T, "after": lambda table: table}
+COSINE = {**both(F.normalize), "table": lambda a, b: a @ b.T, "after": lambda table: table}
 
 
 def cosine_table(args: tuple, do: Steps = COSINE) -> Tensor:

@@ -88,17 +88,14 @@ def test_seeds_and_the_small_recipe(world, tmp_path, capsys):
     assert re.match("dev accuracy: .* worst .*\nmajority class: .*\nfrozen encoder: ", out)
 
 
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        (["finetune", "--out", "x"], "name a task and a training file"),
-        (["finetune", "classify", "none.csv", "--out", "x"], "none.csv: no such file"),
-        (["finetune", "--resume", "--out", "x"], "no run that could be resumed"),
-        (["finetune", "classify", "none.csv", "--lr", "0", "--out", "x"], "lr is 0.0"),
-        (["blend", "a", "b"], "--out DIR writes"),
-        (["blend", "a", "b", "--data", "x"], "needs both"),
-    ],
-)
+@pytest.mark.parametrize("words, message", [
+    (["finetune", "--out", "x"], "name a task and a training file"),
+    (["finetune", "classify", "none.csv", "--out", "x"], "none.csv: no such file"),
+    (["finetune", "--resume", "--out", "x"], "no run that could be resumed"),
+    (["finetune", "classify", "none.csv", "--lr", "0", "--out", "x"], "lr is 0.0"),
+    (["blend", "a", "b"], "--out DIR writes"),
+    (["blend", "a", "b", "--data", "x"], "needs both"),
+])
 def test_wrong_use_is_told(words, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _, err = run(capsys, *words, status=2)

@@ -53,16 +53,13 @@ def test_every_command_has_help_that_teaches(capsys, command):
     assert re.search(rf"^    {first}\b", run(capsys, "--help")[1], re.MULTILINE)
 
 
-@pytest.mark.parametrize(
-    "words, keys",
-    [
-        ("show pooler", {"topic", "file", "name", "source"}),
-        ("check", set(EXERCISES)),
-        ("check attention --hint 1", {"exercise", "hint"}),
-        ("check attention --start NEW", {"exercise", "written"}),
-        ("parity --replace pooling=minibert/pooling.py:mean_pooling", {"passed", "reports"}),
-    ],
-)
+@pytest.mark.parametrize("words, keys", [
+    ("show pooler", {"topic", "file", "name", "source"}),
+    ("check", set(EXERCISES)),
+    ("check attention --hint 1", {"exercise", "hint"}),
+    ("check attention --start NEW", {"exercise", "written"}),
+    ("parity --replace pooling=minibert/pooling.py:mean_pooling", {"passed", "reports"}),
+])
 def test_json_says_what_the_text_says(capsys, monkeypatch, tmp_path, words, keys):
     monkeypatch.chdir(CHECKOUT)
     words = words.replace("NEW", str(tmp_path / "a.py")).split()
@@ -108,10 +105,8 @@ def test_keysentences(capsys, model, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("a b. c d e! f g?\nh i j k.\n")
     status, out, _ = run(capsys, "keysentences", text, "-n", "2", "--model", model)
-    sentences = ["a b.", "c d e!", "f g?", "h i j k."]
-    assert status == 0
-    chosen = out.splitlines()
-    assert len(chosen) == 2
+    sentences, chosen = ["a b.", "c d e!", "f g?", "h i j k."], out.splitlines()
+    assert status == 0 and len(chosen) == 2
     assert [s for s in sentences if s in chosen] == chosen  # in the order of the text
     _, out, _ = run(capsys, "keysentences", text, "-n", "9", "--lines", "--model", model)
     assert out.splitlines() == ["a b. c d e! f g?", "h i j k."]
@@ -138,9 +133,8 @@ def test_inspect_accounts_for_every_tensor(capsys, model, tiny):
     assert status == 0
     assert result["parameters"] == sum(p.numel() for p in tiny.model.parameters())
     assert {row["ours"] for row in result["tensors"]} == set(tiny.model.state_dict())
-    _, out, _ = run(capsys, "inspect", model)
-    assert "encoder.layer.1.attention.self.key.bias" in out
-    assert "layers.1.attention.key.bias" in out
+    out = run(capsys, "inspect", model)[1]
+    assert re.search(r"encoder.layer.1.attention.self.key.bias .* layers.1.attention.key.bias", out)
 
 
 def test_fill_mask(capsys, model, tmp_path):
@@ -251,21 +245,17 @@ def test_settings_stand_in_groups(capsys):
     assert "--dev FILE" in data and "--lr FLOAT" in pace
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["search", "a", "none.txt"],
-        ["search", "a", "none.tsv"],
-        ["embed", "none.txt", "--out", "v.npy"],
-        ["keysentences", "none.txt"],
-        ["predict", "none.txt"],
-        ["evaluate", "similarity", "--data", "none.csv"],
-        ["parity", "none.npz"],
-        ["parity", "--trace", "none.safetensors"],
-        ["parity", "--replace", "attention=none.txt:Mine"],
-    ],
-    ids=" ".join,
-)
+@pytest.mark.parametrize("words", [
+    ["search", "a", "none.txt"],
+    ["search", "a", "none.tsv"],
+    ["embed", "none.txt", "--out", "v.npy"],
+    ["keysentences", "none.txt"],
+    ["predict", "none.txt"],
+    ["evaluate", "similarity", "--data", "none.csv"],
+    ["parity", "none.npz"],
+    ["parity", "--trace", "none.safetensors"],
+    ["parity", "--replace", "attention=none.txt:Mine"],
+], ids=" ".join)
 def test_a_missing_file_is_told_alike_by_all(capsys, model, words):
     status, out, err = run(capsys, *words, "--model", model)
     assert (status, out) == (2, "")
