@@ -32,3 +32,25 @@ def compare_text(value: dict) -> str:
             cells = [run[part].get(name, "-") for run in runs]
             rows.append([name, *(f"{c:{form}}" if isinstance(c, float) else str(c) for c in cells)])
     return f"{table(rows)}\n{value['picture']}: the curves of all"
+
+
+@option("directory", metavar="DIR", help="a model: what minibert, or another library, has written")
+@option("name", metavar="OWNER/NAME", help="where; the repository is made if it is not there")
+@option("--private", action="store_true", help="make a repository that only you can see")
+def push(args: argparse.Namespace) -> Result:
+    """Upload a model to the Hugging Face hub, with its card.
+
+    Example: minibert push my-model my-name/my-model --private
+
+    Log in first (hf auth login), or set HF_TOKEN. A run that is unfinished or has failed is
+    refused; checkpoints of the optimizer stay here. run/settings.json, which goes along, names the
+    data files; --json lists what was uploaded.
+    """
+    from minibert.training.push import push as upload
+
+    return Result(upload(args.directory, args.name, private=args.private), push_text)
+
+
+def push_text(value: dict) -> str:
+    """How many files, and where they are."""
+    return f"{value['url']}: {len(value['files'])} files"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import http.server
@@ -31,7 +32,7 @@ UNWANTED = dict.fromkeys(
 )
 QUESTION = re.compile(  # of the interface, or of a file
     r"/(?P<api>api/models/)?(?P<name>[^/]+/[^/]+)"
-    r"(?:/(?P<what>revision|tree|resolve)/(?P<revision>[^/]+))?(?:/(?P<file>.+))?"
+    r"(?:/(?P<what>revision|tree|resolve|commit)/(?P<revision>[^/]+))?(?:/(?P<file>.+))?"
 )
 
 
@@ -48,12 +49,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    def do_POST(self):
+        self.server.take(self)
+
     def log_message(self, *arguments):
         pass
 
 
 class FakeHub(http.server.ThreadingHTTPServer):
-    """The part of the hub's interface that downloading needs: info, tree, HEAD and GET of files."""
+    """The part of the hub's interface that downloading needs: info, tree, HEAD and GET of files.
+
+    And what uploading needs, for files that are no large ones; every upload replaces COMMIT.
+    """
 
     daemon_threads = True
 
@@ -64,7 +71,7 @@ class FakeHub(http.server.ThreadingHTTPServer):
         self.down = False  # answers 503
         self.cut = {}  # file → bytes after which the connection stalls (once) until released
         self.stalled, self.release = threading.Event(), threading.Event()
-        self.gated = set()
+        self.gated, self.private = set(), set()
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -91,7 +98,8 @@ class FakeHub(http.server.ThreadingHTTPServer):
             ]
             return self.send(request, 200, json.dumps(answer).encode())
         if api:
-            answer = {"id": name, "modelId": name, "sha": commit, "private": False, "tags": []}
+            private = name in self.private
+            answer = {"id": name, "modelId": name, "sha": commit, "private": private, "tags": []}
             answer["siblings"] = [{"rfilename": file} for file in files]
             return self.send(request, 200, json.dumps(answer).encode())
         if name in self.gated:
@@ -105,6 +113,35 @@ class FakeHub(http.server.ThreadingHTTPServer):
             headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
         cut = self.cut.pop(file, None) if request.command == "GET" else None
         return self.send(request, 206 if asked else 200, files[file][start:], headers, cut)
+
+    def take(self, request):
+        path = request.path.split("?")[0]
+        body = request.rfile.read(int(request.headers["Content-Length"]))
+        self.requests.append((request.command, path, None))
+        if request.headers.get("Authorization") != "Bearer hf_writes":
+            return self.send(request, 401)
+        if path == "/api/validate-yaml":
+            answer = {"errors": [], "warnings": []}
+        elif path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}"
+            answer = {"url": f"{self.url}/{name}"}
+            if name in self.repositories:
+                return self.send(request, 409, json.dumps(answer).encode())
+            self.repositories[name] = (COMMIT, {})
+            if asked.get("visibility") == "private" or asked.get("private"):  # by version
+                self.private.add(name)
+        elif "/preupload/" in path:
+            modes = {"uploadMode": "regular", "shouldIgnore": False}
+            answer = {"files": [{"path": f["path"], **modes} for f in json.loads(body)["files"]]}
+        else:
+            name = QUESTION.fullmatch(path).group("name")
+            files = self.repositories[name][1]
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            answer = {"commitUrl": f"{self.url}/{name}/commit/{COMMIT}", "commitOid": COMMIT}
+        return self.send(request, 200, json.dumps(answer).encode())
 
     def send(self, request, status, body=b"", headers=(), cut=None):
         request.send_response(status)
