@@ -137,12 +137,6 @@ def test_a_text_cut_off_is_counted_once(tiny):
     assert np.allclose(vectors[0], tiny.encode("a " * 14), atol=2e-6)
 
 
-def test_on_long_error(tiny):
-    with pytest.raises(ValueError, match="1 of 1 texts have more than 16 tokens, the longest 22"):
-        tiny.encode(["a " * 20], on_long="error")
-    tiny.encode(["a " * 14], on_long="error")
-
-
 def test_on_long_window(tiny):
     """30 tokens in windows of 14: 0-14, 7-21, 14-28, 16-30, averaged by their tokens."""
     letters = [random.Random(5).choice("abcdefghij") for _ in range(30)]
@@ -166,6 +160,9 @@ def test_wrong_input(tiny):
         tiny.encode(["a", 3])
     with pytest.raises(ValueError, match='on_long is "?\'?cut'):
         tiny.encode(["a"], on_long="cut")
+    with pytest.raises(ValueError, match="1 of 1 texts have more than 16 tokens, the longest 22"):
+        tiny.encode(["a " * 20], on_long="error")
+    tiny.encode(["a " * 14], on_long="error")
     with pytest.raises(ValueError, match="size in a batch must be at least 1, not 0"):
         tiny.encode(["a"], batch_size=0)
     with pytest.raises(ValueError, match=r"pooling \['middle'\]; implemented are \['cls'"):
