@@ -70,6 +70,22 @@ def precision_recall_f1(
     return scores if average is None else tuple(float(score.mean()) for score in scores)
 
 
+def multilabel_f1(labels: Any, predictions: Any) -> tuple[float, float]:
+    """Return (micro, macro) F1 where an example may have several labels, or none.
+
+    Micro pools all decisions; macro is the plain mean of the F1 of every label.
+
+    Shapes: (n, C), (n, C) of 0 and 1 -> two floats.
+    """
+    labels, predictions = np.asarray(labels, bool), np.asarray(predictions, bool)
+    if labels.ndim != 2 or labels.shape != predictions.shape:
+        raise ValueError(f"shapes {labels.shape} and {predictions.shape}; (n, C) twice is needed")
+    right = (labels & predictions).sum(axis=0)  # (C,)
+    both = labels.sum(axis=0) + predictions.sum(axis=0)  # (C,)
+    micro = _divide(2 * right.sum(), both.sum())
+    return float(micro), float(_divide(2 * right, both).mean())
+
+
 def matthews_correlation(labels: Any, predictions: Any) -> float:
     """Return Matthews' correlation, -1 to 1, for any number of classes; 0 where one side has one.
 

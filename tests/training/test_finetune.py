@@ -43,13 +43,18 @@ def world(tmp_path_factory):
             row = {"tokens": words, "tags": [word[0] for word in words], "question": label,
                    "context": text, "answer": text[start:], "start": start}  # fmt: skip
             file.write(json.dumps(row) + "\n")
+    with (home / "labels.jsonl").open("w") as file:
+        for text, label in small.sentences(24, seed=5):
+            row = {"text": text, "labels": [label] * (len(text) > 20) + ["film"] * ("film" in text)}
+            file.write(json.dumps(row) + "\n")
     return home
 
 
 def settings(world, task="classify", **changes):
     train, dev = {
         "classify": ("train.tsv", "dev.tsv"), "contrastive": ("positives.csv",) * 2,
-        "mlm": ("train.tsv", "dev.tsv"), "tokens": ("words.jsonl",) * 2, "qa": ("words.jsonl",) * 2,
+        "mlm": ("train.tsv", "dev.tsv"), "multilabel": ("labels.jsonl",) * 2,
+        "tokens": ("words.jsonl",) * 2, "qa": ("words.jsonl",) * 2,
     }.get(task, ("pairs.csv", "general.csv"))  # fmt: skip
     values = {"train": train, "dev": dev, "base": "base", "lr": 1e-3, "max_length": 40,
               "batch_size": 8, "epochs": 2, "device": "cpu", **changes}  # fmt: skip

@@ -170,3 +170,17 @@ def test_only_numpy_is_imported():
     code = f"import runpy, sys; runpy.run_path({metrics.__file__!r})\n"
     code += f"sys.exit(any(name in sys.modules for name in {others}))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_f1_of_several_labels_is_that_of_scikit_learn():
+    sk = pytest.importorskip("sklearn.metrics")
+    draw = np.random.default_rng(0)
+    for _ in range(300):
+        shape = draw.integers(1, 9), draw.integers(1, 5)
+        truth, guesses = draw.random((2, *shape)) < draw.random()
+        theirs = [sk.f1_score(truth, guesses, average=a, zero_division=0)
+                  for a in ("micro", "macro")] if shape[1] > 1 else None  # fmt: skip
+        if theirs:  # scikit-learn takes one column for two classes
+            assert metrics.multilabel_f1(truth, guesses) == pytest.approx(theirs)
+    with pytest.raises(ValueError, match=r"shapes \(2,\) and \(2,\); \(n, C\) twice"):
+        metrics.multilabel_f1([0, 1], [0, 1])

@@ -7,7 +7,11 @@ import torch.nn.functional as F
 from support import small
 from support.tiny import build, in_reference, tiny_config
 
-from minibert.heads import BertForQuestionAnswering, BertForTokenClassification
+from minibert.heads import (
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
 from minibert.training import tasks
 from minibert.training.data import Example
 from minibert.training.settings import Settings
@@ -129,6 +133,39 @@ def test_a_text_is_masked_anew_in_another_epoch_and_alike_in_other_company():
     alone = task.collate(features[5:6], [(0, 0, 5)])
     width = features[5].length
     assert torch.equal(alone["places"][0], one["places"][5, :width])
+
+
+def test_several_labels_are_as_many_questions_with_the_loss_of_the_reference():
+    settings = Settings("multilabel", "x")
+    some = rows({"text": "a film", "labels": ["x", "z"]}, {"text": "a song", "labels": []},
+                {"text": "a good talk", "labels": ["y"]})  # fmt: skip
+    task = tasks.MultiLabel(TOKENIZER, **tasks.MultiLabel.options(settings, some))
+    features = task.encode(some)
+    assert [feature.target for feature in features] == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+    config = tiny_config(vocab_size=len(small.VOCABULARY)).replace(**task.config)
+    model = build(BertForSequenceClassification, config)
+    assert tasks.MultiLabel.fits(model.config.replace(architectures=[task.head.__name__]))
+    assert not tasks.Classification.fits(model.config.replace(architectures=[task.head.__name__]))
+    batch = task.collate(features)
+    mine = task.loss(model, batch) / task.weight(batch)
+    theirs = in_reference(model)(**batch["inputs"], labels=batch["targets"]).loss
+    assert mine.item() == pytest.approx(theirs.item(), rel=1e-5)
+    with pytest.raises(ValueError, match=r"row 1: \['q'\] is not among the labels"):
+        task.encode(rows({"text": "a", "labels": ["x", "q"]}))
+
+
+def test_the_threshold_of_several_labels_is_chosen_and_used():
+    task = tasks.MultiLabel(TOKENIZER, classes=["x", "y"])
+    some = rows({"text": "a", "labels": ["x", "y"]}, {"text": "film", "labels": ["x"]})
+    features, guesses = task.encode(some), [np.array([0.4, 0.3]), np.array([0.45, 0.1])]
+    assert task.measure(guesses, features)["micro_f1"] == 0
+    assert "same labels" in task.remarks(task.measure(guesses, features))[0]
+    task.calibrate(guesses, features)
+    assert task.threshold == task.config["label_threshold"] == pytest.approx(0.3)
+    assert task.measure(guesses, features) == {
+        "micro_f1": 1.0, "macro_f1": 1.0, "exact": 1.0, "predicted_sets": 2
+    }  # fmt: skip
+    assert task.answer(guesses[1], some[1])["labels"] == ["x"]
 
 
 # ---------------------------------------------------------------------------------- token by token

@@ -9,6 +9,7 @@ from importlib import import_module
 
 TASKS = {  # name on the command line → file and class
     "classify": "classes.Classification",
+    "multilabel": "classes.MultiLabel",
     "regression": "pairs.PairRegression",
     "similarity": "pairs.Similarity",
     "contrastive": "pairs.Contrastive",

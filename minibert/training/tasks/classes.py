@@ -21,6 +21,8 @@ from minibert.training.data import Example, class_names, count_classes
 from minibert.training.plots import matrix
 from minibert.training.tasks.base import FAILED, Feature, Task
 
+MULTI_LABEL = "multi_label_classification"  # the problem_type of official config files
+
 
 @dataclass(eq=False)
 class ClassTask(Task):
@@ -114,7 +116,8 @@ class Classification(ClassTask):
     @classmethod
     def fits(cls, config: BertConfig) -> bool:
         """One class alone is a score: `PairRegression`."""
-        return super().fits(config) and len(config.id2label) > 1
+        several = config.extra.get("problem_type") == MULTI_LABEL
+        return super().fits(config) and len(config.id2label) > 1 and not several
 
     def targets(self, examples: Sequence[Example]) -> list[int | None]:
         """The number of the class."""
@@ -146,3 +149,102 @@ class Classification(ClassTask):
         """The class and its probability."""
         best = int(probabilities.argmax())
         return {"label": self.classes[best], "probability": float(probabilities[best])}
+
+
+@dataclass(eq=False)
+class MultiLabel(Task):
+    """Which labels has the text, or the pair of texts: none, one or several? C yes-or-no questions.
+
+    Args:
+        classes: the names of the labels, in the order of their numbers.
+        threshold: the least probability of a label that is given; chosen on the development data.
+    """
+
+    classes: Sequence[str]
+    threshold: float = 0.5
+    inputs, truth = ("text", "pair?"), ("labels",)
+    best = "micro_f1"
+    head = BertForSequenceClassification
+    target_dtype = torch.float32
+
+    @property
+    def config(self) -> dict:
+        """The names of the labels, the threshold, and the official name of this kind of task."""
+        labels = {"id2label": dict(enumerate(self.classes))}
+        return {**labels, "problem_type": MULTI_LABEL, "label_threshold": self.threshold}
+
+    @classmethod
+    def options(cls, settings: Any, train: Sequence[Example]) -> dict:
+        """The labels of the training data."""
+        return {"classes": sorted({name for e in train for name in e.values["labels"]})}
+
+    @classmethod
+    def options_in(cls, config: BertConfig) -> dict:
+        """The labels and the threshold."""
+        threshold = config.extra.get("label_threshold", 0.5)
+        return {"classes": list(config.id2label.values()), "threshold": threshold}
+
+    @classmethod
+    def fits(cls, config: BertConfig) -> bool:
+        """The config says so."""
+        return super().fits(config) and config.extra.get("problem_type") == MULTI_LABEL
+
+    def targets(self, examples: Sequence[Example]) -> list[list[int] | None]:
+        """1 for every label that an example has, 0 for every other, (C,)."""
+        found: list[list[int] | None] = []
+        for example in examples:
+            names = example.values.get("labels")
+            if unknown := set(names or ()) - set(self.classes):
+                raise ValueError(
+                    f"{example.where}: {sorted(unknown)} is not among the labels {[*self.classes]}"
+                )
+            found.append(None if names is None else [int(name in names) for name in self.classes])
+        return found
+
+    def weight(self, batch: dict) -> float:
+        """The number of questions: one for each example and label."""
+        return batch["targets"].numel()
+
+    def criterion(self, logits: Tensor, batch: dict) -> Tensor:
+        """Binary cross-entropy, summed. Units: nats."""
+        targets = batch["targets"].to(logits.dtype)
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
+
+    def decode(self, logits: Tensor, batch: dict) -> list[np.ndarray]:
+        """The probability of every label, (C,), for every example."""
+        return list(logits.float().sigmoid().cpu().numpy())
+
+    def measure(self, predictions: Sequence[np.ndarray], features: Sequence[Feature]) -> dict:
+        """F1 of all decisions together, and the mean over labels; examples that are all right."""
+        truth, guesses = self.both(predictions, features)
+        micro, macro = metrics.multilabel_f1(truth, guesses)
+        exact = float((truth == guesses).all(axis=1).mean())
+        different = len(np.unique(guesses, axis=0))
+        return {"micro_f1": micro, "macro_f1": macro, "exact": exact, "predicted_sets": different}
+
+    def both(self, predictions: Sequence[np.ndarray], features: Sequence[Feature]) -> tuple:
+        """Which labels there are and which are given, (n, C) each."""
+        truth = np.array([feature.target for feature in features], bool)
+        return truth, np.stack(predictions) >= self.threshold
+
+    def calibrate(self, predictions: Sequence[np.ndarray], features: Sequence[Feature]) -> None:
+        """Choose the threshold with the best micro-F1, of those that make a difference."""
+        truth, probabilities = self.both(predictions, features)[0], np.stack(predictions)
+        found = np.unique(probabilities.round(3))  # at most 1,001
+        scores = [metrics.multilabel_f1(truth, probabilities >= least)[0] for least in found]
+        self.threshold = float(found[int(np.argmax(scores))])
+
+    def remarks(self, measures: dict[str, float]) -> list[str]:
+        """Whether every text got the same labels."""
+        if measures["predicted_sets"] > 1:
+            return []
+        return [
+            f"every text gets the same labels: {FAILED}. Another seed, more steps, a longer "
+            "warm-up or --recipe small usually help"
+        ]
+
+    def answer(self, probabilities: np.ndarray, example: Example) -> dict:
+        """The probabilities, and the labels that are given."""
+        pairs = dict(zip(self.classes, map(float, probabilities), strict=True))
+        given = [name for name, probability in pairs.items() if probability >= self.threshold]
+        return {"probabilities": pairs, "labels": given}
