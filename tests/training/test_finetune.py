@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 import hashlib
 import itertools
@@ -387,3 +388,29 @@ def test_a_blend_stands_between(world, tmp_path):
     torch.testing.assert_close(found, 0.75 * mix.base[name] + 0.25 * mix.tuned[name])
     draw_sweep(rows, tmp_path / "sweep.svg")
     ElementTree.parse(tmp_path / "sweep.svg")
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("task", ["regression", "classify"])
+def test_a_model_of_pairs_opens_as_a_cross_encoder_with_the_same_scores(world, tmp_path, task):
+    """Scores of pairs, and natural language inference in three classes."""
+    from sentence_transformers import CrossEncoder
+
+    file, truth = tmp_path / "nli.csv", ["entailment", "neutral", "contradiction"]
+    with (world / "pairs.csv").open() as pairs, file.open("w", newline="") as out:
+        rows = [row[:2] for row in csv.reader(pairs)]
+        names = ["premise", "hypothesis", "label"]
+        csv.writer(out).writerows([names, *([*r, truth[i % 3]] for i, r in enumerate(rows))])
+    file = file if task == "classify" else world / "pairs.csv"
+    wanted = settings(world, task, epochs=1).replace(train=str(file), dev=str(file))
+    finetune(wanted, tmp_path / "out")
+    answers = predict_file(tmp_path / "out", file)
+    theirs = CrossEncoder(str(tmp_path / "out"), device="cpu")
+    scores = theirs.predict([(a["text"], a["pair"]) for a in answers], convert_to_tensor=True)
+    if task == "regression":
+        assert [a["score"] for a in answers] == pytest.approx(scores.tolist(), abs=2e-6)
+    else:
+        best = scores.softmax(-1).max(-1)
+        assert [a["probability"] for a in answers] == pytest.approx(best.values.tolist(), abs=1e-6)
+        named = [theirs.config.id2label[i] for i in best.indices.tolist()]
+        assert [a["label"] for a in answers] == named and set(named) <= set(truth)
