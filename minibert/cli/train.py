@@ -10,10 +10,29 @@ from minibert.cli.common import Columns, Result, option, options, table, tell
 finetuned_option = option(
     "--model", required=True, metavar="DIR", help="what `minibert finetune` has written (required)"
 )
-columns_option = option(
-    "--columns", nargs="+", action=Columns, metavar="ROLE=COLUMN",
-    help="names or numbers of the columns, if they cannot be guessed: text=review label=stars",
-)  # fmt: skip
+
+
+@options
+def reading_options(parser: argparse.ArgumentParser) -> None:
+    """How data files are read, where they do not say it."""
+    parser.add_argument(
+        "--columns", nargs="+", action=Columns, metavar="ROLE=COLUMN",
+        help="names or numbers of the columns, if they are not found: text=review label=stars",
+    )  # fmt: skip
+    parser.add_argument(
+        "--header", action=argparse.BooleanOptionalAction,
+        help="whether the first row of a csv or tsv has the names of the columns",
+    )  # fmt: skip
+    parser.add_argument("--delimiter", metavar="CHARACTER", help="between the columns: ; | tab")
+    parser.add_argument(
+        "--skip-incomplete", action="store_true", help="leave out rows that cannot be used"
+    )
+
+
+def reading(args: argparse.Namespace) -> dict:
+    """The arguments of ``data.read`` that the options give."""
+    names = ("columns", "header", "delimiter", "skip_incomplete")
+    return {name: getattr(args, name) for name in names}
 
 
 @options
@@ -58,7 +77,7 @@ def number_or_word(text: str) -> int | str:
         help="small, for a few hundred examples: at least 200 steps, a higher learning rate and, "
         "below a new head, a freshly initialised pooler")
 @option("--seeds", type=int, default=1, help="train with this many seeds and summarise")
-@columns_option
+@reading_options
 @option("--scale", nargs=2, type=float, metavar=("LOW", "HIGH"), help="range of the scores")
 @settings_options
 def finetune(args: argparse.Namespace) -> Result | None:
@@ -130,7 +149,7 @@ def seeds_text(value: dict) -> str:
 
 @finetuned_option
 @option("file", metavar="FILE", help="txt (one text per line), csv, tsv or jsonl")
-@columns_option
+@reading_options
 def predict(args: argparse.Namespace) -> Result:
     """Predict an answer for every row of a file with a fine-tuned model.
 
@@ -138,7 +157,7 @@ def predict(args: argparse.Namespace) -> Result:
     """
     from minibert.training.inference import predict_file
 
-    return Result(predict_file(args.model, args.file, args.columns, say=tell), predict_text)
+    return Result(predict_file(args.model, args.file, say=tell, **reading(args)), predict_text)
 
 
 def predict_text(answers: list[dict]) -> str:
@@ -159,7 +178,7 @@ def cell(value: object) -> str:
 
 @finetuned_option
 @option("--data", required=True, metavar="FILE", help="csv, tsv or jsonl")
-@columns_option
+@reading_options
 def evaluate_classify(args: argparse.Namespace) -> Result:
     """Measure a fine-tuned model, of any task, on labelled data: accuracy and the like.
 
@@ -167,7 +186,7 @@ def evaluate_classify(args: argparse.Namespace) -> Result:
     """
     from minibert.training.inference import evaluate_file
 
-    measures = evaluate_file(args.model, args.data, args.columns)
+    measures = evaluate_file(args.model, args.data, say=tell, **reading(args))
     return Result({"model": args.model, "data": args.data, **measures}, measures_text)
 
 

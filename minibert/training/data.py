@@ -1,16 +1,13 @@
 """Data: a file becomes examples; examples are checked and split.
 
-Files are csv, tsv, jsonl (one JSON object a line) or txt (one text a line), on this disk or in a
-data set on the hub. Nothing here knows a model; ``roles`` say what a task needs of a row.
+`files` reads them, in any format; `columns` finds out what is what. Nothing here knows a model;
+``roles`` say what a task needs of a row.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
-import csv
-import io
-import json
-import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -19,27 +16,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minibert.io.files import no_such_file, read_text
+from minibert.io.files import no_such_file
+from minibert.training.columns import MISSING, TEXTS, content, is_number, match_columns, shown
+from minibert.training.columns import NAMES as NAMES  # what a column may be called
+from minibert.training.columns import header as is_header
+from minibert.training.files import Table, lines, read_table
 
-# What a column may be called -> what it is. A task asks for some of these roles.
-NAMES = {
-    "text": "text sentence sentence1 sentence_1 text1 premise anchor query utterance review body",
-    "pair": "pair sentence2 sentence_2 text2 hypothesis positive passage document paraphrase",
-    "negative": "negative hard_negative",
-    "label": "label labels class category intent sentiment target gold_label",
-    "score": "score similarity similarity_score label labels rating target",
-    "tokens": "tokens words",
-    "tags": "tags ner_tags pos_tags labels",
-    "question": "question query",
-    "context": "context passage paragraph",
-    "answers": "answers answer answer_text",
-    "start": "start answer_start",  # of the answer in the context
-    "labels": "labels label categories classes",
-}
-NAMES = {role: names.split() for role, names in NAMES.items()}
 # What is to be learnt about the others:
 TRUTH = ("label", "labels", "score", "tags", "answers", "start")
-SCALES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 5.0), (1.0, 5.0), (0.0, 10.0), (0.0, 100.0))
+SCALES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 5.0), (0.0, 10.0), (0.0, 100.0))
+RATINGS = ((1.0, 5.0), (1.0, 7.0), (1.0, 10.0))
 
 
 Say = Callable[[str], None]
@@ -77,68 +63,160 @@ class Example(NamedTuple):
 # --------------------------------------------------------------------------------------- reading
 
 
+class Unusable(ValueError):
+    """A row cannot be used: what is wrong, and the cell if it helps to see it."""
+
+
 def read(
     path: str | os.PathLike,
     roles: Sequence[str],
     columns: Mapping[str, str] | None = None,
     say: Say = silent,
     blank: bool = False,
+    *,
+    header: bool | None = None,
+    delimiter: str | None = None,
+    skip_incomplete: bool = False,
 ) -> list[Example]:
-    """Read the examples of a file.
+    """Read the examples of a file; what was found out about it, and how, is said.
 
     Args:
         path: the file, or ``hub:owner/name/path/in/the/data.csv`` for a data set on the hub.
         roles: what a row must have, keys of ``NAMES``; with a "?" at its end: what it may have.
-        columns: role → name or number (from 1) of a column; what is not given is guessed, by name
-            or, in a file without a header, by order.
-        say: gets remarks: what was guessed, which blank lines were left out.
-        blank: whether a text may be blank; then a blank line of a txt is a row like any other.
+        columns: role → name or number (from 1) of a column; what is not given is found by its
+            name, else by what is in it.
+        say: gets remarks, a line each.
+        blank: whether a text may be blank; then a blank line of a txt is a row like any other, and
+            what is to be learnt is not looked at.
+        header: whether the first row of a csv or tsv has the names of the columns; None = found.
+        delimiter: what separates the columns of a csv; None = found.
+        skip_incomplete: whether rows that cannot be used are left out, and counted.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: wrong number of columns, an empty text, no number where a score is needed, a
-            column that is not there; the message names the file and the line.
+        ValueError: rows that cannot be used, all of them with their lines; columns or a header that
+            are not certain; the message names the option that decides.
     """
     file = locate(path)
-    names, rows = read_rows(file, blank)
-    left_out = [str(line) for line, cells in rows if not cells]
-    rows = [row for row in rows if row[1]]
-    wanted = [role.rstrip("?") for role in roles]
-    required = [role for role in roles if not role.endswith("?")]
+    wanted = {role.rstrip("?"): not role.endswith("?") for role in roles}
     columns = dict(columns or {})
     if "answers" in wanted:
-        wanted.append("start")
+        wanted["start"] = False
         columns = {"answers" if role == "answer" else role: at for role, at in columns.items()}
     if unknown := set(columns) - set(wanted):
-        raise ValueError(f"unknown roles {sorted(unknown)}; a row here has the roles {wanted}")
-    if names is None and rows:  # csv or tsv: is the first line a header, or data already?
-        names = [cell.strip() for cell in rows[0][1]]
-        known = {name for role in wanted for name in NAMES[role]} | set(columns.values())
-        if any(cell in known or cell.lower() in known for cell in names):
-            rows = rows[1:]
-        else:
-            names = [str(number) for number in range(1, len(names) + 1)]
-            by_order = [each for each in (wanted, required) if len(each) == len(names)]
-            if by_order and not columns:
-                columns = dict(zip(by_order[0], names, strict=True))
+        raise ValueError(f"unknown roles {sorted(unknown)}; a row here has the roles {[*wanted]}")
+    several = sum(wanted.values()) > 1 or bool(columns)
+    words = (wanted["tokens"] or None) if "tokens" in wanted else False
+    table = read_table(file, words, several, delimiter)
+    for remark in table.remarks:
+        warning = remark.startswith("warning: ")
+        say("warning: " * warning + f"{file.name}: {remark.removeprefix('warning: ')}")
+    rows = leave_out_blank(file, table, say, blank)
     if not rows:
-        raise ValueError(f"{file} has no rows of data")
-    positions = match_columns(file, names, wanted, required, columns)
+        return usable(file, table, rows, {}, say, blank, skip_incomplete)  # says what is wrong
+    try:
+        names, rows = first_row(table, rows, wanted, columns, header, file.name, say)
+        positions = match_columns(
+            names, lambda at: [cells[at] for _, cells in rows], wanted, columns,
+            lambda remark: say(f"{file.name}: {remark}"),
+        )  # fmt: skip
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
     found = ", ".join(f"{role} = column {names[at]!r}" for role, at in positions.items())
-    say(f"{file.name}: {len(rows)} rows; {found}")
-    if left_out:
+    unused = [repr(name) for at, name in enumerate(names) if at not in positions.values()]
+    also = f"; not used: {some(unused, 8)}" if unused else ""
+    say(f"{file.name}: {len(rows)} {table.things}; {found}{also}")
+    if blank:
+        positions = {role: at for role, at in positions.items() if role not in TRUTH}
+    return usable(file, table, rows, positions, say, blank, skip_incomplete)
+
+
+def leave_out_blank(file: Path, table: Table, say: Say, blank: bool) -> list[tuple[int, list]]:
+    """The rows without the blank ones; with ``blank``, a blank line of a txt is an empty text."""
+    if blank and table.names == ["text"] and ".txt" in file.suffixes:
+        return [(line, cells or [""]) for line, cells in table.rows]
+    filled = [
+        (line, cells) for line, cells in table.rows
+        if cells and (blank or len(cells) == 1 or any(str(cell).strip() for cell in cells))
+    ]  # fmt: skip
+    if len(filled) < len(table.rows):
+        left_out = sorted({line for line, _ in table.rows} - {line for line, _ in filled})
         s = "s" * (len(left_out) > 1)
-        say(f"{file.name}: {len(left_out)} blank line{s} left out (line{s} {some(left_out)})")
-    examples = []
+        told = some([str(line) for line in left_out])
+        say(f"{file.name}: {len(left_out)} blank line{s} left out (line{s} {told})")
+    if not filled and not table.problems:
+        raise ValueError(f"{file} has no rows")
+    return filled
+
+
+def first_row(
+    table: Table, rows: list, wanted: Mapping[str, bool], columns: Mapping[str, str],
+    header: bool | None, name: str, say: Say,
+) -> tuple[list[str], list]:  # fmt: skip
+    """The names of the columns, and the rows; without a header the names are numbers."""
+    if table.names is not None:
+        return table.names, rows
+    first = [cell.strip() for cell in rows[0][1]]
+    if header is None:
+        if [n for n, _ in table.problems if n < rows[0][0]]:
+            raise ValueError(f"its first row has {table.problems[0][1]} as below; remove it")
+        others = [cells for _, cells in rows[1:] if cells != rows[0][1]]
+        below = [content([cells[at] for cells in others]) for at in range(len(first))]
+        header, reason = is_header(first, below, wanted, columns)
+        say(f"{name}: the first row is {'a header' if header else 'data'}: {reason}")
+    if not header:
+        return [str(number) for number in range(1, len(first) + 1)], rows
+    again = [line for line, cells in rows[1:] if cells == rows[0][1]]
+    table.problems += [(line, "the header again") for line in again]
+    rows = [row for row in rows[1:] if row[0] not in again]
+    if not rows:
+        raise ValueError("a header and no rows")
+    return [cell or str(number) for number, cell in enumerate(first, 1)], rows
+
+
+def usable(
+    file: Path, table: Table, rows: list, positions: Mapping[str, int], say: Say, blank: bool,
+    skip_incomplete: bool,
+) -> list[Example]:  # fmt: skip
+    """The examples; rows that cannot be used are refused, all at once, or left out.
+
+    Raises:
+        ValueError: there are such rows, and they are not to be left out.
+    """
+    examples, problems = [], [(line, what, None) for line, what in table.problems]
+    if "labels" in positions:
+        split_labels(rows, positions["labels"], lambda remark: say(f"{file.name}: {remark}"))
     for line, cells in rows:
-        where = f"{file.name}, line {line}"
-        if len(cells) != len(names):
-            raise ValueError(f"{where}: {len(cells)} columns, but {len(names)} in the first line")
-        values = {role: value(role, cells[at], where, blank) for role, at in positions.items()}
-        if "answers" in values:
-            values["answers"] = answers_of(values["answers"], values.pop("start", None), where)
-        examples.append(Example(values, where, line))
+        values, before = {}, len(problems)
+        for role, at in positions.items():
+            try:
+                values[role] = value(role, cells[at], blank)
+            except Unusable as error:
+                problems.append((line, error.args[0], *error.args[1:], None)[:3])
+        if len(problems) == before:
+            try:
+                where = f"{file.name}, {table.unit} {line}"
+                examples.append(Example(agreeing(values), where, line))
+            except Unusable as error:
+                problems.append((line, error.args[0], *error.args[1:], None)[:3])
+    if problems:
+        bad = len({line for line, *_ in problems})
+        told = f"{bad} of {len(examples) + bad} {table.things} cannot be used: "
+        told += report(problems, table.unit)
+        if not skip_incomplete or not examples:
+            raise ValueError(f"{file}: {told}. Correct them, or leave them out: --skip-incomplete")
+        say(f"warning: {file.name}: {told}; left out, as asked for (--skip-incomplete)")
+    for remark in odd(examples, table.unit):
+        say(f"warning: {file.name}: {remark}")
     return examples
+
+
+def report(problems: Sequence[tuple[int, str, Any]], unit: str) -> str:
+    """What is wrong, each with its lines: "the label is empty (lines 3, 7)"."""
+    found = defaultdict(list)
+    for line, what, cell in sorted(problems, key=lambda problem: problem[0]):
+        found[what].append(f"{line}" if cell is None else f"{line}: {shown(repr(cell))}")
+    return "; ".join(f"{what} ({lines(places, unit)})" for what, places in found.items())
 
 
 def locate(path: str | os.PathLike) -> Path:
@@ -155,123 +233,144 @@ def locate(path: str | os.PathLike) -> Path:
     return Path(hf_hub_download("/".join(parts[:2]), parts[2], repo_type="dataset"))
 
 
-def read_rows(file: Path, blank: bool) -> tuple[list[str] | None, list[tuple[int, list]]]:
-    """The names of the columns (None where the file has not said) and (line, cells) of every row.
+# ---------------------------------------------------------------------------------------- values
 
-    A blank line has no cells, or in a txt, with ``blank``, an empty one. A tsv has no quoting: a
-    tab ends a cell, a line end ends a row, and a quote is a quote.
+
+def is_missing(cell: Any) -> bool:
+    """Whether a cell is empty: None, NaN, blank."""
+    return cell is None or cell != cell or (isinstance(cell, str) and not cell.strip())
+
+
+def value(role: str, cell: Any, blank: bool = False) -> Any:
+    """The value of a cell, in the kind its role needs.
+
+    Raises:
+        Unusable: it has none.
     """
-    text = read_text(file)
-    kind = file.suffix.lower()
-    if kind == ".jsonl":
-        return read_jsonl(file, text)
-    if kind == ".txt":
-        texts = [(n, line if line.strip() else "") for n, line in numbered(text)]
-        return ["text"], [(n, [line] if line or blank else []) for n, line in texts]
-    if kind == ".tsv":
-        return None, [(n, line.split("\t") if line.strip() else []) for n, line in numbered(text)]
-    if kind != ".csv":
-        raise ValueError(f"{file}: .csv, .tsv, .jsonl or .txt is read, not {kind or 'no suffix'!r}")
-    rows, end = [], 0
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        for cells in reader:
-            rows.append((end + 1, cells))
-            end = reader.line_num  # a quoted cell may run over several lines
-    except csv.Error as error:
-        raise ValueError(f"{file.name}, line {end + 1}: {error}; is a quote not closed?") from None
-    return None, rows
-
-
-def numbered(text: str) -> list[tuple[int, str]]:
-    """The lines of a text with their numbers, as an editor counts them: \\n and \\r\\n end one."""
-    lines = text.replace("\r\n", "\n").split("\n")
-    return list(enumerate(lines[:-1] if lines[-1] == "" else lines, 1))
-
-
-def read_jsonl(file: Path, text: str) -> tuple[list[str], list[tuple[int, list]]]:
-    """The keys of the first object, and the values of every line under those keys."""
-    names, rows = None, []
-    for number, line in numbered(text):
-        if not line.strip():
-            rows.append((number, []))
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file.name}, line {number}: not JSON ({error.msg})") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{file.name}, line {number}: an object is needed, not {line[:40]!r}")
-        names = names or list(row)
-        if set(row) != set(names):
-            raise ValueError(f"{file.name}, line {number}: the keys {list(row)}, but first {names}")
-        rows.append((number, [row[name] for name in names]))
-    return names or [], rows
-
-
-def match_columns(
-    file: Path, names: list[str], wanted: list[str], required: list[str], columns: dict[str, str]
-) -> dict[str, int]:
-    """Role → position of its column: as given, else the first whose name is known and free."""
-    positions = {}
-    for role, name in columns.items():
-        by_number = str(name).isdigit() and name not in names and int(name) <= len(names)
-        if name not in names and not by_number:
-            raise ValueError(f"{file}: no column {name!r} for {role}; there are {names}")
-        positions[role] = int(name) - 1 if by_number else names.index(name)
-    lower = [name.lower() for name in names]
-    for role in wanted:
-        free = [i for i in range(len(names)) if i not in positions.values()]
-        found = [i for name in NAMES[role] for i in free if lower[i] == name]
-        if role not in positions and found:
-            positions[role] = found[0]
-    if missing := [role for role in required if role not in positions]:
-        two = "two texts in a row are needed (for one there is `minibert finetune classify`); "
-        raise ValueError(
-            f"{file}: {two if 'pair' in missing else ''}which columns are {', '.join(missing)}? "
-            f"It has {names}; name them, as in --columns {missing[0]}={names[0]}"
-        )
-    return {role: positions[role] for role in wanted if role in positions}
-
-
-def value(role: str, cell: Any, where: str, blank: bool = False) -> Any:
-    """The value of a cell, in the kind its role needs."""
     if role in ("score", "start"):
-        with contextlib.suppress(TypeError, ValueError):
-            if math.isfinite(number := float(cell)):
-                return int(number) if role == "start" else number
-        raise ValueError(f"{where}: the {role} is {cell!r}, not a number")
-    if role == "labels":
-        return [str(item).strip() for item in (cell if isinstance(cell, list) else [cell])]
+        if not is_number(cell) or isinstance(cell, bool):
+            raise Unusable(f"the {role} is not a number", cell)
+        return int(float(cell)) if role == "start" else float(cell)
+    if role in ("tokens", "tags", "labels"):
+        return listed(role, cell)
+    if role == "label":
+        return one_label(cell)
     if role == "answers":
         return cell
-    if role in ("tokens", "tags"):
-        if not isinstance(cell, list) or not cell:
-            raise ValueError(f"{where}: {role} is {cell!r}; a list is needed (use jsonl)")
-        return [str(item) for item in cell]
-    if blank and role == "text":
-        return "" if cell is None else str(cell)
-    if cell is None or not str(cell).strip():
-        raise ValueError(f"{where}: the {role} is empty; fill it in or remove the row")
-    return str(cell).strip() if role == "label" else str(cell)
+    if is_missing(cell) and not (blank and role == "text"):
+        raise Unusable(f"the {role} is empty")
+    if isinstance(cell, (list, dict)):
+        raise Unusable(f"the {role} is no text", cell)
+    return "" if is_missing(cell) and cell in (None, "") else str(cell)
 
 
-def answers_of(cell: Any, start: int | None, where: str) -> list[list]:
+def one_label(cell: Any) -> str:
+    """The label of a row."""
+    if isinstance(cell, list):
+        if len(cell) > 1:
+            raise Unusable("several labels in a row, where one is wanted", cell)
+        cell = cell[0] if cell else None
+    if is_missing(cell):
+        raise Unusable("the label is empty")
+    label = str(cell).strip()
+    if label.lower() in MISSING:
+        raise Unusable("the label stands for a missing one", label)
+    return label
+
+
+def listed(role: str, cell: Any) -> list[str]:
+    """The items of a list; it may be written as text, as pandas writes it into a csv."""
+    if isinstance(cell, str) and cell.strip().startswith("["):
+        with contextlib.suppress(ValueError, SyntaxError):
+            cell = ast.literal_eval(cell.strip())
+    if not isinstance(cell, list) or not (cell or role == "labels"):
+        hint = "a list is needed: in jsonl, or a word a line in CoNLL columns"
+        raise Unusable(f"no {role} ({hint})", cell)
+    if any(is_missing(item) or isinstance(item, (list, dict)) or item in (-100, "-100")
+           for item in cell):  # fmt: skip
+        raise Unusable(f"empty {role}, or -100, or lists among them", cell)
+    return [str(item).strip() if role == "labels" else str(item) for item in cell]
+
+
+def split_labels(rows: list, at: int, say: Say) -> None:
+    """Cut labels that stand in one cell at what separates them, in place."""
+    texts = [cells[at] for _, cells in rows if isinstance(cells[at], str)]
+    texts = [text for text in texts if not text.startswith("[")]
+    separator = next((mark for mark in "|;," if any(mark in text for text in texts)), None)
+    if separator:
+        say(f"the labels of a row are separated by {separator!r}")
+    for _, cells in rows:
+        if cells[at] in texts and not is_missing(cells[at]):
+            cells[at] = cells[at].split(separator) if separator else [cells[at]]
+
+
+def agreeing(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a row that must fit together: a tag for every word, answers in their context.
+
+    Raises:
+        Unusable: they do not.
+    """
+    if "tags" in values and "tokens" in values and len(values["tags"]) != len(values["tokens"]):
+        raise Unusable("not as many tags as tokens", f"{len(values['tokens'])} tokens")
+    if "answers" in values:
+        found = answers_of(values["answers"], values.pop("start", None))
+        for text, start in found or ():
+            if values["context"][start : start + len(text)] != text:
+                raise Unusable("the answer is not at its place in the context", f"{text}, {start}")
+        values["answers"] = found
+    return values
+
+
+def answers_of(cell: Any, start: int | None) -> list[list] | None:
     """All right answers of a question, [text, start in the context] each; none: it has no answer.
 
-    ``cell``: the one answer that begins at ``start``; or, as the hub's data sets have it,
-    {"text": [...], "answer_start": [...]}; or a list of {"text": ..., "answer_start": ...}, as in
-    SQuAD.
+    ``cell``: the one answer that begins at ``start`` (-1: none); or, as the hub's data sets have
+    it, {"text": [...], "answer_start": [...]}; or a list of {"text": ..., "answer_start": ...}, as
+    in SQuAD.
     """
-    if isinstance(cell, dict):
-        cell = [list(pair) for pair in zip(cell["text"], cell["answer_start"], strict=True)]
-    elif isinstance(cell, list):
-        cell = [[a["text"], a["answer_start"]] if isinstance(a, dict) else list(a) for a in cell]
-    elif start is None or not str(cell).strip():
-        raise ValueError(f"{where}: the answer {cell!r} has no start in the context")
-    else:
-        cell = [[str(cell), start]]
-    return cell
+    try:
+        if isinstance(cell, dict):
+            cell = list(zip(cell["text"], cell["answer_start"], strict=True))
+        elif isinstance(cell, list):
+            cell = [(a["text"], a["answer_start"]) if isinstance(a, dict) else a for a in cell]
+        elif start == -1 and is_missing(cell):
+            cell = []
+        elif not is_missing(cell):
+            cell = [(cell, start)]
+        return [[str(text), int(start)] for text, start in cell]
+    except (KeyError, TypeError, ValueError):
+        raise Unusable("no answer with its start (-1: the context has none)", cell) from None
+
+
+def odd(examples: Sequence[Example], unit: str) -> list[str]:
+    """What looks wrong and may be right, a sentence each.
+
+    Raises:
+        ValueError: two classes are the same number.
+    """
+    found: dict[str, list[int]] = defaultdict(list)
+    spelled: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for example in examples:
+        texts = [text for role in TEXTS if (text := example.values.get(role))]
+        if any(text.strip().lower() in MISSING for text in texts):
+            found["a text that says only N/A, nan or null"].append(example.line)
+        if any("\ufffd" in text for text in texts):
+            found["broken characters (\ufffd): saved in a wrong encoding"].append(example.line)
+        if (label := example.values.get("label")) is not None:
+            spelled[label.casefold()][label].append(example.line)
+    numbers = defaultdict(list)
+    for label in [label for group in spelled.values() for label in group]:
+        if is_number(label):
+            numbers[float(label)].append(label)
+    places = {label: where for group in spelled.values() for label, where in group.items()}
+    for alike in [group for group in numbers.values() if len(group) > 1]:
+        told = " and ".join(f"{label!r} ({lines(places[label], unit)})" for label in alike)
+        raise ValueError(f"the labels {told} are the same number; write them alike")
+    remarks = [f"{what} ({lines(where, unit)})" for what, where in found.items()]
+    for alike in [group for group in spelled.values() if len(group) > 1]:
+        told = " and ".join(f"{label!r} ({lines(at, unit, 5)})" for label, at in alike.items())
+        remarks.append(f"labels that differ in case only are different classes: {told}")
+    return remarks
 
 
 # -------------------------------------------------------------------------------------- checking
@@ -292,14 +391,31 @@ def count_classes(examples: Sequence[Example]) -> dict[str, int]:
     return {name: counts[name] for name in names}
 
 
+def refuse_a_class_for_every_row(train: Sequence[Example]) -> None:
+    """Notice a text, or the number of a row, that was taken as the label.
+
+    Raises:
+        ValueError: every row has a class of its own.
+    """
+    labels = [example.values["label"] for example in train if "label" in example.values]
+    if len(labels) >= 5 and len(set(labels)) == len(labels):
+        raise ValueError(
+            f"{train[0].where} and so on: {len(labels)} rows with a class each, such as "
+            f"{shown(labels[0])!r}; is another column the label? Name it, as in --columns label=2"
+        )
+
+
 def score_scale(examples: Sequence[Example]) -> tuple[float, float]:
-    """The narrowest usual scale that holds all scores: 0 to 1, -1 to 1, 0 to 5, and so on.
+    """The scale of the scores: from 1 where they begin at 1 and end at 5, 7 or 10; else the first
+    usual one that holds all: 0 to 1, -1 to 1, 0 to 5, 0 to 10, 0 to 100.
 
     Raises:
         ValueError: a score is outside all of them.
     """
     scores = sorted((example.values["score"], example.where) for example in examples)
     (low, first), (high, last) = scores[0], scores[-1]
+    if (low, high) in RATINGS:
+        return low, high
     if fitting := [scale for scale in SCALES if scale[0] <= low and high <= scale[1]]:
         return fitting[0]
     raise ValueError(

@@ -32,6 +32,7 @@ from minibert.sentence_encoder import best_device
 from minibert.training import data
 from minibert.training.adapt import adapt, encoder_of, merge_lora, pull_to_start
 from minibert.training.checkpoints import Run
+from minibert.training.columns import shown
 from minibert.training.data import Say, silent
 from minibert.training.inference import Evaluation
 from minibert.training.loader import data_loader
@@ -131,9 +132,19 @@ def settings_of(out: Path, settings: Settings | None, resume: bool) -> Settings:
 
 def read_data(settings: Settings, say: Say) -> dict[str, list[data.Example]]:
     """Read all files, set development data aside if there are none, say what is remarkable."""
-    of_task = task_class(settings.task).columns(), settings.columns
-    columns = {**dict.fromkeys(settings.files, of_task), "keep": (Similarity.columns(), None)}
-    sets = {name: data.read(path, *columns[name], say) for name, path in settings.files.items()}
+    of_task = task_class(settings.task).columns(), settings.reading
+    how = {**dict.fromkeys(settings.files, of_task), "keep": (Similarity.columns(), {})}
+    sets = {}
+    for name, path in settings.files.items():
+        roles, reading = how[name]
+        sets[name] = data.read(path, roles, say=say, **reading)
+    data.refuse_a_class_for_every_row(sets["train"])
+    for example in sets["train"][:2]:
+        values = ", ".join(f"{role} = {shown(str(v), 60)!r}" for role, v in example.values.items())
+        say(f"{example.where}: {values}")
+    if "score" in sets["train"][0].values:
+        low, high = settings.scale or data.score_scale(sets["train"])
+        say(f"the scores are taken as on a scale of {low:g} to {high:g} (another: --scale)")
     if "dev" not in sets:
         if len(sets["train"]) < 10:
             raise ValueError(f"{settings.train} is too small to set a tenth aside; name --dev FILE")

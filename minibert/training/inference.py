@@ -48,19 +48,20 @@ def load(name_or_path: AnyPath) -> tuple[Task, nn.Module]:
 
 
 def predict_file(
-    model: AnyPath, path: AnyPath, columns: Columns = None, say: data.Say = data.silent
+    model: AnyPath, path: AnyPath, columns: Columns = None, say: data.Say = data.silent,
+    **reading: object,
 ) -> list[dict]:
     """What the model says about every row of a file: the texts, and the answer of its task.
 
     A text may be blank, so that the rows of the answer are those of the file. ``say`` gets
-    remarks: what was guessed about the columns, which blank lines of a table were left out.
+    remarks: what was found out about the file. ``reading``: other options of ``data.read``.
 
     Raises:
         ValueError: as `load` and `data.read`.
     """
     task, network = load(model)
     roles = [*task.inputs_in_use(), *(f"{role}?" for role in task.truth)]  # not looked at
-    examples = data.read(path, roles, columns, say, blank=True)
+    examples = data.read(path, roles, columns, say, blank=True, **reading)
     examples = [example.without_truth() for example in examples]
     predictions, _ = task.predict(network, task.encode(examples))
     return [
@@ -69,10 +70,13 @@ def predict_file(
     ]
 
 
-def evaluate_file(model: AnyPath, path: AnyPath, columns: Columns = None) -> dict[str, float]:
+def evaluate_file(
+    model: AnyPath, path: AnyPath, columns: Columns = None, say: data.Say = data.silent,
+    **reading: object,
+) -> dict[str, float]:  # fmt: skip
     """The loss and the metrics of the model's task on a file."""
     task, network = load(model)
-    examples = data.read(path, task.columns(), columns)
+    examples = data.read(path, task.columns(), columns, say, **reading)
     return task.evaluate(network, task.encode(examples))
 
 

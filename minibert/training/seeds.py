@@ -24,7 +24,7 @@ from minibert.training.tasks import task_class
 def small_recipe(settings: Settings) -> Settings:
     """The settings with the recipe for little data, see ``settings.small``."""
     columns = task_class(settings.task).columns()
-    examples = data.read(settings.train, columns, settings.columns)
+    examples = data.read(settings.train, columns, **settings.reading)
     home, _ = read_settings(open_directory(settings.base))
     return small(settings, len(examples), BertConfig.from_pretrained(home).hidden_size)
 

@@ -50,6 +50,9 @@ class Settings:
     keep: str | None = setting(None, "scored pairs of general texts, to measure forgetting")
     base: str = setting(DEFAULT_MODEL, "pre-trained model: a directory or a name on the hub")
     columns: dict[str, str] | None = None  # role → column
+    header: bool | None = None  # whether the first row has the names; None = found out
+    delimiter: str | None = None  # between the columns of a csv; None = found out
+    skip_incomplete: bool = False  # leave out rows that cannot be used
     scale: tuple[float, float] | None = None  # of the scores; None = the narrowest usual one
     max_length: int | None = setting(
         None, "maximum tokens in an input; longer ones are truncated (default 128, qa 384)", 1
@@ -102,6 +105,14 @@ class Settings:
     def files(self) -> dict[str, str]:
         """The data files: name of the setting → file."""
         return {name: path for name in ("train", *FILES) if (path := getattr(self, name))}
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the data files are read: arguments of ``data.read``."""
+        return {
+            "columns": self.columns, "header": self.header, "delimiter": self.delimiter,
+            "skip_incomplete": self.skip_incomplete,
+        }  # fmt: skip
 
     def replace(self, **changes: object) -> Settings:
         """A copy with some values changed."""

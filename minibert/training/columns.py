@@ -1,0 +1,278 @@
+"""Columns: is the first row a header, and which column is which?
+
+Both are decided by rules that are said with their reason; where the rules do not decide, the error
+names the option that does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from minibert.training.files import lines
+
+# What a column may be called -> what it is. A task asks for some of these roles.
+NAMES = {
+    "text": "text sentence sentence1 sentence_1 text1 premise anchor query utterance review body "
+    "question1 s1 sentence_a",
+    "pair": "pair sentence2 sentence_2 text2 hypothesis positive passage document paraphrase "
+    "question2 s2 sentence_b",
+    "negative": "negative hard_negative",
+    "label": "label labels gold_label class category intent sentiment target quality is_duplicate "
+    "entailment_judgment",
+    "labels": "labels label categories classes",
+    "score": "score similarity similarity_score relatedness_score label labels rating target",
+    "tokens": "tokens words",
+    "tags": "tags ner_tags pos_tags labels",
+    "question": "question query",
+    "context": "context passage paragraph",
+    "answers": "answers answer answer_text",
+    "start": "start answer_start",  # of the answer in the context
+    "id": "id",
+}
+NAMES = {role: names.split() for role, names in NAMES.items()}
+PAIRS = (("question", "sentence"), ("question", "passage"), ("#1 string", "#2 string"))
+MISSING = ("n/a", "na", "nan", "null", "#n/a", "<na>", "-", "-100")  # as a label: there is none
+TEXTS = ("text", "pair", "negative")
+COLA = ["source", "label", "mark", "text"]  # GLUE's CoLA, the one file there without a header
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+")  # of Chinese: a character
+
+
+def words(text: object) -> int:
+    """About how many words a text has."""
+    return len(WORD.findall(str(text)))
+
+
+def is_number(cell: object) -> bool:
+    """Whether a cell is a number, NaN not counted."""
+    try:
+        return math.isfinite(float(cell))
+    except (TypeError, ValueError):
+        return False
+
+
+class Content(NamedTuple):
+    """What is in a column, seen without its name."""
+
+    rows: int  # with something in them
+    counts: Counter
+    share: float  # of the cells are numbers, those that say N/A not counted
+    counter: bool  # whole numbers that rise, or are all different, as those of an id
+    words: float  # of a cell, on average
+    shortest: int  # words
+
+    @property
+    def numbers(self) -> bool:
+        """Whether all are numbers."""
+        return self.share == 1
+
+    @property
+    def few(self) -> bool:
+        """Whether it has few distinct values, each three times on average."""
+        return self.rows >= 4 and 3 * len(self.counts) <= self.rows and self.words <= 4
+
+    @property
+    def text(self) -> bool:
+        """Whether it has texts."""
+        return self.rows > 0 and not self.numbers and not self.few
+
+
+def content(cells: Sequence[Any]) -> Content:
+    """Look at a column."""
+    filled = [text for cell in cells if cell is not None and (text := str(cell).strip())]
+    counts, sizes = Counter(filled), [words(text) for text in filled]
+    there = [is_number(text) for text in filled if text.lower() not in MISSING]
+    share = sum(there) / max(len(there), 1)
+    whole = all(map(is_number, filled)) and all(float(text).is_integer() for text in filled)
+    rising = whole and all(float(a) < float(b) for a, b in itertools.pairwise(filled))
+    unique = whole and len(counts) == len(filled) >= 30
+    return Content(
+        len(filled), counts, share, rising or unique,
+        sum(sizes) / max(len(sizes), 1), min(sizes, default=0),
+    )  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------- header
+
+
+def header(first: Sequence[str], below: list[Content], wanted: Mapping[str, bool],
+           columns: Mapping[str, str]) -> tuple[bool, str]:  # fmt: skip
+    """Whether the first row is a header, and why.
+
+    For it speak: it has names that ``columns`` asks for; it names every column that is needed;
+    words stand above numbers; its cell is none of the few values below; one or two words stand
+    above texts. Against it: a number above numbers; a cell that is one of the few values below; a
+    text of six words.
+
+    Args:
+        first: the cells of the first row.
+        below: what is in the other rows.
+        wanted: role → whether it is needed.
+        columns: role → name or number, as asked for.
+
+    Raises:
+        ValueError: nothing speaks for or against it, or both.
+    """
+    first = [cell.strip() for cell in first]
+    named = [name for name in columns.values() if name in first and not name.isdigit()]
+    if named:
+        return True, f"--columns names {named[0]!r}, which stands in it"
+    for_it, against = [], []
+    if first == [str(i) for i in range(len(first))] and any(each.text for each in below):
+        for_it.append("its cells are 0, 1, ... as pandas names columns")
+    elif found := all_named(first, wanted):
+        for_it.append(f"it has the names {', '.join(map(repr, found))}")
+    for cell, column in zip(first, below, strict=True):
+        if words(cell) >= 6:
+            against.append(f"{cell[:30]!r}... is a text of {words(cell)} words")
+        if not cell or not column.rows:
+            continue
+        if column.numbers:
+            if not is_number(cell):
+                for_it.append(f"{cell!r} stands above numbers")
+            elif not for_it:
+                against.append(f"{cell!r} is a number, as all below it")
+        elif column.counts[cell]:
+            against.append(f"{cell!r} also stands below it")
+        elif column.few and column.rows >= 10 and max(map(words, first)) <= 3:
+            rare = sum(count == 1 for count in column.counts.values())
+            if 50 * rare <= column.rows:
+                values = f"{len(column.counts)} values in the {column.rows} rows below"
+                for_it.append(f"{cell!r} is none of the {values}")
+        elif column.rows >= 10 and words(cell) <= 2 and column.shortest >= 4:
+            for_it.append(f"{cell!r} is shorter than every text below it")
+    if bool(for_it) != bool(against):
+        return bool(for_it), (for_it or against)[0]
+    reasons = f": {for_it[0]}, but {against[0]}" if for_it else ""
+    raise ValueError(f"is its first row, {first}, a header{reasons}? Say --header or --no-header")
+
+
+def all_named(first: Sequence[str], wanted: Mapping[str, bool]) -> list[str]:
+    """The names in a first row, if it names all that is needed; of many columns at least two."""
+    found = by_name(first, list(wanted))
+    if len(found) < min(2, len([cell for cell in first if cell])):
+        return []
+    missing = [role for role, needed in wanted.items() if needed and role not in found]
+    return [] if missing else [first[at] for at in found.values()]
+
+
+# -------------------------------------------------------------------------------------- columns
+
+
+def by_name(names: Sequence[str], roles: Sequence[str], taken: Sequence[int] = ()) -> dict:
+    """Role → position of the first column whose name is known and free."""
+    lower, found = [str(name).strip().lower() for name in names], {}
+    for one, other in PAIRS if "text" in roles and "pair" in roles else ():
+        if one in lower and other in lower and not taken:
+            found = {"text": lower.index(one), "pair": lower.index(other)}
+            break
+    for role in roles:
+        if role in found:
+            continue
+        free = [i for i in range(len(names)) if i not in {*found.values(), *taken}]
+        fitting = [i for name in NAMES[role] for i in free if lower[i] == name]
+        if fitting:
+            found[role] = fitting[0]
+    return found
+
+
+def as_asked(names: Sequence[str], columns: Mapping[str, str]) -> dict[str, int]:
+    """Role → position, as asked for: a number is the number of a column, from 1."""
+    positions = {}
+    for role, name in columns.items():
+        by_number = int(name) - 1 if str(name).isdigit() and 0 < int(name) <= len(names) else None
+        named = names.index(name) if name in names else None
+        if by_number is None and named is None:
+            raise ValueError(f"no column {name!r} for {role}; there are {names}")
+        if None not in (by_number, named) and by_number != named:
+            raise ValueError(
+                f"{name!r} is the number of a column and the name of another; rename that one"
+            )
+        positions[role] = named if by_number is None else by_number
+    if len(set(positions.values())) < len(positions):
+        raise ValueError(f"--columns takes one column twice: {dict(columns)}")
+    return positions
+
+
+def match_columns(
+    names: list[str], cells: Callable[[int], Sequence[Any]], wanted: Mapping[str, bool],
+    columns: Mapping[str, str], say: Callable[[str], None],
+) -> dict[str, int]:  # fmt: skip
+    """Role → position of its column: as asked for, else by its name, else by what is in it.
+
+    A label has few distinct values, a score is the one column of numbers, texts are texts, in their
+    order; ``say`` gets what was seen.
+
+    Args:
+        names: of the columns; numbers where there is no header.
+        cells: number of a column → its cells.
+        wanted: role → whether it is needed.
+        columns: role → name or number.
+
+    Raises:
+        ValueError: no column, or more than one, is what is needed.
+    """
+    positions = as_asked(names, columns)
+    roles = [role for role in wanted if role not in positions]
+    if names == [*"1234"] and not columns and {"text", "label"} <= set(roles):
+        label, mark = content(cells(1)), set(cells(2))
+        if set(label.counts) <= {"0", "1"} and mark <= {"", "*"}:
+            say("the four columns of GLUE's CoLA: source, label, mark, text")
+            return by_name(COLA, ["text", "label"])
+    positions |= by_name(names, roles, list(positions.values()))
+    missing = [role for role, needed in wanted.items() if needed and role not in positions]
+    if not missing:
+        return {role: positions[role] for role in wanted if role in positions}
+    free = {i: content(cells(i)) for i in range(len(names)) if i not in positions.values()}
+    for role in missing:
+        if role not in TEXTS and (found := by_content(role, names, free, cells, say)) is not None:
+            positions[role] = found
+            free.pop(found)
+    lacking = [role for role in missing if role in TEXTS]
+    may = [role for role in TEXTS if role in wanted and role not in positions]
+    may = lacking if "text" in positions else may
+    texts = [i for i, column in free.items() if column.text]
+    if lacking and len(lacking) <= len(texts) <= len(may):
+        found = dict(zip(may, texts, strict=False))
+        positions |= found
+        said = ", ".join(f"{role} = column {names[at]!r}" for role, at in found.items())
+        say(f"columns of texts, as seen from what is in them: {said}")
+        if len(found) > len(lacking):
+            say(f"both are read; to read one alone: --columns text={names[texts[0]]}")
+    if missing := [role for role in missing if role not in positions]:
+        raise ValueError(
+            f"which columns are {', '.join(missing)}? It has {names}, such as "
+            f"{[shown(cells(i)[0]) for i in range(len(names))]}; name them, as in --columns "
+            f"{missing[0]}={names[0]}"
+        )
+    return {role: positions[role] for role in wanted if role in positions}
+
+
+def by_content(
+    role: str, names: Sequence[str], free: Mapping[int, Content],
+    cells: Callable[[int], Sequence[Any]], say: Callable[[str], None],
+) -> int | None:  # fmt: skip
+    """The one column that can be this role by what is in it; None: there is none, or several."""
+    fits = {
+        "label": lambda i: free[i].few and len(free[i].counts) > 1,
+        "score": lambda i: free[i].share >= 0.8 and not free[i].counter,
+        "labels": lambda i: all(isinstance(cell, list) for cell in cells(i)),
+    }.get(role, lambda i: False)
+    found = [i for i in free if fits(i)]
+    if len(found) != 1:
+        return None
+    (at,) = found
+    values = free[at].counts
+    some = lines([shown(value) for value, _ in values.most_common()], "value", 4)
+    say(f"{role} = column {names[at]!r}, as seen from its {len(values)} {some}")
+    return at
+
+
+def shown(cell: object, n: int = 40) -> str:
+    """A cell, cut to show it in a line."""
+    text = " ".join(str(cell).split())
+    return text if len(text) <= n else text[: n - 3] + "..."

@@ -1,0 +1,422 @@
+"""Files as they come: csv, tsv, jsonl, json, CoNLL columns, SQuAD, fastText; plain or gzipped.
+
+A file becomes a `Table`: the names of its columns and its rows. What the columns mean is for
+`data.read`. Nothing is guessed in silence: whatever was decided here is a remark of the table, what
+cannot be decided is an error that names the option to use.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import itertools
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from minibert.io.files import no_such_file, stand_in
+
+MARKS = {  # the byte order marks, the longest first: only with one is an encoding certain
+    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
+}  # fmt: skip
+DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
+WORDS = (".conll", ".iob", ".iob2", ".iob1", ".bio")  # a word and its tags a line
+LABEL = "__label__"  # fastText's mark
+LONGEST_CELL = 20  # lines; a quoted cell over more has probably lost its closing quote
+
+
+@dataclass
+class Table:
+    """The rows of a file. A blank line has no cells.
+
+    ``names``: None where the file has not said (csv, tsv). ``problems``: (line, what is wrong) of
+    rows that are left out of ``rows``. ``unit``: what ``line`` counts, such as "question".
+    """
+
+    names: list[str] | None
+    rows: list[tuple[int, list]]
+    remarks: list[str] = field(default_factory=list)
+    problems: list[tuple[int, str]] = field(default_factory=list)
+    unit: str = "line"
+
+    @property
+    def things(self) -> str:
+        """What the rows are called."""
+        return "rows" if self.unit == "line" else f"{self.unit}s"
+
+
+def read_table(
+    file: Path, words: bool | None = False, columns: bool = True, delimiter: str | None = None
+) -> Table:
+    """Read a file of any kind, as its name says.
+
+    Args:
+        file: the file; it may be gzipped, whatever its name.
+        words: whether a sentence is wanted word by word; None = that or a plain text.
+        columns: whether more than one text a line is wanted of a .txt.
+        delimiter: what separates the columns of a csv, tsv or txt; found, if not given.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: an encoding, a format or a delimiter that is not certain.
+    """
+    delimiter = {"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter)
+    if delimiter is not None and len(delimiter) != 1:
+        raise ValueError(f"the delimiter is {delimiter!r}; one character, or tab, is needed")
+    suffixes = [suffix.lower() for suffix in file.suffixes if suffix.lower() != ".gz"]
+    kind = suffixes[-1] if suffixes else ""
+    if words and kind not in (".csv", ".json", ".jsonl", ".ndjson"):
+        return read_words(file, text_of(file))
+    if kind in WORDS and words is False:
+        raise ValueError(f"{file}: a {kind} file has a word and its tag a line, for task tokens")
+    if kind not in (".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".ndjson", *WORDS):
+        raise ValueError(
+            f"{file}: .csv, .tsv, .jsonl, .json, .txt (and .gz of these) is read, for task tokens "
+            f".conll and .iob2 too, not {kind or 'no suffix'!r}; rename the file to what it is"
+        )
+    text = text_of(file)
+    if kind in (".jsonl", ".ndjson"):
+        return read_jsonl(numbered(text))
+    if kind == ".json":
+        return read_json(file, text)
+    if kind in WORDS or (words is None and kind in (".txt", ".tsv") and in_columns(text)):
+        return read_words(file, text)
+    if kind == ".txt":
+        return read_lines(text, columns, delimiter)
+    if kind == ".csv" or delimiter not in (None, "\t"):
+        return read_csv(file, text, delimiter)
+    return read_tsv(text)
+
+
+# ------------------------------------------------------------------------------- bytes and lines
+
+
+def text_of(file: Path) -> str:
+    """The text of a file, unzipped and decoded where both are certain; else an error says how.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_table`.
+    """
+    try:
+        data = file.read_bytes()
+        if data.startswith(b"\x1f\x8b"):
+            data = gzip.decompress(data)
+    except FileNotFoundError:
+        raise no_such_file(file) from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{file}: damaged gzip ({error}); get the file again") from None
+    if data.startswith(b"PK\x03\x04"):
+        raise ValueError(f'{file} is an Excel workbook or a zip; save it as "CSV UTF-8"')
+    if data and (instead := stand_in(data[:64])):
+        raise ValueError(f"{file} {instead}")
+    encoding = next((MARKS[mark] for mark in MARKS if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(how_to_convert(file, data, error)) from None
+    if "\0" in text:
+        raise ValueError(
+            f"{file}: zero bytes, as in UTF-16 without its mark; convert the file: iconv -f "
+            f"UTF-16LE -t UTF-8 {file.name} > utf8-{file.name}"
+        )
+    return text if "\n" in text else text.replace("\r", "\n")  # line ends of old Macs
+
+
+def how_to_convert(file: Path, data: bytes, error: UnicodeDecodeError) -> str:
+    """What to do about a file that is not UTF-8: how its line would read in other encodings."""
+    start = data.rfind(b"\n", 0, error.start) + 1
+    line = data[max(start, error.start - 30) : error.start + 30].splitlines()[0]
+    ways = []
+    for encoding, name in (("gb18030", "GB18030"), ("cp1252", "WINDOWS-1252")):
+        command = f"iconv -f {name} -t UTF-8 {file.name} > utf8-{file.name}"
+        ways.append(f"if it says {line.decode(encoding, 'replace')!r}: {command}")
+    return (
+        f"{file}, line {data.count(10, 0, error.start) + 1}: byte 0x{data[error.start]:02x} is not "
+        f'UTF-8. Save it as "CSV UTF-8" or UTF-8 text, or convert it: {"; ".join(ways)}'
+    )
+
+
+def numbered(text: str) -> list[tuple[int, str]]:
+    """The lines of a text with their numbers, as an editor counts them: \\n and \\r\\n end one."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    return list(enumerate(lines[:-1] if lines[-1] == "" else lines, 1))
+
+
+# ---------------------------------------------------------------------------------- csv, tsv, txt
+
+
+def read_csv(file: Path, text: str, delimiter: str | None) -> Table:
+    """Cells may be quoted and may then run over several lines; Excel's ``sep=;`` is obeyed."""
+    remarks, first = [], text[:5].lower()
+    if first.startswith("sep=") and text[5:6] in ("\r", "\n"):
+        delimiter, text = delimiter or text[4], "\n" + text[5:].lstrip("\r").removeprefix("\n")
+    chosen = delimiter or find_delimiter(file, text)
+    if chosen != ",":
+        remarks.append(f"the columns are separated by {DELIMITERS.get(chosen, repr(chosen))}")
+    rows, begin = [], 1
+    try:
+        for cells, end in csv_rows(text, chosen):
+            rows.append((begin, cells))
+            if end - begin > LONGEST_CELL:
+                remarks.append(
+                    f"warning: one row runs over lines {begin} to {end}; is a quote not closed?"
+                )
+            begin = end + 1
+    except csv.Error as error:
+        raise ValueError(
+            f"{file.name}, line {begin}: {error}; is a quote not closed, or is the delimiter "
+            f"not {chosen!r} (--delimiter)?"
+        ) from None
+    if first.startswith("sep="):
+        rows = rows[1:]
+    return even(Table(None, rows, remarks))
+
+
+def csv_rows(text: str, delimiter: str) -> Iterator[tuple[list[str], int]]:
+    """The cells of each row, and its last line; a cell may be of any length."""
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        for cells in reader:
+            yield cells, reader.line_num
+    finally:
+        csv.field_size_limit(before)
+
+
+def find_delimiter(file: Path, text: str) -> str:
+    """The one delimiter with which the first 100 rows have the same number of columns, 2 or more.
+
+    If there is none, the one that comes nearest: the rows that do not fit are then reported.
+
+    Raises:
+        ValueError: there are several.
+    """
+    shares = {}
+    for delimiter in DELIMITERS:
+        counts: Counter = Counter()
+        try:
+            for cells, _ in itertools.islice(csv_rows(text, delimiter), 100):
+                counts[len(cells)] += bool(cells)
+        except csv.Error:
+            counts[0] += 1
+        (width, most), *_ = counts.most_common(1) or [(0, 0)]
+        shares[delimiter] = most / counts.total() if width > 1 else 0
+    fitting = [delimiter for delimiter, share in shares.items() if share == 1]
+    if len(fitting) > 1:
+        names = " or ".join(DELIMITERS[delimiter] for delimiter in fitting)
+        raise ValueError(f"{file}: are its columns separated by {names}? Say so with --delimiter")
+    return max(shares, key=shares.get)
+
+
+def read_tsv(text: str) -> Table:
+    """No quoting: a tab ends a cell, a line end ends a row, and a quote is a quote."""
+    rows = [(n, line.split("\t") if line.strip() else []) for n, line in numbered(text)]
+    table = even(Table(None, rows))
+    quote = '"'
+    quoted = [n for n, row in table.rows if any(len(c) > 1 and c[0] == c[-1] == quote for c in row)]
+    if quoted:
+        table.remarks.append(
+            f"warning: {lines(quoted)}: cells in quotes; a tsv has no quoting, so the quotes are "
+            "part of the text. If they are not, name the file .csv"
+        )
+    return table
+
+
+def even(table: Table) -> Table:
+    """Take out the rows that have not as many columns as most."""
+    counts = Counter(len(cells) for _, cells in table.rows if cells)
+    width = max(counts, key=counts.get, default=0)
+    odd = [(n, cells) for n, cells in table.rows if cells and len(cells) != width]
+    table.rows = [row for row in table.rows if len(row[1]) in (0, width)]
+    table.problems += [(n, f"{columns(len(cells))}, not {width}") for n, cells in odd]
+    return table
+
+
+def columns(n: int) -> str:
+    """"1 column", "2 columns"."""
+    return f"{n} column{'s' * (n != 1)}"
+
+
+def read_lines(text: str, several: bool, delimiter: str | None) -> Table:
+    """A txt: a text a line; or fastText's, with labels in front; or, if asked for, columns."""
+    rows = numbered(text)
+    filled = [(n, line) for n, line in rows if line.strip()]
+    marked = sum(line.startswith(LABEL) for _, line in filled)
+    if marked and marked >= len(filled) / 2:
+        return read_fasttext(rows)
+    tabs = {line.count("\t") for _, line in filled}
+    if several and (delimiter or (len(tabs) == 1 and tabs > {0})):
+        if delimiter not in (None, "\t"):
+            return read_csv(Path("txt"), text, delimiter)
+        table = read_tsv(text)
+        table.remarks.append("its lines are read as columns, separated by a tab")
+        return table
+    table = Table(["text"], [(n, [line] if line.strip() else []) for n, line in rows])
+    if len(tabs) == 1 and tabs > {0}:
+        table.remarks.append(
+            "warning: there is a tab in every line, and each line is read as one text; if these "
+            "are columns, name the file .tsv"
+        )
+    return table
+
+
+def read_fasttext(rows: Iterable[tuple[int, str]]) -> Table:
+    """``__label__good __label__short a nice film``: the labels, then the text."""
+    table = Table(["label", "text"], [])
+    for n, line in rows:
+        labels = list(itertools.takewhile(lambda word: word.startswith(LABEL), line.split()))
+        if line.strip() and not labels:
+            table.problems.append((n, f"no {LABEL} in front"))
+            continue
+        rest = line.split(maxsplit=len(labels))[len(labels) :]
+        names = [label.removeprefix(LABEL) for label in labels]
+        table.rows.append((n, [names, rest[0].rstrip() if rest else ""] if labels else []))
+    return table
+
+
+# ----------------------------------------------------------------------------- words and tags
+
+
+def read_words(file: Path, text: str) -> Table:
+    """CoNLL columns: a word and its tags a line, a blank line after a sentence.
+
+    A row is a sentence, a cell a whole column of it. The words are the first column, or the second
+    where the first counts them; the tags are the last one, as they are: BIO, IOB1, IOBES.
+    """
+    filled: list[tuple[int, list[str]]] = []
+    for n, line in numbered(text):
+        if line.startswith("-DOCSTART-"):
+            line = ""
+        parts = line.split("\t") if "\t" in line.strip() else line.split(" ")
+        cells = [part.strip() for part in parts if part.strip() or "\t" in line]
+        filled.append((n, cells if line.strip() else []))
+    counts = Counter(len(cells) for _, cells in filled if cells)
+    width = max(counts, key=counts.get, default=0)
+    table = Table(None, [])
+    comments, sentence, start, whole = [], [], 0, True
+    for n, cells in [*filled, (0, [])]:
+        if cells and len(cells) != width and cells[0].startswith("#"):
+            comments.append(n)
+        elif cells:
+            start = start or n
+            sentence.append(cells)
+            if len(cells) != width or not all(cells):
+                table.problems.append((n, f"{columns(sum(map(bool, cells)))}, not {width}"))
+                whole = False
+        else:
+            if sentence and whole:  # half a sentence is no example
+                table.rows.append((start, [list(c) for c in zip(*sentence, strict=True)]))
+            sentence, start, whole = [], 0, True
+    if comments:
+        table.remarks.append(f"{len(comments)} comments left out ({lines(comments)})")
+    name_columns(table, width)
+    return table
+
+
+def name_columns(table: Table, width: int) -> None:
+    """Say which column has the words and which the tags."""
+    counting = width > 1 and table.rows and all(
+        row[0] == [str(i) for i in range(1, len(row[0]) + 1)] for _, row in table.rows
+    )  # fmt: skip
+    table.names = [str(n) for n in range(1, width + 1)]
+    if width:
+        table.names[bool(counting)] = "tokens"
+    if width > 1 + bool(counting):
+        table.names[-1] = "tags"
+    if width > 2:
+        table.remarks.append(
+            f"{width} columns: the words are column {table.names.index('tokens') + 1}, the tags "
+            "the last one (others: --columns tokens=1 tags=3)"
+        )
+
+
+def in_columns(text: str) -> bool:
+    """Whether all lines have the same number of cells, two or more, and blank lines between."""
+    counts = Counter(len(line.split()) for _, line in numbered(text))
+    return len(counts) == 2 and 0 in counts and 1 not in counts
+
+
+# --------------------------------------------------------------------------------------- json
+
+
+def read_jsonl(rows: Sequence[tuple[int, str]]) -> Table:
+    """An object a line."""
+    objects, problems = [], []
+    for n, line in rows:
+        try:
+            value = json.loads(line) if line.strip() else None
+        except (json.JSONDecodeError, RecursionError) as error:
+            problems.append((n, f"not JSON ({getattr(error, 'msg', 'nested too deeply')})"))
+            continue
+        if value is None or isinstance(value, dict):
+            objects.append((n, value))
+        else:
+            problems.append((n, f"an object is needed, not {line[:40]!r}"))
+    return of_objects(objects, problems)
+
+
+def of_objects(objects: Iterable[tuple[int, dict | None]], problems: list, unit="line") -> Table:
+    """The values of every object under the keys of all; a key that it has not is None."""
+    objects = list(objects)
+    names = list(dict.fromkeys(key for _, row in objects for key in row or ()))
+    rows = [(n, [row.get(key) for key in names] if row else []) for n, row in objects]
+    table = Table(names, rows, problems=problems, unit=unit)
+    for key in names:
+        if without := [n for n, row in objects if row and key not in row]:
+            table.remarks.append(f"no key {key!r} in {len(without)} rows ({lines(without)})")
+    return table
+
+
+def read_json(file: Path, text: str) -> Table:
+    """SQuAD's questions, or a list of objects."""
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        if getattr(error, "msg", "") == "Extra data":  # an object a line, under another name
+            return read_jsonl(numbered(text))
+        raise ValueError(f"{file}: not JSON ({error}); is the file complete?") from None
+    if isinstance(value, dict) and isinstance(value.get("data"), list):
+        entries = value["data"]
+        if all(isinstance(entry, dict) and "paragraphs" in entry for entry in entries):
+            return of_objects(enumerate(squad(entries), 1), [], "question")
+        value = entries
+    if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
+        return of_objects(enumerate(value, 1), [], "row")
+    raise ValueError(
+        f"{file}: a list of objects, or SQuAD's data → paragraphs → qas, is needed; pandas writes "
+        'what is read here by to_json("file.jsonl", orient="records", lines=True)'
+    )
+
+
+def squad(articles: Iterable[dict]) -> Iterator[dict[str, Any]]:
+    """The questions of SQuAD 1.1 and 2.0: one that has no answer has an empty list of answers.
+
+    Source: Rajpurkar 2016 and 2018; the layout of train-v1.1.json and train-v2.0.json.
+    """
+    for article in articles:
+        for paragraph in article["paragraphs"]:
+            for qa in paragraph.get("qas", ()):
+                row = {"id": qa.get("id"), "question": qa.get("question"),
+                       "context": paragraph.get("context")}  # fmt: skip
+                if qa.get("is_impossible"):
+                    row["answers"] = []
+                elif "answers" in qa:
+                    row["answers"] = qa["answers"]
+                yield row
+
+
+# --------------------------------------------------------------------------------------- words
+
+
+def lines(numbers: Sequence[object], unit: str = "line", n: int = 20) -> str:
+    """"lines 3, 7, 9": the first of them, and how many more there are."""
+    shown = ", ".join(str(number) for number in numbers[:n])
+    more = f" and {len(numbers) - n} more" if len(numbers) > n else ""
+    return f"{unit}{'s' * (len(numbers) > 1)} {shown}{more}"
