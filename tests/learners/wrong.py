@@ -117,6 +117,10 @@ def mean_pooling__pooling_wrong_count(hidden, mask):
     return (hidden * mask[..., None]).sum(1) / hidden.shape[1]
 
 
+def cosine_similarity__dot_product(a, b):
+    return a @ b.T
+
+
 def cosine_similarity__columns_normalised(a, b):
     return F.normalize(a, dim=0) @ F.normalize(b, dim=0).T
 
