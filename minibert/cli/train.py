@@ -54,16 +54,19 @@ def settings_options(parser: argparse.ArgumentParser) -> None:
         option = "--" + field.name.replace("_", "-")
         text = field.metadata["help"]
         if field.type == "bool":
-            group.add_argument(option, action="store_true", help=text)
+            group.add_argument(option, action="store_true", default=GIVEN, help=text)
             continue
         kind = number_or_word if field.name == "freeze" else kinds.get(field.type.split()[0], str)
         text += "" if field.default is None else f" (default {field.default})"
         choices = [name for name in CHOICES.get(field.name, ()) if name] or None
         shown = "FILE" if field.name in FILES else field.type.split()[0].upper()
         group.add_argument(
-            option, type=kind, default=field.default, choices=choices, help=text,
+            option, type=kind, default=GIVEN, choices=choices, help=text,
             metavar=None if choices else shown,
         )  # fmt: skip
+
+
+GIVEN = argparse.SUPPRESS  # as a default: only what was given becomes an argument
 
 
 def number_or_word(text: str) -> int | str:
@@ -73,9 +76,6 @@ def number_or_word(text: str) -> int | str:
 
 @option("--out", required=True, metavar="DIR", help="directory to write")
 @option("--resume", action="store_true", help="continue the run in --out")
-@option("--recipe", choices=("plain", "small"), default="plain",
-        help="small, for a few hundred examples: at least 200 steps, a higher learning rate and, "
-        "below a new head, a freshly initialised pooler")
 @option("--seeds", type=int, default=1, help="train with this many seeds and summarise")
 @reading_options
 @option("--scale", nargs=2, type=float, metavar=("LOW", "HIGH"), help="range of the scores")
@@ -100,7 +100,8 @@ def finetune(args: argparse.Namespace) -> Result | None:
         raise
     if rank():
         return None
-    return Result({"out": args.out, **value}, seeds_text if "mean" in value else finetune_text)
+    text = seeds_text if "mean" in value else finetune_text
+    return Result({"out": args.out, **value}, text, passed=not failed(value))
 
 
 def settings_of(args: argparse.Namespace):
@@ -112,12 +113,16 @@ def settings_of(args: argparse.Namespace):
     if args.task is None or args.train is None:
         raise ValueError("name a task and a training file: minibert finetune TASK TRAIN --out DIR")
     names = [field.name for field in dataclasses.fields(Settings)]
-    settings = Settings(**{name: getattr(args, name) for name in names})
-    if args.recipe == "small":
-        from minibert.training.seeds import small_recipe
+    return Settings(**{name: vars(args)[name] for name in names if name in args})
 
-        settings = small_recipe(settings)
-    return settings
+
+def failed(value: dict) -> bool:
+    """Whether a run has failed, or all of several."""
+    from minibert.training.tasks.base import FAILED
+
+    if "runs" in value:
+        return value.get("failed") == len(value["runs"])
+    return any(FAILED in remark for remark in value.get("remarks", ()))
 
 
 def finetune_text(value: dict) -> str:
@@ -130,8 +135,7 @@ def finetune_text(value: dict) -> str:
         before = value["before"].get(name)
         change = "" if before is None else f"(before: {before:{form}}, {after - before:+{form}})"
         rows.append((name, after, change))
-    failed = any(FAILED in remark for remark in value.get("remarks", ()))
-    model = f"{FAILED}, do not use this model" if failed else "the model"
+    model = f"{FAILED}, do not use this model" if failed(value) else "the model"
     out = value["out"]
     return f"{table(rows)}\n{out}: {model}; {out}/run: settings, log, metrics, curves"
 

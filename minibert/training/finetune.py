@@ -39,9 +39,9 @@ from minibert.training.loader import data_loader
 from minibert.training.loop import loop
 from minibert.training.optim import SCHEDULES, make_optimizer, parameter_groups
 from minibert.training.plots import card_text, curves, smooth
-from minibert.training.settings import Settings
+from minibert.training.settings import LITTLE, Settings, with_recipe
 from minibert.training.tasks import task_class
-from minibert.training.tasks.base import Task
+from minibert.training.tasks.base import FAILED, Task
 from minibert.training.tasks.pairs import Similarity
 
 
@@ -78,6 +78,7 @@ def finetune(
     task, model = start(settings, examples["train"])
     origin = {name: sha256(data.locate(path)) for name, path in settings.files.items()}
     origin["base"] = content_digest(model.state_dict())
+    settings = take_recipe(settings, model, len(examples["train"]), say)
     evaluation = Evaluation(task, model, examples)
     known = evaluation.on("general")  # before anything is re-initialised
     adapt(model, settings)
@@ -169,6 +170,17 @@ def start(settings: Settings, examples: Sequence[data.Example]) -> tuple[Task, n
         warnings.filterwarnings("ignore", "new, untrained tensors")  # they are about to be trained
         warnings.filterwarnings("ignore", ".*does not say how to pool")
         return task_class(settings.task).start(open_directory(settings.base), settings, examples)
+
+
+def take_recipe(settings: Settings, model: nn.Module, examples: int, say: Say) -> Settings:
+    """The settings with all that the recipe decides; says so where it was not asked for."""
+    found = with_recipe(settings, examples, encoder_of(model).config.hidden_size)
+    if settings.recipe == "auto" and found.recipe == "small":
+        say(
+            f"{examples} examples, fewer than {LITTLE}: the small recipe is taken, {found.epochs} "
+            f"epochs at a learning rate of {found.lr:.3g}; for another give recipe, lr or epochs"
+        )
+    return found
 
 
 def training_batches(
@@ -285,7 +297,9 @@ def save(settings: Settings, run: Run, evaluation: Evaluation, result: dict, out
     title = f"{Path(settings.base).name}, fine-tuned: {settings.task}"
     with atomic_directory(out) as staging:
         task.save(run.model, staging)
-        card = model_card(card_text(title, facts, asked), task.library, task.pipeline)
+        failed = [f"**Failed: {r}**\n\n" for r in result["remarks"] if FAILED in r]
+        text = "".join(failed) + card_text(title, facts, asked)
+        card = model_card(text, task.library, task.pipeline)
         write_text(staging / "README.md", card)
         write_text(staging / "run" / "curves.svg", draw(settings, run))
         for name, table in evaluation.tables.items():

@@ -1,4 +1,4 @@
-"""Several seeds, baselines, little data: is a figure luck?"""
+"""Several seeds, and baselines: is a figure luck?"""
 
 from __future__ import annotations
 
@@ -9,24 +9,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from minibert.config import BertConfig
-from minibert.io.directory import open_directory
 from minibert.io.files import write_json
-from minibert.io.sentence_transformers import read_settings
 from minibert.sentence_encoder import SentenceEncoder
 from minibert.training import data, metrics
 from minibert.training.data import Say, silent
 from minibert.training.finetune import finetune, read_data
-from minibert.training.settings import Settings, small
+from minibert.training.settings import Settings
 from minibert.training.tasks import task_class
-
-
-def small_recipe(settings: Settings) -> Settings:
-    """The settings with the recipe for little data, see ``settings.small``."""
-    columns = task_class(settings.task).columns()
-    examples = data.read(settings.train, columns, **settings.reading)
-    home, _ = read_settings(open_directory(settings.base))
-    return small(settings, len(examples), BertConfig.from_pretrained(home).hidden_size)
 
 
 def several(settings: Settings, out: str | Path, seeds: int, *, say: Say = silent) -> dict:

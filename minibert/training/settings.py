@@ -19,7 +19,9 @@ CHOICES = {
     "optimizer": ("adamw", "adam", "sgd"),
     "objective": ("cosine", "cosent"),
     "class_weights": (None, "balanced"),
+    "recipe": ("auto", "plain", "small"),
 }
+LITTLE = 1000  # with fewer examples "auto" takes the small recipe
 # For the help of the command line: the field that begins each group.
 GROUPS = {
     "dev": "data and objective",
@@ -62,12 +64,18 @@ class Settings:
     label_smoothing: float = setting(0.0, "label smoothing of `classify`", 0, 1)
     class_weights: str | None = setting(None, "balanced: weight classes by inverse frequency")
 
-    epochs: int = setting(3, "passes over the training data", 1)
+    recipe: str = setting(
+        "auto",
+        "small, for a few hundred examples: at least 200 steps, a higher learning rate and, below "
+        "a new head, a freshly initialised pooler; plain: 3 epochs at 2e-5; auto: small below "
+        f"{LITTLE} examples if neither a rate nor epochs nor steps are given",
+    )
+    epochs: int | None = setting(None, "passes over the training data (default: the recipe's)", 1)
     steps: int | None = setting(None, "optimizer steps, instead of epochs", 1)
     batch_size: int = setting(16, "examples in a batch", 1)
     batch_tokens: int | None = setting(None, "tokens in a batch, instead of a batch size", 1)
     accumulate: int = setting(1, "gradient accumulation: batches in a step", 1)
-    lr: float = setting(2e-5, "peak learning rate", 1e-12)
+    lr: float | None = setting(None, "peak learning rate (default: the recipe's)", 1e-12)
     schedule: str = setting("linear", "learning rate after the warm-up")
     warmup: float = setting(0.1, "share of the steps that are warm-up", 0, 1)
     optimizer: str = setting("adamw", "optimizer")
@@ -119,7 +127,30 @@ class Settings:
         return dataclasses.replace(self, **changes)
 
 
-def small(settings: Settings, examples: int, width: int) -> Settings:
+def with_recipe(settings: Settings, examples: int, width: int) -> Settings:
+    """The settings with all that the recipe decides; what was asked for stays as it is.
+
+    Args:
+        examples: of the training data.
+        width: H of the model.
+    """
+    asked = (settings.lr, settings.epochs, settings.steps) != (None, None, None)
+    recipe = settings.recipe
+    if recipe == "auto":
+        recipe = "small" if examples < LITTLE and not asked else "plain"
+    epochs, lr, reinit = small(settings, examples, width) if recipe == "small" else PLAIN
+    return settings.replace(
+        recipe=recipe,
+        epochs=settings.epochs or epochs,
+        lr=settings.lr or lr,
+        reinit=reinit if settings.reinit is None else settings.reinit,
+    )
+
+
+PLAIN = 3, 2e-5, None  # epochs, learning rate, what begins anew
+
+
+def small(settings: Settings, examples: int, width: int) -> tuple[int, float, int | None]:
     """The recipe for little data: enough steps, a higher learning rate, a fresh pooler.
 
     Steps, not epochs, are what a run on little data lacks: at least 200 of them, but no example
@@ -131,7 +162,7 @@ def small(settings: Settings, examples: int, width: int) -> Settings:
     (2203.03466), table 3 (width). The numbers were chosen on SST-5's development set.
     """
     per_epoch = math.ceil(examples / (settings.batch_size * settings.accumulate))
-    epochs = max(settings.epochs, min(20, math.ceil(200 / per_epoch)))
+    epochs = max(3, min(20, math.ceil(200 / per_epoch)))
     fresh = settings.task in ("classify", "regression")
-    lr = max(settings.lr, (1e-4 if fresh else 5e-5) * 384 / width)
-    return settings.replace(epochs=epochs, warmup=0.1, lr=lr, reinit=0 if fresh else None)
+    lr = max(2e-5, (1e-4 if fresh else 5e-5) * 384 / width)
+    return epochs, lr, 0 if fresh else None

@@ -83,7 +83,7 @@ def test_blend_writes_and_sweeps(world, tmp_path, capsys):
 
 
 def test_seeds_and_the_small_recipe(world, tmp_path, capsys):
-    how = ["--seeds", 2, "--recipe", "small", "--batch-size", 32]
+    how = ["--seeds", 2, "--recipe", "small", "--batch-size", 32, "--epochs", 20]
     out, _ = train(capsys, world, tmp_path, *how)
     assert re.match("dev accuracy: .* worst .*\nmajority class: .*\nfrozen encoder: ", out)
 
@@ -114,6 +114,8 @@ def test_a_run_that_fails_says_so(world, tmp_path, capsys):
     _, err = train(capsys, world, tmp_path / "nan", "--lr", 1e30, status=1)
     assert "minibert: step" in err and "a lower learning rate" in err
     model = tmp_path / "model"
-    out, err = train(capsys, world, model, "--lr", 1)
+    out, err = train(capsys, world, model, "--lr", 1, status=1)
     assert "the run has failed" in err
+    card = (model / "README.md").read_text()
+    assert re.search(r"^---\n\n?\*\*Failed: every prediction is the same class", card, re.M)
     assert f"\n{model}: the run has failed, do not use this model; {model}/run: " in out

@@ -24,8 +24,7 @@ from minibert.training.checkpoints import Run
 from minibert.training.finetune import finetune
 from minibert.training.inference import Blend, draw_sweep, evaluate_file, load, predict_file
 from minibert.training.seeds import several
-from minibert.training.settings import Settings
-from minibert.training.settings import small as small_recipe
+from minibert.training.settings import Settings, with_recipe
 from minibert.training.tasks import TASKS, Classification, Similarity, task_class
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -356,14 +355,39 @@ def test_several_seeds_and_baselines(world, tmp_path):
 
 
 def test_the_recipe_for_little_data():
-    wanted = Settings("classify", "train.tsv", epochs=3)
-    epochs = [small_recipe(wanted, n, 384).epochs for n in (40, 250, 500, 1000, 100_000)]
+    wanted = Settings("classify", "train.tsv", recipe="small")
+    epochs = [with_recipe(wanted, n, 384).epochs for n in (40, 250, 500, 1000, 100_000)]
     assert epochs == [20, 13, 7, 4, 3]
-    found = [small_recipe(wanted, 250, width) for width in (384, 768)]
+    found = [with_recipe(wanted, 250, width) for width in (384, 768)]
     assert [(each.lr, each.reinit) for each in found] == [(1e-4, 0), (5e-5, 0)]
-    found = small_recipe(wanted.replace(task="similarity"), 250, 384)
+    assert with_recipe(found[0], 250, 384) == found[0], "a resumed run must find its own settings"
+    found = with_recipe(wanted.replace(task="similarity"), 250, 384)
     assert (found.lr, found.reinit) == (5e-5, None)
-    assert small_recipe(wanted.replace(lr=1e-3), 250, 384).lr == 1e-3
+    found = with_recipe(wanted.replace(lr=1e-3, epochs=2, reinit=1), 250, 384)
+    assert (found.epochs, found.lr, found.reinit) == (2, 1e-3, 1), "what was asked for stays"
+
+
+@pytest.mark.parametrize("examples, asked, recipe", [
+    (999, {}, "small"), (1000, {}, "plain"), (999, {"recipe": "plain"}, "plain"),
+    (999, {"lr": 1e-3}, "plain"), (999, {"epochs": 3}, "plain"), (999, {"steps": 9}, "plain"),
+    (2000, {"recipe": "small"}, "small"), (999, {"lr": 1e-3, "recipe": "small"}, "small"),
+])  # fmt: skip
+def test_little_data_gets_its_recipe_if_nothing_else_was_asked_for(examples, asked, recipe):
+    found = with_recipe(Settings("classify", "train.tsv", **asked), examples, 384)
+    assert found.recipe == recipe
+    if recipe == "plain":
+        expected = asked.get("epochs", 3), asked.get("lr", 2e-5), None
+        assert (found.epochs, found.lr, found.reinit) == expected
+
+
+def test_the_recipe_that_was_taken_is_said_and_written(world, tmp_path):
+    said = []
+    wanted = settings(world, lr=None, epochs=None, batch_size=40)
+    finetune(wanted, tmp_path / "run", say=said.append)
+    assert any("40 examples, fewer than 1000: the small recipe is taken" in s for s in said)
+    written = read_json(tmp_path / "run" / "run" / "settings.json")
+    assert (written["recipe"], written["epochs"], written["reinit"]) == ("small", 20, 0)
+    assert len([line for line in log_of(tmp_path / "run") if "norm" in line]) == 20
 
 
 @pytest.mark.parametrize(
