@@ -116,6 +116,29 @@ class Columns(argparse.Action):
         setattr(args, self.dest, dict(value.split("=", 1) for value in values))
 
 
+@options
+def reading_options(parser: argparse.ArgumentParser) -> None:
+    """How data files are read, where they do not say it."""
+    parser.add_argument(
+        "--columns", nargs="+", action=Columns, metavar="ROLE=COLUMN",
+        help="names or numbers of the columns, if they are not found: text=review label=stars",
+    )  # fmt: skip
+    parser.add_argument(
+        "--header", action=argparse.BooleanOptionalAction,
+        help="whether the first row of a csv or tsv has the names of the columns",
+    )  # fmt: skip
+    parser.add_argument("--delimiter", metavar="CHARACTER", help="between the columns: ; | tab")
+    parser.add_argument(
+        "--skip-incomplete", action="store_true", help="leave out rows that cannot be used"
+    )
+
+
+def reading(args: argparse.Namespace) -> dict:
+    """The arguments of ``data.read`` that the options give."""
+    names = ("columns", "header", "delimiter", "skip_incomplete")
+    return {name: getattr(args, name) for name in names}
+
+
 def tell(text: object) -> None:
     """Say something that is not the result."""
     print(text, file=sys.stderr, flush=True)

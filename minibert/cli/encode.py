@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from minibert.cli.common import Columns, Result, encoding_options, option, table, tell
+from minibert.cli.common import (
+    Result,
+    encoding_options,
+    option,
+    reading,
+    reading_options,
+    table,
+    tell,
+)
 
 TABLES = (".csv", ".tsv", ".jsonl")  # files in which a line is more than a text
 measure_option = option(
@@ -80,8 +88,7 @@ def embed(args: argparse.Namespace) -> Result | None:
 @option("file", metavar="FILE", help="a text per line, or csv, tsv, jsonl with a text column")
 @option("-k", type=int, default=5, help="number of results (default 5)")
 @option("--vectors", metavar="FILE.npy", help="the vectors of FILE, made by minibert embed")
-@option("--columns", nargs=1, action=Columns, metavar="text=COLUMN",
-        help="name or number of the text column, if it cannot be guessed")
+@reading_options
 @encoding_options
 def search(args: argparse.Namespace) -> Result:
     """Find the lines of a file that are most similar to a query.
@@ -124,7 +131,7 @@ def searched(args: argparse.Namespace) -> tuple[list[str], list[int]]:
     from minibert.training.data import read
 
     if Path(args.file).suffix.lower() in TABLES and not args.vectors:
-        rows = read(args.file, ("text",), args.columns, say=tell, blank=True)
+        rows = read(args.file, ("text",), say=tell, blank=True, **reading(args))
         texts, lines = [row.values["text"] for row in rows], [row.line for row in rows]
     elif args.columns:
         raise ValueError("--columns is for csv, tsv and jsonl, without --vectors")
@@ -168,6 +175,7 @@ def keysentences(args: argparse.Namespace) -> Result:
 
 @option("--data", required=True, metavar="FILE",
         help="csv, tsv or jsonl with two texts and a score, or hub:OWNER/NAME/FILE")
+@reading_options
 @measure_option
 @encoding_options
 def evaluate_similarity(args: argparse.Namespace) -> Result:
@@ -179,7 +187,7 @@ def evaluate_similarity(args: argparse.Namespace) -> Result:
     from minibert.training.data import read
     from minibert.training.metrics import pearson, spearman
 
-    pairs = read(args.data, ("text", "pair", "score"))
+    pairs = read(args.data, ("text", "pair", "score"), say=tell, **reading(args))
     first, second, scores = ([p.values[role] for p in pairs] for role in ("text", "pair", "score"))
     encoder = load_encoder(args)
     measure = args.measure or encoder.similarity_fn_name

@@ -5,34 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from minibert.cli.common import Columns, Result, option, options, table, tell
+from minibert.cli.common import Result, option, options, reading, reading_options, table, tell
 
 finetuned_option = option(
     "--model", required=True, metavar="DIR", help="what `minibert finetune` has written (required)"
 )
-
-
-@options
-def reading_options(parser: argparse.ArgumentParser) -> None:
-    """How data files are read, where they do not say it."""
-    parser.add_argument(
-        "--columns", nargs="+", action=Columns, metavar="ROLE=COLUMN",
-        help="names or numbers of the columns, if they are not found: text=review label=stars",
-    )  # fmt: skip
-    parser.add_argument(
-        "--header", action=argparse.BooleanOptionalAction,
-        help="whether the first row of a csv or tsv has the names of the columns",
-    )  # fmt: skip
-    parser.add_argument("--delimiter", metavar="CHARACTER", help="between the columns: ; | tab")
-    parser.add_argument(
-        "--skip-incomplete", action="store_true", help="leave out rows that cannot be used"
-    )
-
-
-def reading(args: argparse.Namespace) -> dict:
-    """The arguments of ``data.read`` that the options give."""
-    names = ("columns", "header", "delimiter", "skip_incomplete")
-    return {name: getattr(args, name) for name in names}
 
 
 @options

@@ -103,10 +103,10 @@ def header(first: Sequence[str], below: list[Content], wanted: Mapping[str, bool
            columns: Mapping[str, str]) -> tuple[bool, str]:  # fmt: skip
     """Whether the first row is a header, and why.
 
-    For it speak: it has names that ``columns`` asks for; it names every column that is needed;
-    words stand above numbers; its cell is none of the few values below; one or two words stand
-    above texts. Against it: a number above numbers; a cell that is one of the few values below; a
-    text of six words.
+    For it speak: it has a name that ``columns`` asks for, or two that columns usually have; words
+    stand above numbers; its cell is none of the few values below; one or two words stand above
+    many texts, if nothing else speaks. Against it: a number above numbers; a cell that also stands
+    below; a text of six words.
 
     Args:
         first: the cells of the first row.
@@ -121,10 +121,10 @@ def header(first: Sequence[str], below: list[Content], wanted: Mapping[str, bool
     named = [name for name in columns.values() if name in first and not name.isdigit()]
     if named:
         return True, f"--columns names {named[0]!r}, which stands in it"
-    for_it, against = [], []
+    for_it, against, shorter = [], [], []
     if first == [str(i) for i in range(len(first))] and any(each.text for each in below):
         for_it.append("its cells are 0, 1, ... as pandas names columns")
-    elif found := all_named(first, wanted):
+    elif found := known_names(first, wanted):
         for_it.append(f"it has the names {', '.join(map(repr, found))}")
     for cell, column in zip(first, below, strict=True):
         if words(cell) >= 6:
@@ -143,21 +143,22 @@ def header(first: Sequence[str], below: list[Content], wanted: Mapping[str, bool
             if 50 * rare <= column.rows:
                 values = f"{len(column.counts)} values in the {column.rows} rows below"
                 for_it.append(f"{cell!r} is none of the {values}")
-        elif column.rows >= 10 and words(cell) <= 2 and column.shortest >= 4:
-            for_it.append(f"{cell!r} is shorter than every text below it")
+        elif column.rows >= 50 and words(cell) <= 2 and column.shortest >= 4:
+            shorter.append(f"{cell!r} is shorter than every text below it")
+    if not for_it and not against:
+        for_it = shorter
     if bool(for_it) != bool(against):
         return bool(for_it), (for_it or against)[0]
     reasons = f": {for_it[0]}, but {against[0]}" if for_it else ""
     raise ValueError(f"is its first row, {first}, a header{reasons}? Say --header or --no-header")
 
 
-def all_named(first: Sequence[str], wanted: Mapping[str, bool]) -> list[str]:
-    """The names in a first row, if it names all that is needed; of many columns at least two."""
+def known_names(first: Sequence[str], wanted: Mapping[str, bool]) -> list[str]:
+    """The column names in a first row, if it has at least two, or its only cell is one."""
     found = by_name(first, list(wanted))
-    if len(found) < min(2, len([cell for cell in first if cell])):
-        return []
-    missing = [role for role, needed in wanted.items() if needed and role not in found]
-    return [] if missing else [first[at] for at in found.values()]
+    known = [cell for cell in first if any(cell.lower() in names for names in NAMES.values())]
+    enough = len(known) >= min(2, len([cell for cell in first if cell]))
+    return known if found and enough else []
 
 
 # -------------------------------------------------------------------------------------- columns
@@ -244,10 +245,11 @@ def match_columns(
         if len(found) > len(lacking):
             say(f"both are read; to read one alone: --columns text={names[texts[0]]}")
     if missing := [role for role in missing if role not in positions]:
+        two = "two texts in a row are needed (for one there is `minibert finetune classify`); "
         raise ValueError(
-            f"which columns are {', '.join(missing)}? It has {names}, such as "
-            f"{[shown(cells(i)[0]) for i in range(len(names))]}; name them, as in --columns "
-            f"{missing[0]}={names[0]}"
+            f"{two if 'pair' in missing else ''}which columns are {', '.join(missing)}? It has "
+            f"{names}, such as {[shown(cells(i)[0]) for i in range(len(names))]}; name them, as in "
+            f"--columns {missing[0]}={names[0]}"
         )
     return {role: positions[role] for role in wanted if role in positions}
 

@@ -28,6 +28,7 @@ MARKS = {  # the byte order marks, the longest first: only with one is an encodi
 }  # fmt: skip
 DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 WORDS = (".conll", ".iob", ".iob2", ".iob1", ".bio")  # a word and its tags a line
+HEADER = ("word", "words", "token", "tokens"), ("tag", "tags", "label", "ner", "ner_tags")
 LABEL = "__label__"  # fastText's mark
 LONGEST_CELL = 20  # lines; a quoted cell over more has probably lost its closing quote
 
@@ -252,14 +253,14 @@ def read_lines(text: str, several: bool, delimiter: str | None) -> Table:
     if marked and marked >= len(filled) / 2:
         return read_fasttext(rows)
     tabs = {line.count("\t") for _, line in filled}
-    if several and (delimiter or (len(tabs) == 1 and tabs > {0})):
+    if several and (delimiter or (len(tabs) == 1 and min(tabs))):
         if delimiter not in (None, "\t"):
             return read_csv(Path("txt"), text, delimiter)
         table = read_tsv(text)
         table.remarks.append("its lines are read as columns, separated by a tab")
         return table
     table = Table(["text"], [(n, [line] if line.strip() else []) for n, line in rows])
-    if len(tabs) == 1 and tabs > {0}:
+    if len(tabs) == 1 and min(tabs):
         table.remarks.append(
             "warning: there is a tab in every line, and each line is read as one text; if these "
             "are columns, name the file .tsv"
@@ -300,6 +301,10 @@ def read_words(file: Path, text: str) -> Table:
     counts = Counter(len(cells) for _, cells in filled if cells)
     width = max(counts, key=counts.get, default=0)
     table = Table(None, [])
+    first = next((cells for _, cells in filled if len(cells) == width), [])
+    if width > 1 and first[0].lower() in HEADER[0] and first[-1].lower() in HEADER[1]:
+        table.remarks.append(f"the first row is a header: it has the names {first}")
+        filled = [(n, [] if cells is first else cells) for n, cells in filled]
     comments, sentence, start, whole = [], [], 0, True
     for n, cells in [*filled, (0, [])]:
         if cells and len(cells) != width and cells[0].startswith("#"):

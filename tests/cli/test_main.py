@@ -321,4 +321,4 @@ def test_predict_with_a_sentence_encoder_says_what_it_needs(capsys, model, tmp_p
         assert status == 2 and "required: --model" in err
     (tmp_path / "q.tsv").write_text("text\tpair\na b\t\n")
     _, _, err = run(capsys, "predict", tmp_path / "q.tsv", "--model", model)
-    assert "line 2: the pair is empty" in err, "another fault keeps its own message"
+    assert "the pair is empty (line 2)" in err, "another fault keeps its own message"

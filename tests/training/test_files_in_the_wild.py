@@ -1,0 +1,559 @@
+"""Files as people have them: each is read into the right rows, or refused with the way out."""
+
+import gzip
+import json
+
+import pytest
+
+from minibert.io.files import read_text
+from minibert.training import data
+
+CLASSIFY = ("text", "pair?", "label")
+PAIR = ("text", "pair", "score")
+WORDS = ("tokens", "tags")
+QUESTIONS = ("id?", "question", "context", "answers")
+OPINIONS = [  # enough of them to see what a column is
+    ("the cup was lovely and warm", "good"), ("cold coffee, and late", "bad"),
+    ("nobody smiled at us today", "bad"), ("a fine place to read in", "good"),
+    ("we will come again soon", "good"), ("it rained on our cakes", "bad"),
+    ("bright rooms and kind people", "good"), ("the worst tea in town", "bad"),
+    ("music far too loud again", "bad"), ("best soup of the year", "good"),
+    ("they forgot our order twice", "bad"), ("a very sweet little garden", "good"),
+]  # fmt: skip
+RATINGS = {"good": "5", "bad": "1"}
+
+
+def table(rows, delimiter=","):
+    quoted = [[f'"{c}"' if delimiter in c or '"' in c else c for c in row] for row in rows]
+    return "".join(delimiter.join(row) + "\n" for row in quoted)
+
+
+def read(path, content, roles, **options):
+    """The examples of a file with this content, and what was said."""
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    said = []
+    return data.read(path, roles, say=said.append, **options), "\n".join(said)
+
+
+def both(examples):
+    return [(example.values["text"], example.values["label"]) for example in examples]
+
+
+# --------------------------------------------------------------------------------------- header
+
+
+@pytest.mark.parametrize(
+    "name, first, reason",
+    [
+        ("a.csv", "comment,rating", "'rating' is none of the 2 values in the 12 rows below"),
+        ("a.csv", "tweet,tone", "'tone' is none of"),
+        ("a.csv", "v1,v2", "'v2' is none of"),
+        ("a.csv", "Comment,Rating", "'Rating' is none of"),
+        ("a.csv", "text,label", "it has the names 'text', 'label'"),
+        ("a.csv", "TEXT,Sentiment", "it has the names 'TEXT', 'Sentiment'"),
+        ("a.csv", "0,1", "as pandas names columns"),
+        ("a.tsv", "Review\tmood", "'mood' is none of"),
+    ],
+)
+def test_a_header_is_no_example(tmp_path, name, first, reason):
+    delimiter = "\t" if name == "a.tsv" else ","
+    found, said = read(tmp_path / name, first + "\n" + table(OPINIONS, delimiter), CLASSIFY)
+    assert both(found) == OPINIONS and found[0].line == 2
+    assert "the first row is a header: " in said and reason in said
+
+
+@pytest.mark.parametrize("first", ["comment,rating", "v1,v2", "text,stars"])
+def test_words_above_numbers_are_a_header_in_a_short_file(tmp_path, first):
+    rows = [(text, RATINGS[label]) for text, label in OPINIONS[:6]]
+    found, said = read(tmp_path / "a.csv", first + "\n" + table(rows), CLASSIFY,
+                       columns={"text": "1", "label": "2"})  # fmt: skip
+    assert both(found) == rows and "stands above numbers" in said
+
+
+@pytest.mark.parametrize(
+    "first, reason",
+    [
+        (("great cup", "good"), "'good' also stands below it"),
+        (("text", "good"), "'good' also stands below it"),
+        (("great cup of coffee, and so cheap", "good"), "is a text of 7 words"),
+    ],
+)
+def test_a_first_example_is_not_lost(tmp_path, first, reason):
+    for name, delimiter in (("a.csv", ","), ("a.tsv", "\t")):
+        rows = [first, *OPINIONS]
+        found, said = read(tmp_path / name, table(rows, delimiter), CLASSIFY)
+        assert both(found) == rows and found[0].line == 1
+        assert "the first row is data: " in said and reason in said
+
+
+def test_a_class_that_is_a_column_name_somewhere(tmp_path):
+    rows = [("great cup", "positive"), ("cold", "negative"), ("nice", "positive")]
+    found, _ = read(tmp_path / "a.tsv", table(rows, "\t"), CLASSIFY,
+                    columns={"text": "1", "label": "2"})  # fmt: skip
+    assert both(found) == rows
+
+
+def test_numbers_in_columns_are_the_places_of_columns(tmp_path):
+    rows = [(str(i % 2 + 1), text) for i, (text, _) in enumerate(OPINIONS)]
+    columns = {"label": "1", "text": "2"}
+    found, said = read(tmp_path / "a.csv", table(rows), CLASSIFY, columns=columns)
+    assert both(found) == [(text, label) for label, text in rows]
+    assert "is a number, as all below it" in said
+    with pytest.raises(ValueError, match="'1' is the number of a column and the name of another"):
+        read(tmp_path / "b.csv", "2,1\n" + table(rows), CLASSIFY, columns=columns, header=True)
+    with pytest.raises(ValueError, match="takes one column twice"):
+        read(tmp_path / "c.csv", table(rows), CLASSIFY, columns={"label": "1", "text": "1"})
+
+
+def test_a_doubtful_first_row_is_asked_about(tmp_path):
+    content = "cup,fine\nmug,poor\npot,dear\n"
+    columns = {"text": "1", "label": "2"}
+    with pytest.raises(ValueError, match=r"\['cup', 'fine'\], a header\? Say --header or --no-h"):
+        read(tmp_path / "a.csv", content, CLASSIFY, columns=columns)
+    for header, rows in ((True, 2), (False, 3)):
+        found, _ = read(tmp_path / "a.csv", content, CLASSIFY, columns=columns, header=header)
+        assert len(found) == rows
+    with pytest.raises(ValueError, match=r"'age' stands above numbers, but 'what .* 7 words"):
+        rows = [*[(f"a text of number {i}", str(i % 3)) for i in range(9)]]
+        read(tmp_path / "b.csv", "what do you think of us here,age\n" + table(rows), CLASSIFY)
+
+
+def test_a_header_in_the_midst_is_refused(tmp_path):
+    content = "text,label\n" + table(OPINIONS[:4]) + "text,label\n" + table(OPINIONS[4:])
+    with pytest.raises(ValueError, match=r"1 of 13 rows .*the header again \(line 6\)"):
+        read(tmp_path / "a.csv", content, CLASSIFY)
+    found, _ = read(tmp_path / "a.csv", content, CLASSIFY, skip_incomplete=True)
+    assert both(found) == OPINIONS
+
+
+# -------------------------------------------------------------------------------------- columns
+
+
+@pytest.mark.parametrize("name, delimiter", [("a.csv", ","), ("a.tsv", "\t"), ("a.txt", "\t")])
+def test_label_first_text_second(tmp_path, name, delimiter):
+    rows = [(str(i % 2), text) for i, (text, _) in enumerate(OPINIONS)]
+    found, said = read(tmp_path / name, table(rows, delimiter), CLASSIFY)
+    assert both(found) == [(text, label) for label, text in rows]
+    assert "label = column '1', as seen from its 2 values 0, 1" in said
+    assert "text = column '2'" in said
+
+
+def test_class_title_description(tmp_path):
+    rows = [(str(i % 3 + 1), f"News {i} of today", f"{text}, {i} times") for i, (text, _) in
+            enumerate(OPINIONS)]  # fmt: skip
+    content = "".join(f'"{label}","{title}","{text}"\n' for label, title, text in rows)
+    found, said = read(tmp_path / "a.csv", content, CLASSIFY)
+    assert [tuple(e.values.values()) for e in found] == [(a, b, label) for label, a, b in rows]
+    assert "both are read; to read one alone: --columns text=2" in said
+
+
+def test_columns_that_are_not_needed_are_named(tmp_path):
+    content = "id,text,user,label\n" + table(
+        [(str(i), text, f"u{i}", label) for i, (text, label) in enumerate(OPINIONS)]
+    )
+    found, said = read(tmp_path / "a.csv", content, CLASSIFY)
+    assert both(found) == OPINIONS and "not used: 'id', 'user'" in said
+
+
+def test_two_columns_that_may_be_the_label_are_asked_about(tmp_path):
+    rows = [(text, label, "x" if i % 2 else "y") for i, (text, label) in enumerate(OPINIONS)]
+    with pytest.raises(ValueError, match=r"which columns are label\?.*--columns label=1"):
+        read(tmp_path / "a.csv", table(rows), CLASSIFY)
+
+
+def test_a_class_for_every_row_is_refused():
+    rows = [data.Example({"text": "a", "label": f"text {i}"}, f"a.csv, line {i}") for i in range(6)]
+    with pytest.raises(ValueError, match=r"6 rows with a class each, such as 'text 0'.*--columns"):
+        data.refuse_a_class_for_every_row(rows)
+    data.refuse_a_class_for_every_row([*rows, rows[0]])
+
+
+# --------------------------------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize(
+    "label, what",
+    [
+        ("null", "the label is empty"), ('""', "the label is empty"), ("NaN", "the label is empty"),
+        ('["a", "b"]', "several labels in a row, where one is wanted"),
+        ("-100", "the label stands for a missing one"),
+        ('"N/A"', "the label stands for a missing one"),
+        ('"nan"', "the label stands for a missing one"),
+    ],
+)  # fmt: skip
+def test_labels_that_are_none_are_refused_all_at_once(tmp_path, label, what):
+    good = [f'{{"text": "text {i}", "label": "x"}}' for i in range(4)]
+    bad = f'{{"text": "a", "label": {label}}}'
+    content = "\n".join([good[0], bad, *good[1:], bad])
+    with pytest.raises(ValueError, match=rf"2 of 6 rows cannot be used: {what} \(lines 2.*6"):
+        read(tmp_path / "a.jsonl", content, CLASSIFY)
+    found, said = read(tmp_path / "a.jsonl", content, CLASSIFY, skip_incomplete=True)
+    assert [example.line for example in found] == [1, 3, 4, 5]
+    assert "warning: a.jsonl: 2 of 6 rows cannot be used" in said
+
+
+def test_many_bad_rows_are_told_in_one_message(tmp_path):
+    content = "text,label\n,x\na,\na,N/A\na,b,c\na,x\n" + ",y\n" * 30
+    with pytest.raises(ValueError) as error:
+        read(tmp_path / "a.csv", content, CLASSIFY)
+    for part in ("34 of 35 rows", "3 columns, not 2 (line 5)", "the label is empty (line 3)",
+                 "(line 4: 'N/A')", "the text is empty (lines 2, 7, 8,", "and 11 more)",
+                 "--skip-incomplete"):  # fmt: skip
+        assert part in str(error.value)
+
+
+def test_one_number_in_two_spellings_and_one_word_in_two(tmp_path):
+    content = "text,label\na,1\nb,1.0\nc,1.0\nd,0\n"
+    with pytest.raises(ValueError, match=r"'1' \(line 2\) and '1.0' \(lines 3, 4\).*same number"):
+        read(tmp_path / "a.csv", content, CLASSIFY)
+    found, said = read(tmp_path / "b.csv", "text,label\na,Good\nb,good\n", CLASSIFY)
+    assert len(found) == 2
+    assert "warning: b.csv: labels that differ in case only are different classes: 'Good'" in said
+
+
+def test_odd_texts_are_remarked_on(tmp_path):
+    rows = [*OPINIONS, ("N/A", "good"), ("caf\ufffd", "bad")]
+    found, said = read(tmp_path / "a.csv", "text,label\n" + table(rows), CLASSIFY)
+    assert both(found) == rows
+    assert "warning: a.csv: a text that says only N/A, nan or null (line 14)" in said
+    assert "broken characters" in said and "(line 15)" in said
+    with pytest.raises(ValueError, match=r"the text is no text \(line 1: \['a'\]\)"):
+        read(tmp_path / "a.jsonl", '{"text": ["a"], "label": 1}', CLASSIFY)
+
+
+def test_lists_of_labels(tmp_path):
+    roles = ("text", "labels")
+    content = '{"text": "a", "labels": ["x", "y"]}\n{"text": "b", "labels": []}\n'
+    found, _ = read(tmp_path / "a.jsonl", content, roles)
+    assert [example.values["labels"] for example in found] == [["x", "y"], []]
+    found, said = read(tmp_path / "a.csv", "text,labels\na,x|y\nb,x\n", roles)
+    assert [example.values["labels"] for example in found] == [["x", "y"], ["x"]]
+    assert "the labels of a row are separated by '|'" in said
+    found, _ = read(tmp_path / "b.csv", "text,labels\na,\"['x', 'y']\"\n", roles)
+    assert found[0].values["labels"] == ["x", "y"]
+
+
+def test_scores_from_1_to_5():
+    def scores(*values):
+        return [data.Example({"score": value}, "a") for value in values]
+
+    assert data.score_scale(scores(1, 3, 5)) == (1, 5)
+    assert data.scaled_score(scores(3)[0], (1, 5)) == 0.5
+    assert data.score_scale(scores(1, 6, 7)) == (1, 7)
+    assert data.score_scale(scores(0, 5)) == data.score_scale(scores(1.2, 5)) == (0, 5)
+
+
+# --------------------------------------------------------------------- delimiters and encodings
+
+
+@pytest.mark.parametrize("delimiter, name", [(";", "a semicolon"), ("|", "a bar"), ("\t", "a tab")])
+def test_other_delimiters(tmp_path, delimiter, name):
+    content = table([("text", "label"), *OPINIONS], delimiter)
+    found, said = read(tmp_path / "a.csv", content, CLASSIFY)
+    assert both(found) == OPINIONS and f"separated by {name}" in said
+    quoted = "".join(f'"{text}"{delimiter}"{label}"\n' for text, label in OPINIONS)
+    found, _ = read(tmp_path / "b.csv", quoted, CLASSIFY)
+    assert both(found) == OPINIONS
+
+
+def test_delimiters_that_are_not_certain_or_rare(tmp_path):
+    content = "a;b,c\nd;e,f\n"
+    with pytest.raises(ValueError, match="by a comma or a semicolon.*--delimiter"):
+        read(tmp_path / "a.csv", content, CLASSIFY)
+    options = {"columns": {"text": "1", "label": "2"}, "header": False}
+    found, _ = read(tmp_path / "a.csv", content, CLASSIFY, delimiter=";", **options)
+    assert both(found) == [("a", "b,c"), ("d", "e,f")]
+    found, _ = read(tmp_path / "b.csv", "a:b\nc:d\n", CLASSIFY, delimiter=":", **options)
+    assert both(found) == [("a", "b"), ("c", "d")]
+    for name in ("tab", "\\t"):
+        found, _ = read(tmp_path / "c.csv", "a\tb\n", CLASSIFY, delimiter=name, **options)
+        assert both(found) == [("a", "b")]
+    with pytest.raises(ValueError, match="one character, or tab"):
+        read(tmp_path / "c.csv", "a\tb\n", CLASSIFY, delimiter="||")
+    with pytest.raises(ValueError, match=r"a.csv, line 1: .*quote.*--delimiter"):
+        read(tmp_path / "a.csv", '"a"x\n', CLASSIFY)
+    found, _ = read(tmp_path / "d.csv", "sep=;\ntext;label\na,b;x\n", CLASSIFY)
+    assert both(found) == [("a,b", "x")] and found[0].line == 3
+
+
+def test_unequal_rows_are_refused_whatever_the_delimiter(tmp_path):
+    content = table([("text", "label"), *OPINIONS], ";") + "one;two;three\n"
+    with pytest.raises(ValueError, match=r"3 columns, not 2 \(line 14\)"):
+        read(tmp_path / "a.csv", content, CLASSIFY)
+    with pytest.raises(ValueError, match="its first row has 1 column, not 2 as below; remove it"):
+        read(tmp_path / "a.csv", "Survey\n" + table(OPINIONS), CLASSIFY, skip_incomplete=True)
+
+
+def test_gzip_and_byte_order_marks(tmp_path):
+    content = table([("text", "label"), *OPINIONS, ("ein schönes Café", "good")])
+    rows = [*OPINIONS, ("ein schönes Café", "good")]
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32"):
+        assert both(read(tmp_path / "a.csv", content.encode(encoding), CLASSIFY)[0]) == rows
+    packed = gzip.compress(content.encode())
+    for name in ("a.csv.gz", "a.csv"):
+        assert both(read(tmp_path / name, packed, CLASSIFY)[0]) == rows
+    with pytest.raises(ValueError, match="damaged gzip"):
+        read(tmp_path / "a.csv.gz", packed[:-20], CLASSIFY)
+    assert both(read(tmp_path / "a.csv", content.replace("\n", "\r"), CLASSIFY)[0]) == rows
+    tabbed = table([("text", "label"), *OPINIONS], "\t")
+    assert both(read(tmp_path / "a.tsv", tabbed.replace("\n", "\r"), CLASSIFY)[0]) == OPINIONS
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("text,label\n很好,好\n".encode("gbk"), r"line 2: byte.*'很好,好': iconv -f GB18030 -t"),
+        ("text,label\nun café,x\n".encode("cp1252"), r"'un café,x': iconv -f WINDOWS-1252"),
+        ("text,label\na,b\n".encode("utf-16-le"), "iconv -f UTF-16LE"),
+        (b"PK\x03\x04rest", "an Excel workbook or a zip"),
+        (b"<!DOCTYPE html><html>", "is a web page"),
+    ],
+)
+def test_what_cannot_be_decoded_for_certain_tells_how_to_convert(tmp_path, content, message):
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "a.csv", content, CLASSIFY)
+
+
+def test_a_long_cell_and_a_lost_quote(tmp_path):
+    text = "word " * 40_000 + "end"
+    found, _ = read(tmp_path / "a.csv", f'text,label\n"{text}",x\n', CLASSIFY)
+    assert both(found) == [(text, "x")]
+    lost = 'text,label\n"a,x\n' + "b,y\n" * 30 + 'c",y\n'
+    _, said = read(tmp_path / "a.csv", lost, CLASSIFY)
+    assert "warning: a.csv: one row runs over lines 2 to 33; is a quote not closed?" in said
+    _, said = read(tmp_path / "a.tsv", 'text\tlabel\n"a ""b"""\tx\n', CLASSIFY)
+    assert "warning: a.tsv: line 2: cells in quotes; a tsv has no quoting" in said
+
+
+# ------------------------------------------------------------------------------ original formats
+
+CONLL = """-DOCSTART- -X- -X- O
+
+EU NNP I-NP B-ORG
+rejects VBZ I-VP O
+
+Peter NNP I-NP B-PER
+Blackburn NNP I-NP I-PER
+"""
+SENTENCES = [
+    {"tokens": ["EU", "rejects"], "tags": ["B-ORG", "O"]},
+    {"tokens": ["Peter", "Blackburn"], "tags": ["B-PER", "I-PER"]},
+]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.conll", "a.iob2", "a.iob", "a.tsv", "a.annotated"])
+def test_conll_columns(tmp_path, name):
+    found, said = read(tmp_path / name, CONLL, WORDS)
+    assert [example.values for example in found] == SENTENCES
+    assert [example.line for example in found] == [3, 6]
+    assert "4 columns: the words are column 1, the tags the last one" in said
+    tabs = CONLL.replace(" ", "\t").replace("\n", "\r\n") + "\t\r\n\r\n"
+    found, _ = read(tmp_path / name, tabs, WORDS)
+    assert [example.values for example in found] == SENTENCES
+    found, _ = read(tmp_path / name, CONLL, WORDS, columns={"tokens": "1", "tags": "2"})
+    assert found[0].values == {"tokens": ["EU", "rejects"], "tags": ["NNP", "VBZ"]}
+
+
+def test_conll_with_numbers_comments_and_other_schemes(tmp_path):
+    german = "#\tsource\n1\tBerlin\tB-LOC\n2\t#\tO\n\n1\tNa\tO\n\n"
+    found, said = read(tmp_path / "a.tsv", german, WORDS)
+    assert [e.values["tokens"] for e in found] == [["Berlin", "#"], ["Na"]]
+    assert found[0].values["tags"] == ["B-LOC", "O"]
+    assert "the words are column 2" in said and "1 comments left out (line 1)" in said
+    for tags in (["I-PER", "I-PER", "B-PER"], ["B-PER", "E-PER", "S-PER"], ["NN", "VB", "."]):
+        content = "".join(f"w {tag}\n" for tag in tags)
+        assert read(tmp_path / "a.conll", content, WORDS)[0][0].values["tags"] == tags
+    alone, _ = read(tmp_path / "a.conll", "one\ntwo\n\nthree\n", ("tokens",))
+    assert [e.values["tokens"] for e in alone] == [["one", "two"], ["three"]]
+    named, said = read(tmp_path / "a.tsv", "Word\tTag\nBerlin\tB-LOC\n", WORDS)
+    assert named[0].values == {"tokens": ["Berlin"], "tags": ["B-LOC"]} and "header" in said
+
+
+def test_conll_lines_that_do_not_fit(tmp_path):
+    content = "a O\nb\nc O\n\nd O\n\ne O O\n"
+    with pytest.raises(ValueError, match=r"1 column, not 2 \(line 2\); 3 columns, not 2 \(line 7"):
+        read(tmp_path / "a.conll", content, WORDS)
+    found, _ = read(tmp_path / "a.conll", content, WORDS, skip_incomplete=True)
+    assert [example.values["tokens"] for example in found] == [["d"]]
+    with pytest.raises(ValueError, match="for task tokens"):
+        read(tmp_path / "a.conll", content, CLASSIFY)
+    with pytest.raises(ValueError, match=r"not as many tags as tokens \(line 1: '2 tokens'\)"):
+        read(tmp_path / "a.jsonl", '{"tokens": ["a", "b"], "tags": ["O"]}', WORDS)
+    with pytest.raises(ValueError, match="empty tags, or -100"):
+        read(tmp_path / "a.jsonl", '{"tokens": ["a", "b"], "tags": ["O", -100]}', WORDS)
+
+
+def test_a_plain_text_or_words_for_a_model_of_tags(tmp_path):
+    roles = ("tokens?", "text?", "tags?")
+    found, _ = read(tmp_path / "a.txt", "Peter was here\nand there\n", roles, blank=True)
+    assert [e.values for e in found] == [{"text": "Peter was here"}, {"text": "and there"}]
+    found, _ = read(tmp_path / "a.txt", CONLL, roles, blank=True)
+    assert [e.values for e in found] == [{"tokens": row["tokens"]} for row in SENTENCES]
+
+
+def squad(*questions):
+    context = "Minibert was written in autumn."
+    return json.dumps({"version": "x", "data": [
+        {"title": "t", "paragraphs": [{"context": context, "qas": list(questions)}]}
+    ]})  # fmt: skip
+
+
+def test_squad(tmp_path):
+    content = squad(
+        {"id": "1", "question": "When?", "answers": [
+            {"text": "autumn", "answer_start": 24}, {"text": "in autumn", "answer_start": 21}]},
+        {"id": "2", "question": "By whom?", "is_impossible": True, "answers": [],
+         "plausible_answers": [{"text": "autumn", "answer_start": 24}]},
+    )  # fmt: skip
+    found, said = read(tmp_path / "dev.json", content, QUESTIONS)
+    assert [e.values["answers"] for e in found] == [[["autumn", 24], ["in autumn", 21]], []]
+    assert [e.values["id"] for e in found] == ["1", "2"] and "2 questions" in said
+    assert found[1].where == "dev.json, question 2"
+    wrong = squad({"id": "1", "question": "When?",
+                   "answers": [{"text": "autumn", "answer_start": 3}]})  # fmt: skip
+    with pytest.raises(ValueError, match=r"not at its place in the context \(question 1: 'autumn"):
+        read(tmp_path / "dev.json", wrong, QUESTIONS)
+
+
+@pytest.mark.parametrize(
+    "answers, expected",
+    [
+        ({"text": ["b", "b c"], "answer_start": [2, 2]}, [["b", 2], ["b c", 2]]),
+        ({"text": [], "answer_start": []}, []),
+        ([{"text": "b", "answer_start": 2}], [["b", 2]]),
+        ([["b", 2]], [["b", 2]]),
+    ],
+)
+def test_questions_of_the_hub(tmp_path, answers, expected):
+    row = {"id": "7", "title": "t", "context": "a b c", "question": "q", "answers": answers}
+    found, said = read(tmp_path / "a.jsonl", json.dumps(row), QUESTIONS)
+    assert found[0].values["answers"] == expected and "not used: 'title'" in said
+    found, _ = read(tmp_path / "a.json", json.dumps([row]), QUESTIONS)
+    assert found[0].values["answers"] == expected
+
+
+def test_questions_in_columns(tmp_path):
+    content = "question,context,answer,start\nq,a b c,b,2\nq,a b c,,-1\n"
+    found, _ = read(tmp_path / "a.csv", content, QUESTIONS)
+    assert [e.values["answers"] for e in found] == [[["b", 2]], []]
+    with pytest.raises(ValueError, match=r"no answer with its start .*\(line 2\)|not a number"):
+        read(tmp_path / "a.csv", "question,context,answer,start\nq,a b c,,\n", QUESTIONS)
+
+
+def test_keys_that_only_some_rows_have(tmp_path):
+    content = '{"text": "a", "label": "x", "note": 1}\n{"label": "y", "text": "b"}\n'
+    found, said = read(tmp_path / "a.jsonl", content, CLASSIFY)
+    assert both(found) == [("a", "x"), ("b", "y")]
+    assert "no key 'note' in 1 rows (line 2)" in said
+    found, _ = read(tmp_path / "a.json", content, CLASSIFY)  # an object a line, named otherwise
+    assert both(found) == [("a", "x"), ("b", "y")]
+    with pytest.raises(ValueError, match="orient="):
+        read(tmp_path / "a.json", '{"text": {"0": "a"}, "label": {"0": "x"}}', CLASSIFY)
+
+
+GLUE = {
+    "cola": (CLASSIFY, [["gj04", "1", "", "They drank the pub dry."], ["b", "0", "*", "Cats the"]],
+             {"text": "They drank the pub dry.", "label": "1"}),
+    "sst2": (CLASSIFY, [["sentence", "label"], ['hide new "secretions', "0"]],
+             {"text": 'hide new "secretions', "label": "0"}),
+    "mrpc": (CLASSIFY, [["Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"],
+                        ["1", "702876", "702977", 'Amrozi accused "the witness', "Referring to"]],
+             {"text": 'Amrozi accused "the witness', "pair": "Referring to", "label": "1"}),
+    "stsb": (PAIR, ["index genre filename year old_index source1 source2 sentence1 sentence2 score"
+                    .split(), ["0", "news", "f", "2012", "1", "n", "n", "A plane.", "Two.", "5.0"]],
+             {"text": "A plane.", "pair": "Two.", "score": 5.0}),
+    "qqp": (CLASSIFY, ["id qid1 qid2 question1 question2 is_duplicate".split(),
+                       ["1", "2", "3", '"How is it?"', "Why?", "0"]],
+            {"text": '"How is it?"', "pair": "Why?", "label": "0"}),
+    "qnli": (CLASSIFY, ["index question sentence label".split(), ["0", "When?", "In May.", "x"]],
+             {"text": "When?", "pair": "In May.", "label": "x"}),
+    "mnli": (CLASSIFY, ["index promptID genre sentence1 sentence2 label1 gold_label".split(),
+                        ["0", "31", "x", "One.", "Two.", "neutral", "neutral"]],
+             {"text": "One.", "pair": "Two.", "label": "neutral"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GLUE)
+def test_the_files_of_glue(tmp_path, name):
+    roles, rows, expected = GLUE[name]
+    content = "".join("\t".join(row) + "\n" for row in rows)
+    options = {"header": False} if name == "cola" else {}
+    found, _ = read(tmp_path / "train.tsv", content, roles, **options)
+    assert found[0].values == expected
+
+
+def test_cola_needs_no_option(tmp_path):
+    rows = [[f"gj{i % 2}", str(i % 2), "*" * (i % 2), text] for i, (text, _) in enumerate(OPINIONS)]
+    found, said = read(tmp_path / "train.tsv", table(rows, "\t"), CLASSIFY)
+    assert both(found) == [(text, str(i % 2)) for i, (text, _) in enumerate(OPINIONS)]
+    assert "GLUE's CoLA" in said
+
+
+def test_a_label_in_front_of_each_line(tmp_path):
+    content = "__label__good a fine cup\n__label__bad  cold\n"
+    found, _ = read(tmp_path / "a.txt", content, CLASSIFY)
+    assert both(found) == [("a fine cup", "good"), ("cold", "bad")]
+    several = "__label__a __label__b one two\n__label__a three\n"
+    found, _ = read(tmp_path / "a.txt", several, ("text", "labels"))
+    assert [e.values for e in found] == [
+        {"text": "one two", "labels": ["a", "b"]}, {"text": "three", "labels": ["a"]}
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"several labels in a row, .*\(line 1: \['a', 'b'\]\)"):
+        read(tmp_path / "a.txt", several, CLASSIFY)
+    with pytest.raises(ValueError, match=r"no __label__ in front \(line 3\)"):
+        read(tmp_path / "a.txt", content + "none\n", CLASSIFY)
+
+
+def test_a_short_cell_above_many_texts_is_a_header_if_nothing_else_speaks(tmp_path):
+    texts = [f"{text}, {i}" for i in range(5) for text, _ in OPINIONS]
+    for rows, header in ((texts, True), (texts[:9], None)):
+        content = "remark\n" + "".join(f'"{text}"\n' for text in rows)
+        if header is None:
+            with pytest.raises(ValueError, match="Say --header or --no-header"):
+                read(tmp_path / "a.csv", content, ("text",))
+        else:
+            found, _ = read(tmp_path / "a.csv", content, ("text",))
+            assert [example.values["text"] for example in found] == texts
+
+
+def test_one_text_a_line_or_columns(tmp_path):
+    content = "one\ttwo\nthree\tfour\n"
+    found, said = read(tmp_path / "a.txt", content, ("text",))
+    assert [e.values["text"] for e in found] == ["one\ttwo", "three\tfour"]
+    assert "warning: a.txt: there is a tab in every line" in said
+
+
+# ------------------------------------------------------------------------------------ real files
+
+
+@pytest.fixture
+def data_home(request):
+    """The directory with the data sets (here, ``data`` is the module)."""
+    home = request.getfixturevalue("data")
+    if not (home / "wnut17").exists() or not (home / "xquad").exists():
+        pytest.skip("set MINIBERT_DATA to a directory with wnut17, xquad and banking77 to run this")
+    return home
+
+
+@pytest.mark.parametrize(
+    "name, roles, rows",
+    [
+        ("wnut17/wnut17train.conll", WORDS, 3394), ("wnut17/emerging.dev.conll", WORDS, 1009),
+        ("wnut17/emerging.test.annotated", WORDS, 1287),
+        ("xquad/xquad.en.json", QUESTIONS, 1190), ("xquad/xquad.zh.json", QUESTIONS, 1190),
+        ("banking77/train.csv", CLASSIFY, 10003), ("banking77/test.csv", CLASSIFY, 3080),
+        ("stsb/train.csv", PAIR, 5749), ("stsb/test.csv", PAIR, 1379),
+        ("sst5/train.tsv", CLASSIFY, 8544), ("sst5/dev.tsv", CLASSIFY, 1101),
+    ],
+)  # fmt: skip
+def test_real_files(data_home, name, roles, rows):
+    assert len(data.read(data_home / name, roles)) == rows
+
+
+def test_real_tags_are_those_of_the_file(data_home):
+    path = data_home / "wnut17" / "emerging.dev.conll"
+    lines = [line.split("\t") for line in read_text(path).splitlines() if line.strip()]
+    found = data.read(path, WORDS)
+    words = [list(pair) for e in found
+             for pair in zip(e.values["tokens"], e.values["tags"], strict=True)]  # fmt: skip
+    assert words == lines
