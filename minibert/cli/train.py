@@ -54,6 +54,10 @@ def number_or_word(text: str) -> int | str:
 @option("--out", required=True, metavar="DIR", help="directory to write")
 @option("--resume", action="store_true", help="continue the run in --out")
 @option("--seeds", type=int, default=1, help="train with this many seeds and summarise")
+@option("--sweep", metavar="NAME=V,V", help="a run for each value of a setting, such as "
+        "lr=2e-5,5e-5,1e-4, in --out; the table says which is best on dev")
+@option("--find-lr", action="store_true", help="train nothing: try growing learning rates for some "
+        "tens of steps, and suggest one")
 @reading_options
 @option("--scale", nargs=2, type=float, metavar=("LOW", "HIGH"), help="range of the scores")
 @settings_options
@@ -67,6 +71,8 @@ def finetune(args: argparse.Namespace) -> Result | None:
     from minibert.training.seeds import several
 
     settings = None if args.resume else settings_of(args)
+    if settings and (args.find_lr or args.sweep):
+        return None if rank() else search(args, settings)
     try:
         if args.seeds > 1 and settings:
             value = several(settings, args.out, args.seeds, say=tell)
@@ -79,6 +85,42 @@ def finetune(args: argparse.Namespace) -> Result | None:
         return None
     text = seeds_text if "mean" in value else finetune_text
     return Result({"out": args.out, **value}, text, passed=not failed(value))
+
+
+def search(args: argparse.Namespace, settings) -> Result:
+    """``--find-lr`` or ``--sweep``."""
+    from minibert.training.search import find_lr, sweep, values_of
+
+    if args.find_lr:
+        picture = str(Path(args.out) / "find-lr.svg")
+        return Result({**find_lr(settings, picture, say=tell), "picture": picture}, rates_text)
+    name, values = values_of(args.sweep)
+    found = sweep(settings, name, values, args.out, seeds=args.seeds, say=tell)
+    return Result(found, sweep_text, passed=found["best"] is not None)
+
+
+def rates_text(value: dict) -> str:
+    """The loss at every fourth rate, the suggestion, and where the curve is."""
+    rows = ((f"{r['lr']:.1e}", r["loss"], r["smoothed"]) for r in value["rates"][3::4])
+    found = value["suggestion"]
+    said = "no rate lowered the loss: more or other data, or a larger batch, may help"
+    if found:
+        recipe, near = value["recipe"], f"{found / 2:g},{found:g},{found * 2:g}"
+        said = f"try --recipe {recipe} --lr {found:g}, or compare: --sweep lr={near}"
+    return f"{table([('lr', 'loss', 'smoothed'), *rows])}\n{value['picture']}: the curve\n{said}"
+
+
+def sweep_text(value: dict) -> str:
+    """A row for each value, then the best."""
+    name = value["setting"]
+    rows = [
+        (str(row[name]), "diverged" if row["score"] is None else f"{row['score']:.4f}",
+         "" if row["sd"] is None else f"(sd {row['sd']:.4f})", row["out"])
+        for row in value["rows"]
+    ]  # fmt: skip
+    best = next((row for row in value["rows"] if row[name] == value["best"]), None)
+    said = f"best: {name} {best[name]}, in {best['out']}" if best else "all have diverged"
+    return f"{table([(name, value['measure'], '', ''), *rows])}\n{said}"
 
 
 def settings_of(args: argparse.Namespace):

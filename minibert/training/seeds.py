@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import statistics
 import warnings
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from minibert.io.files import write_json
+from minibert.io.files import read_json, write_json
 from minibert.sentence_encoder import SentenceEncoder
 from minibert.training import data, metrics
 from minibert.training.data import Say, silent
@@ -27,9 +29,7 @@ def several(settings: Settings, out: str | Path, seeds: int, *, say: Say = silen
     part, best = "test" if settings.test else "dev", task_class(settings.task).best
     runs = []
     for seed in range(settings.seed, settings.seed + seeds):
-        where = Path(out) / f"seed-{seed}"
-        begun = (where / "run" / "settings.json").exists()
-        result = finetune(settings.replace(seed=seed), where, resume=begun, say=say)
+        result = begin_or_resume(settings.replace(seed=seed), Path(out) / f"seed-{seed}", say)
         runs.append({"seed": seed, **result["after"]})
         say(f"seed {seed}: {part} {best} {runs[-1][f'{part}_{best}']:.4f}")
     scores = [run[f"{part}_{best}"] for run in runs]
@@ -45,6 +45,24 @@ def several(settings: Settings, out: str | Path, seeds: int, *, say: Say = silen
         summary["failed"] = sum(score <= found["majority class"] for score in scores)
     write_json(Path(out) / "seeds.json", summary)
     return summary
+
+
+def begin_or_resume(settings: Settings, out: Path, say: Say) -> dict:
+    """`finetune`; a run that stands in ``out`` is resumed, or not repeated if it is finished.
+
+    Raises:
+        ValueError: that run has other settings.
+    """
+    path = out / "run" / "settings.json"
+    if path.exists():
+        asked = json.loads(json.dumps(dataclasses.asdict(settings)))
+        before = read_json(path)
+        chosen = (None, "auto")  # by the recipe, in the run
+        if other := [n for n, v in asked.items() if v not in chosen and v != before.get(n)]:
+            raise ValueError(
+                f"{out} holds a run with another {', '.join(other)}; name another directory"
+            )
+    return finetune(settings, out, resume=path.exists(), say=say)
 
 
 def baselines(settings: Settings) -> dict[str, float]:
