@@ -26,8 +26,8 @@ NAMES = {
     "entailment_judgment",
     "labels": "labels label categories classes",
     "score": "score similarity similarity_score relatedness_score label labels rating target",
-    "tokens": "tokens words",
-    "tags": "tags ner_tags pos_tags labels",
+    "tokens": "tokens words word",
+    "tags": "tags ner_tags pos_tags labels tag",
     "question": "question query",
     "context": "context passage paragraph",
     "answers": "answers answer answer_text",
@@ -39,12 +39,13 @@ PAIRS = (("question", "sentence"), ("question", "passage"), ("#1 string", "#2 st
 MISSING = ("n/a", "na", "nan", "null", "#n/a", "<na>", "-", "-100")  # as a label: there is none
 TEXTS = ("text", "pair", "negative")
 COLA = ["source", "label", "mark", "text"]  # GLUE's CoLA, the one file there without a header
-WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+")  # of Chinese: a character
+CHINESE = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # and Japanese and Korean
+WORD = re.compile(rf"[{CHINESE}]|[^\s{CHINESE}]+")  # where no spaces are written: a character
 
 
 def words(text: object) -> int:
-    """About how many words a text has."""
-    return len(WORD.findall(str(text)))
+    """About how many words a text has; what has no letter in it, such as a date, is none."""
+    return sum(any(map(str.isalpha, word)) for word in WORD.findall(str(text)))
 
 
 def is_number(cell: object) -> bool:
@@ -78,7 +79,7 @@ class Content(NamedTuple):
     @property
     def text(self) -> bool:
         """Whether it has texts."""
-        return self.rows > 0 and not self.numbers and not self.few
+        return self.words >= 0.5 and not self.numbers and not self.few
 
 
 def content(cells: Sequence[Any]) -> Content:
@@ -226,6 +227,7 @@ def match_columns(
             return by_name(COLA, ["text", "label"])
     positions |= by_name(names, roles, list(positions.values()))
     missing = [role for role, needed in wanted.items() if needed and role not in positions]
+    refuse_swapped(names, cells, positions, [role for role in roles if role in positions])
     if not missing:
         return {role: positions[role] for role in wanted if role in positions}
     free = {i: content(cells(i)) for i in range(len(names)) if i not in positions.values()}
@@ -237,6 +239,8 @@ def match_columns(
     may = [role for role in TEXTS if role in wanted and role not in positions]
     may = lacking if "text" in positions else may
     texts = [i for i, column in free.items() if column.text]
+    longer = [i for i in texts if free[i].words >= 2]  # no names of users
+    texts = longer if len(longer) >= len(lacking) else texts
     if lacking and len(lacking) <= len(texts) <= len(may):
         found = dict(zip(may, texts, strict=False))
         positions |= found
@@ -252,6 +256,26 @@ def match_columns(
             f"--columns {missing[0]}={names[0]}"
         )
     return {role: positions[role] for role in wanted if role in positions}
+
+
+def refuse_swapped(
+    names: Sequence[str], cells: Callable[[int], Sequence[Any]], positions: Mapping[str, int],
+    found: Sequence[str],
+) -> None:  # fmt: skip
+    """Look at what is in a text and a label that were found by their names.
+
+    Raises:
+        ValueError: the label has texts, and the text has few values.
+    """
+    if not {"text", "label"} <= set(found):
+        return
+    text, label = content(cells(positions["text"])), content(cells(positions["label"]))
+    if text.few and label.text and label.words > text.words:
+        name, other = names[positions["text"]], names[positions["label"]]
+        raise ValueError(
+            f"{other!r} has texts and {name!r} has {len(text.counts)} values: the names are "
+            f"swapped. Correct them, or say --columns text={other} label={name}"
+        )
 
 
 def by_content(

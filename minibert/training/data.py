@@ -398,9 +398,10 @@ def refuse_a_class_for_every_row(train: Sequence[Example]) -> None:
         ValueError: every row has a class of its own.
     """
     labels = [example.values["label"] for example in train if "label" in example.values]
-    if len(labels) >= 5 and len(set(labels)) == len(labels):
+    n = len(set(labels))
+    if n >= 5 and (n == len(labels) or (2 * n > len(labels) and content(labels).words >= 5)):
         raise ValueError(
-            f"{train[0].where} and so on: {len(labels)} rows with a class each, such as "
+            f"{train[0].where} and so on: {len(labels)} rows and {n} classes, such as "
             f"{shown(labels[0])!r}; is another column the label? Name it, as in --columns label=2"
         )
 
@@ -458,6 +459,9 @@ def check(train: Sequence[Example], dev: Sequence[Example] = ()) -> list[str]:
     if train and "label" in train[0].values:
         counts, tested = count_classes(train), count_classes(dev or train)
         remarks |= {
+            "there is nothing to learn, as all training rows have the class": (
+                [*counts] if len(counts) == 1 else []
+            ),
             "classes with a single training example": [n for n in counts if counts[n] == 1],
             "classes without any training example": [n for n in tested if n not in counts],
             "classes missing from the development data": [n for n in counts if n not in tested],

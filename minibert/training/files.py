@@ -28,6 +28,9 @@ MARKS = {  # the byte order marks, the longest first: only with one is an encodi
 }  # fmt: skip
 DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 WORDS = (".conll", ".iob", ".iob2", ".iob1", ".bio")  # a word and its tags a line
+OTHERS = dict.fromkeys((".xlsx", ".xls", ".ods"), 'save it as "CSV UTF-8"') | {
+    ".parquet": 'pandas writes what is read by to_json("a.jsonl", orient="records", lines=True)'
+}
 HEADER = ("word", "words", "token", "tokens"), ("tag", "tags", "label", "ner", "ner_tags")
 LABEL = "__label__"  # fastText's mark
 LONGEST_CELL = 20  # lines; a quoted cell over more has probably lost its closing quote
@@ -78,14 +81,15 @@ def read_table(
     if kind in WORDS and words is False:
         raise ValueError(f"{file}: a {kind} file has a word and its tag a line, for task tokens")
     if kind not in (".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".ndjson", *WORDS):
+        instead = OTHERS.get(kind, "rename the file to what it is")
         raise ValueError(
             f"{file}: .csv, .tsv, .jsonl, .json, .txt (and .gz of these) is read, for task tokens "
-            f".conll and .iob2 too, not {kind or 'no suffix'!r}; rename the file to what it is"
+            f".conll and .iob2 too, not {kind or 'no suffix'!r}; {instead}"
         )
     text = text_of(file)
-    if kind in (".jsonl", ".ndjson"):
+    if kind in (".jsonl", ".ndjson") and not text.lstrip().startswith("["):
         return read_jsonl(numbered(text))
-    if kind == ".json":
+    if kind in (".json", ".jsonl", ".ndjson"):
         return read_json(file, text)
     if kind in WORDS or (words is None and kind in (".txt", ".tsv") and in_columns(text)):
         return read_words(file, text)
@@ -172,19 +176,20 @@ def read_csv(file: Path, text: str, delimiter: str | None) -> Table:
             begin = end + 1
     except csv.Error as error:
         raise ValueError(
-            f"{file.name}, line {begin}: {error}; is a quote not closed, or is the delimiter "
-            f"not {chosen!r} (--delimiter)?"
+            f"{file.name}, line {begin}: {error}; is a quote not closed, or in a text and "
+            f"not written twice, or is the delimiter not {chosen!r} (--delimiter)?"
         ) from None
     if first.startswith("sep="):
         rows = rows[1:]
-    return even(Table(None, rows, remarks))
+    return even(Table(None, rows, remarks), f"; a {chosen!r} in a text needs quotes around it")
 
 
 def csv_rows(text: str, delimiter: str) -> Iterator[tuple[list[str], int]]:
     """The cells of each row, and its last line; a cell may be of any length."""
     before = csv.field_size_limit(2**31 - 1)
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True,
+                            skipinitialspace=True)  # fmt: skip
         for cells in reader:
             yield cells, reader.line_num
     finally:
@@ -230,13 +235,15 @@ def read_tsv(text: str) -> Table:
     return table
 
 
-def even(table: Table) -> Table:
-    """Take out the rows that have not as many columns as most."""
+def even(table: Table, hint: str = "") -> Table:
+    """Take out the rows that have not as many columns as most; ``hint``: if they have more."""
     counts = Counter(len(cells) for _, cells in table.rows if cells)
     width = max(counts, key=counts.get, default=0)
     odd = [(n, cells) for n, cells in table.rows if cells and len(cells) != width]
     table.rows = [row for row in table.rows if len(row[1]) in (0, width)]
-    table.problems += [(n, f"{columns(len(cells))}, not {width}") for n, cells in odd]
+    for n, cells in odd:
+        what = f"{columns(len(cells))}, not {width}"
+        table.problems.append((n, what + hint * (len(cells) > width)))
     return table
 
 
@@ -319,6 +326,12 @@ def read_words(file: Path, text: str) -> Table:
             if sentence and whole:  # half a sentence is no example
                 table.rows.append((start, [list(c) for c in zip(*sentence, strict=True)]))
             sentence, start, whole = [], 0, True
+    tags = [tag for _, row in table.rows for tag in row[-1]]
+    if width > 1 and len(tags) >= 10 and 2 * len(set(tags)) > len(tags):
+        raise ValueError(
+            f"{file}: {len(set(tags))} different tags for {len(tags)} words, such as {tags[:3]}; a "
+            "word and its tag a line are needed, and a blank line after a sentence"
+        )
     if comments:
         table.remarks.append(f"{len(comments)} comments left out ({lines(comments)})")
     name_columns(table, width)

@@ -125,7 +125,7 @@ def test_remarks():
         "missing from the development data: 2 (x, y)",
     )  # fmt: skip
     assert all(map(str.endswith, remarks, expected)) and len(remarks) == len(expected)
-    assert data.check(labelled(("a", "x"), ("b", "x")), labelled(("c", "x"))) == []
+    assert data.check(labelled("ax", "bx", "cy", "dy"), labelled("ex", "fy")) == []
 
 
 def scored(*scores):

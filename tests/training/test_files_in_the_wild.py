@@ -163,9 +163,31 @@ def test_two_columns_that_may_be_the_label_are_asked_about(tmp_path):
 
 def test_a_class_for_every_row_is_refused():
     rows = [data.Example({"text": "a", "label": f"text {i}"}, f"a.csv, line {i}") for i in range(6)]
-    with pytest.raises(ValueError, match=r"6 rows with a class each, such as 'text 0'.*--columns"):
+    with pytest.raises(ValueError, match=r"6 rows and 6 classes, such as 'text 0'.*--columns"):
         data.refuse_a_class_for_every_row(rows)
     data.refuse_a_class_for_every_row([*rows, rows[0]])
+    long = [row._replace(values={"label": f"a text as label, not a class {i}"}) for i, row in
+            enumerate(rows)]  # fmt: skip
+    with pytest.raises(ValueError, match="7 rows and 6 classes"):
+        data.refuse_a_class_for_every_row([*long, long[0]])
+    assert "nothing to learn" in data.check([rows[0], rows[0]])[0]
+
+
+def test_names_that_are_swapped(tmp_path):
+    with pytest.raises(ValueError, match="'label' has texts and 'text' has 2 values"):
+        read(tmp_path / "a.csv", "label,text\n" + table(OPINIONS), CLASSIFY)
+    columns = {"text": "label", "label": "text"}
+    content = "label,text\n" + table(OPINIONS)
+    assert both(read(tmp_path / "a.csv", content, CLASSIFY, columns=columns)[0]) == OPINIONS
+
+
+@pytest.mark.parametrize(
+    "other", ["2020-01-{}", "user_{}", "3f2a-{}-77", "{}", "{}.5", "https://a.b/{}"]
+)
+def test_what_is_no_text_is_not_taken_for_one(tmp_path, other):
+    rows = [(text, other.format(i), label) for i, (text, label) in enumerate(OPINIONS)]
+    found, said = read(tmp_path / "a.csv", "comment,x,tone\n" + table(rows), CLASSIFY)
+    assert both(found) == OPINIONS and "not used: 'x'" in said
 
 
 # --------------------------------------------------------------------------------------- values
@@ -196,7 +218,8 @@ def test_many_bad_rows_are_told_in_one_message(tmp_path):
     content = "text,label\n,x\na,\na,N/A\na,b,c\na,x\n" + ",y\n" * 30
     with pytest.raises(ValueError) as error:
         read(tmp_path / "a.csv", content, CLASSIFY)
-    for part in ("34 of 35 rows", "3 columns, not 2 (line 5)", "the label is empty (line 3)",
+    for part in ("34 of 35 rows", "3 columns, not 2; a ',' in a text needs quotes around it (line",
+                 "the label is empty (line 3)",
                  "(line 4: 'N/A')", "the text is empty (lines 2, 7, 8,", "and 11 more)",
                  "--skip-incomplete"):  # fmt: skip
         assert part in str(error.value)
@@ -270,6 +293,8 @@ def test_delimiters_that_are_not_certain_or_rare(tmp_path):
         assert both(found) == [("a", "b")]
     with pytest.raises(ValueError, match="one character, or tab"):
         read(tmp_path / "c.csv", "a\tb\n", CLASSIFY, delimiter="||")
+    found, _ = read(tmp_path / "e.csv", 'text, label\n"a, b", "x"\n', CLASSIFY)
+    assert both(found) == [("a, b", "x")]
     with pytest.raises(ValueError, match=r"a.csv, line 1: .*quote.*--delimiter"):
         read(tmp_path / "a.csv", '"a"x\n', CLASSIFY)
     found, _ = read(tmp_path / "d.csv", "sep=;\ntext;label\na,b;x\n", CLASSIFY)
@@ -278,7 +303,7 @@ def test_delimiters_that_are_not_certain_or_rare(tmp_path):
 
 def test_unequal_rows_are_refused_whatever_the_delimiter(tmp_path):
     content = table([("text", "label"), *OPINIONS], ";") + "one;two;three\n"
-    with pytest.raises(ValueError, match=r"3 columns, not 2 \(line 14\)"):
+    with pytest.raises(ValueError, match=r"3 columns, not 2; a ';' in a text needs .*\(line 14\)"):
         read(tmp_path / "a.csv", content, CLASSIFY)
     with pytest.raises(ValueError, match="its first row has 1 column, not 2 as below; remove it"):
         read(tmp_path / "a.csv", "Survey\n" + table(OPINIONS), CLASSIFY, skip_incomplete=True)
@@ -375,6 +400,12 @@ def test_conll_lines_that_do_not_fit(tmp_path):
         read(tmp_path / "a.conll", content, WORDS)
     found, _ = read(tmp_path / "a.conll", content, WORDS, skip_incomplete=True)
     assert [example.values["tokens"] for example in found] == [["d"]]
+    prose = "".join(f"the day {i} was fine {i}\n" for i in range(12))
+    with pytest.raises(ValueError, match="12 different tags for 12 words"):
+        read(tmp_path / "a.txt", prose, WORDS)
+    words = "Sentence #,Word,Tag\n1,Berlin,B-LOC\n,is,O\n"
+    with pytest.raises(ValueError, match="a list is needed: in jsonl, or a word a line in CoNLL"):
+        read(tmp_path / "a.csv", words, WORDS)
     with pytest.raises(ValueError, match="for task tokens"):
         read(tmp_path / "a.conll", content, CLASSIFY)
     with pytest.raises(ValueError, match=r"not as many tags as tokens \(line 1: '2 tokens'\)"):
@@ -447,6 +478,8 @@ def test_keys_that_only_some_rows_have(tmp_path):
     assert "no key 'note' in 1 rows (line 2)" in said
     found, _ = read(tmp_path / "a.json", content, CLASSIFY)  # an object a line, named otherwise
     assert both(found) == [("a", "x"), ("b", "y")]
+    listed = json.dumps([{"text": "a", "label": "x"}], indent=1)
+    assert both(read(tmp_path / "a.jsonl", listed, CLASSIFY)[0]) == [("a", "x")]
     with pytest.raises(ValueError, match="orient="):
         read(tmp_path / "a.json", '{"text": {"0": "a"}, "label": {"0": "x"}}', CLASSIFY)
 
