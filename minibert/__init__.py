@@ -19,9 +19,12 @@ if TYPE_CHECKING:  # for editors; at run time a name is imported when it is firs
     from minibert.sentence_encoder import SentenceEncoder
     from minibert.similarity import cosine_similarity, key_sentences, paraphrases, search
     from minibert.tokenization.tokenizer import BertTokenizer
+    from minibert.training.api import finetune
+    from minibert.training.inference import Answerer, Classifier, FineTuned, TokenTagger
 
 __version__ = "0.1.0"
 __all__ = [
+    "Answerer",
     "BertConfig",
     "BertForMaskedLM",
     "BertForNextSentencePrediction",
@@ -31,8 +34,12 @@ __all__ = [
     "BertForTokenClassification",
     "BertModel",
     "BertTokenizer",
+    "Classifier",
+    "FineTuned",
     "SentenceEncoder",
+    "TokenTagger",
     "cosine_similarity",
+    "finetune",
     "key_sentences",
     "paraphrases",
     "search",
@@ -43,6 +50,8 @@ HOMES = {
     "BertModel": "model",
     "SentenceEncoder": "sentence_encoder",
     **dict.fromkeys(("cosine_similarity", "key_sentences", "paraphrases", "search"), "similarity"),
+    **dict.fromkeys(("FineTuned", "Classifier", "TokenTagger", "Answerer"), "training.inference"),
+    "finetune": "training.api",
 }  # all others: heads
 
 

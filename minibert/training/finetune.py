@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import os
 import platform
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -46,12 +47,14 @@ from minibert.training.tasks.pairs import Similarity
 
 
 def finetune(
-    settings: Settings | None, out: str | os.PathLike, *, resume: bool = False, say: Say = silent
-) -> dict:
+    settings: Settings | Mapping[str, object] | None, out: str | os.PathLike, *,
+    resume: bool = False, say: Say = silent,
+) -> dict:  # fmt: skip
     """Fine-tune and write ``out``: the model, and in ``out/run`` settings, log, metrics and curves.
 
     Args:
-        settings: what to do; with ``resume`` they are read from ``out``, and these are ignored.
+        settings: what to do; with ``resume`` they are read from ``out``, and if some are given
+            (`Settings`, or a dict of those that matter) they must be the same.
         out: a directory; ``out/run/metrics.json`` says that the run is finished.
         resume: continue the run in ``out``.
         say: gets a line of text whenever something happens.
@@ -64,8 +67,18 @@ def finetune(
         Diverged: loss or gradients became NaN; the last checkpoint stands.
         KeyboardInterrupt: Ctrl-C; the run was saved before.
     """
-    out, here = Path(out), Path(out) / "run"
+    out = Path(out)
     settings = settings_of(out, settings, resume)
+    try:
+        return whole_run(settings, out, resume, say)
+    except BaseException:
+        tidy(out)
+        raise
+
+
+def whole_run(settings: Settings, out: Path, resume: bool, say: Say) -> dict:
+    """`finetune`, once it is certain that ``out`` is ours."""
+    here = out / "run"
     if resume and (here / "metrics.json").exists():
         say(f"{out} is finished already")
         return clear(here)
@@ -116,19 +129,53 @@ def finetune(
 # ---------------------------------------------------------------------------------- before training
 
 
-def settings_of(out: Path, settings: Settings | None, resume: bool) -> Settings:
-    """The settings of the run in ``out``, or those of a new one if there is none."""
+def settings_of(out: Path, settings: Settings | Mapping | None, resume: bool) -> Settings:
+    """The settings of the run in ``out``, or those of a new one if there is none.
+
+    Raises:
+        ValueError: ``out`` is taken, or its run has other settings than those given.
+    """
+    if not resume:
+        refuse_what_is_there(out)
+        return settings
     path = out / "run" / "settings.json"
-    if resume:
-        if not path.exists():
-            raise FileNotFoundError(f"{path.parent} holds no run that could be resumed; start one")
-        return Settings(**read_json(path))
-    if path.exists():
+    if not path.exists():
+        raise FileNotFoundError(f"{path.parent} holds no run that could be resumed; start one")
+    begun = read_json(path)
+    if isinstance(settings, Settings):
+        plain = {field.name: field.default for field in dataclasses.fields(settings)}
+        settings = {k: v for k, v in vars(settings).items() if v != plain[k]}
+    asked = json.loads(json.dumps(settings or {}))  # of a tuple a list
+    if other := [name for name, value in asked.items() if begun.get(name) != value]:
+        told = ", ".join(f"{name} {begun.get(name)!r} (not {asked[name]!r})" for name in other)
+        raise ValueError(
+            f"the run in {out} was begun with {told}, and is continued so: leave these out, or "
+            "start a new run in another directory"
+        )
+    return Settings(**begun)
+
+
+def tidy(out: Path) -> None:
+    """Remove what a run has left that had not begun: it would be in the way of the next."""
+    if (out / "run").is_dir() and not (out / "run" / "settings.json").exists():
+        remove(out / "run")
+        with contextlib.suppress(OSError):  # not empty, or a link
+            out.rmdir()
+
+
+def refuse_what_is_there(out: Path) -> None:
+    """Refuse a directory in which something stands already.
+
+    Raises:
+        ValueError: a run, or somebody's files.
+    """
+    if (out / "run" / "settings.json").exists():
         raise ValueError(
             f"{out} already holds a run; continue it (--resume), name another directory, or "
-            f"remove {path.parent}"
+            f"remove {out / 'run'}"
         )
-    return settings
+    if out.exists() and (not out.is_dir() or any(path.name != "run" for path in out.iterdir())):
+        raise ValueError(f"{out} exists already and is no run; name another directory")
 
 
 def read_data(settings: Settings, say: Say) -> dict[str, list[data.Example]]:

@@ -1,17 +1,24 @@
-"""A fine-tuned model in use: predict, evaluate, blend. Its directory says what it is for."""
+"""A fine-tuned model in use: predict, evaluate, blend. Its directory says what it is for.
+
+`FineTuned` predicts for texts in Python, whatever the task; `Classifier`, `TokenTagger` and
+`Answerer` are the same for one kind of task each.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
 from torch import nn
 
 from minibert.config import BertConfig
 from minibert.io.directory import open_directory
 from minibert.io.files import atomic_directory, write_text
 from minibert.model import BertModel
+from minibert.sentence_encoder import best_device
 from minibert.training import data
 from minibert.training.adapt import blend, encoder_of
 from minibert.training.plots import curves
@@ -47,6 +54,125 @@ def load(name_or_path: AnyPath) -> tuple[Task, nn.Module]:
     raise ValueError(f"{directory} has {name}; what `minibert finetune` has written is needed")
 
 
+class FineTuned:
+    """A fine-tuned model and its task.
+
+    >>> model = FineTuned.from_pretrained("my-model")
+    >>> model.predict(["a good film", "an awful song"])
+    [{'label': 'good', 'probability': 0.98}, {'label': 'bad', 'probability': 0.97}]
+    """
+
+    tasks: ClassVar[tuple[str, ...]] = ()  # names in TASKS; none = all
+
+    def __init__(self, task: Task, model: nn.Module) -> None:
+        allowed = tuple(map(task_class, self.tasks))
+        if allowed and not isinstance(task, allowed):
+            raise ValueError(
+                f"{type(self).__name__} is for {' and '.join(self.tasks)}, but this model was "
+                f"trained for {type(task).__name__}; FineTuned opens any"
+            )
+        self.task, self.model = task, model
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: AnyPath, *, device: str = "auto") -> FineTuned:
+        """Open what a fine-tuning has written, here or on the hub.
+
+        Raises:
+            ValueError: it was trained for something else, or is unfinished.
+        """
+        task, model = load(name_or_path)
+        return cls(task, model.to(best_device(device)).eval())
+
+    def predict(self, inputs: str | Iterable) -> list[dict]:
+        """What the model says about each input, as `minibert predict` does.
+
+        Args:
+            inputs: texts; or, where the task takes two, (text, pair) or (question, context); or
+                dicts with these names. Of a token tagger also lists of words.
+
+        Returns:
+            A dict for each: label and probability; or score; or entities with their place in the
+            text (of a list of words: tags); or answer and the best few.
+        """
+        return self.answers(self.examples(inputs))
+
+    def examples(self, inputs: str | Iterable) -> list[data.Example]:
+        """The inputs with the names of their roles.
+
+        Raises:
+            TypeError, ValueError: an input is none that the task takes, or unlike the first.
+        """
+        rows = enumerate([inputs] if isinstance(inputs, str) else inputs, 1)
+        found = [data.Example(self.values(row, n), f"row {n}", n) for n, row in rows]
+        for example in found:
+            if example.values.keys() != found[0].values.keys():
+                raise ValueError(
+                    f"{example.where} has {', '.join(example.values)}, but row 1 "
+                    f"{', '.join(found[0].values)}; predict for them apart"
+                )
+        return found
+
+    def values(self, row: Any, number: int) -> dict[str, Any]:
+        """Role → value of one input."""
+        roles = self.task.inputs_in_use()
+        names = [role.rstrip("?") for role in roles]
+        required = [role for role in roles if not role.endswith("?")] or ["text"]
+        if isinstance(row, Mapping):
+            values = {name: row[name] for name in names if row.get(name) is not None}
+        elif "tokens" in names:
+            values = {"text": row} if isinstance(row, str) else {"tokens": row}
+        else:
+            cells = row if isinstance(row, (list, tuple)) else [row]
+            values = dict(zip(names, cells, strict=False)) if len(cells) <= len(names) else {}
+        if not values or ("tokens" not in values and not {*required} <= values.keys()):
+            raise ValueError(
+                f"row {number} is {row!r:.60}; needed: {', '.join(required)}, possible: "
+                f"{', '.join(names)}"
+            )
+        for name, value in values.items():
+            parts = value if name == "tokens" else [value]
+            if not all(isinstance(part, str) for part in parts):
+                raise TypeError(f"row {number}: {name} is {value!r:.60}; text is needed")
+        return values
+
+    def answers(self, examples: Sequence[data.Example]) -> list[dict]:
+        """What the model says about some examples."""
+        if not examples:
+            return []
+        predictions, _ = self.task.predict(self.model, self.task.encode(examples))
+        both = zip(predictions, examples, strict=True)
+        return [self.task.answer(prediction, example) for prediction, example in both]
+
+
+class Classifier(FineTuned):
+    """Which class, or which classes, has a text or a pair of texts?"""
+
+    tasks = ("classify", "multilabel")
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes."""
+        return list(self.task.classes)
+
+    def predict_proba(self, inputs: str | Iterable) -> np.ndarray:
+        """The probability of every class, in the order of ``classes``. Shapes: (n, C)."""
+        if not (examples := self.examples(inputs)):
+            return np.empty((0, len(self.classes)))
+        return np.stack(self.task.predict(self.model, self.task.encode(examples))[0])
+
+
+class TokenTagger(FineTuned):
+    """Which tag has every word; where are the entities of a text?"""
+
+    tasks = ("tokens",)
+
+
+class Answerer(FineTuned):
+    """Where in a context is the answer to a question? Inputs are (question, context)."""
+
+    tasks = ("qa",)
+
+
 def predict_file(
     model: AnyPath, path: AnyPath, columns: Columns = None, say: data.Say = data.silent,
     **reading: object,
@@ -59,15 +185,13 @@ def predict_file(
     Raises:
         ValueError: as `load` and `data.read`.
     """
-    task, network = load(model)
+    model = FineTuned(*load(model))
+    task = model.task
     roles = [*task.inputs_in_use(), *(f"{role}?" for role in task.truth)]  # not looked at
     examples = data.read(path, roles, columns, say, blank=True, **reading)
     examples = [example.without_truth() for example in examples]
-    predictions, _ = task.predict(network, task.encode(examples))
-    return [
-        {**example.values, **task.answer(prediction, example)}
-        for example, prediction in zip(examples, predictions, strict=True)
-    ]
+    both = zip(examples, model.answers(examples), strict=True)
+    return [{**example.values, **answer} for example, answer in both]
 
 
 def evaluate_file(

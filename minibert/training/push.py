@@ -7,11 +7,12 @@ from pathlib import Path
 
 from minibert.training.history import read_run
 
-# What training keeps for itself: checkpoints with the state of an optimizer (ours, and those of
-# other trainers), the best weights so far, files that a killed process left half-written.
+# What training keeps for itself: rows that were given in Python, checkpoints with the state of an
+# optimizer (ours, and those of other trainers), the best weights so far, what a killed process left
+# half-written.
 NEVER = (
-    "run/checkpoint.safetensors", "run/best.safetensors", "checkpoint-*", "optimizer*", "*.tmp-*",
-    ".*", "*/.*",
+    "run/data/*", "run/checkpoint.safetensors", "run/best.safetensors", "checkpoint-*",
+    "optimizer*", "*.tmp-*", ".*", "*/.*",
 )  # fmt: skip
 
 

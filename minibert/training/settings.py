@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,7 @@ class Settings:
     """What a fine-tuning is asked for. The fields explain themselves; data files: ``data.read``.
 
     Raises:
-        ValueError: a value that is not possible; the message says what is.
+        TypeError, ValueError: a value that is not possible; the message says what is.
     """
 
     task: str
@@ -99,6 +100,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        for field in dataclasses.fields(self):
+            value, kinds = getattr(self, field.name), field.type.split(" | ")
+            if type(value) is bool and "bool" not in kinds or not isinstance(value, types(kinds)):
+                allowed, kind = " or ".join(kinds), type(value).__name__
+                raise TypeError(f"{field.name} is {value!r} ({kind}); {allowed} is allowed")
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; one of {list(allowed)}")
@@ -125,6 +131,13 @@ class Settings:
     def replace(self, **changes: object) -> Settings:
         """A copy with some values changed."""
         return dataclasses.replace(self, **changes)
+
+
+def types(names: Sequence[str]) -> tuple[type, ...]:
+    """The types that a value may have, for those in an annotation."""
+    kinds = {"str": (str,), "int": (int,), "float": (float, int), "bool": (bool,), "dict": (dict,),
+             "tuple": (tuple, list), "None": (type(None),)}  # fmt: skip
+    return tuple(kind for name in names for kind in kinds[name.split("[")[0]])
 
 
 def with_recipe(settings: Settings, examples: int, width: int) -> Settings:

@@ -13,8 +13,9 @@ from minibert.training.push import push
 RUN = {"run/settings.json": "{}", "run/log.jsonl": '{"step": 0}\n', "README.md": "# A model\n"}
 METRICS = {"run/metrics.json": '{"after": {}, "remarks": []}'}
 KEPT = (
-    "run/checkpoint.safetensors", "run/best.safetensors", ".model.safetensors.tmp-1", ".git/config",
-    "optimizer.pt", "checkpoint-20/model.safetensors", "run/.log.tmp-3",
+    "run/data/train.jsonl", "run/checkpoint.safetensors", "run/best.safetensors",
+    ".model.safetensors.tmp-1", ".git/config", "optimizer.pt",
+    "checkpoint-20/model.safetensors", "run/.log.tmp-3",
 )  # fmt: skip
 
 
