@@ -21,7 +21,8 @@ def settings_options(parser: argparse.ArgumentParser) -> None:
     from minibert.training.tasks import TASKS
 
     parser.add_argument("task", nargs="?", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
-    parser.add_argument("train", nargs="?", metavar="TRAIN", help="csv, tsv, jsonl or txt")
+    parser.add_argument("train", nargs="?", metavar="TRAIN",
+                        help="training data; the layout for each task is below")
     kinds = {"int": int, "float": float}
     for field in dataclasses.fields(Settings):
         if "help" not in field.metadata:
@@ -65,6 +66,18 @@ def finetune(args: argparse.Namespace) -> Result | None:
     """Train a model on a file; the result opens in transformers and sentence-transformers.
 
     Example: minibert finetune classify train.tsv --dev dev.tsv --recipe small --out my-model
+
+    A row of the data (csv, tsv, jsonl, json; any of them may be gzipped):
+      classify     text label (pair: a second text); or, in a txt: __label__good a fine cup
+      multilabel   text labels: a list in jsonl, a|b in a csv; or: __label__a __label__b a text
+      regression   sentence1 sentence2 score; similarity: the same
+      contrastive  text pair (negative: a text that does not belong)
+      mlm          text; or a txt, a text a line
+      tokens       CoNLL columns (.conll .iob2 .txt): a word and its tag a line, a blank line after
+                   a sentence; or jsonl with two lists: tokens tags
+      qa           SQuAD's json; or question context answers: {"text": [..], "answer_start": [..]}
+    Columns are found by these names, else by what is in them; --columns says it for certain.
+    Rules and examples: notebooks/files.md
     """
     from minibert.io.distributed import rank
     from minibert.training.finetune import finetune as run

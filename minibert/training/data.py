@@ -268,7 +268,7 @@ def one_label(cell: Any) -> str:
     """The label of a row."""
     if isinstance(cell, list):
         if len(cell) > 1:
-            raise Unusable("several labels in a row, where one is wanted", cell)
+            raise Unusable("several labels in a row (for them there is the task multilabel)", cell)
         cell = cell[0] if cell else None
     if is_missing(cell):
         raise Unusable("the label is empty")

@@ -119,3 +119,34 @@ def test_a_run_that_fails_says_so(world, tmp_path, capsys):
     card = (model / "README.md").read_text()
     assert re.search(r"^---\n\n?\*\*Failed: every prediction is the same class", card, re.M)
     assert f"\n{model}: the run has failed, do not use this model; {model}/run: " in out
+
+
+def test_a_messy_file_is_read_as_the_options_say(world, tmp_path, capsys):
+    rows = [line.split("\t") for line in (world / "train.tsv").read_text().splitlines()[1:]]
+    messy = tmp_path / "messy.csv"
+    messy.write_text("".join(f"{label};{text}\n" for text, label in rows) + "N/A;a film\nbad\n")
+    command = ["finetune", "classify", messy, "--base", world / "base", "--epochs", 1,
+               "--max-length", 40]  # fmt: skip
+    _, err = run(capsys, *command, "--out", tmp_path / "model", status=2)
+    n = len(rows)
+    assert f"2 of {n + 2} rows cannot be used: 1 column, not 2 (line {n + 2})" in err
+    assert f"(line {n + 1}: 'N/A')" in err and "--skip-incomplete" in err
+    command += ["--skip-incomplete", "--out", tmp_path / "model"]
+    _, err = run(capsys, *command)
+    assert "the columns are separated by a semicolon" in err
+    assert f"the first row is data: {rows[0][1]!r} also stands below it" in err
+    assert "label = column '1', as seen from its" in err and "left out, as asked for" in err
+    assert f"messy.csv, line 1: text = {rows[0][0]!r}, label = {rows[0][1]!r}" in err
+    settings = json.loads((tmp_path / "model" / "run" / "settings.json").read_text())
+    assert settings["skip_incomplete"] is True and settings["header"] is None
+    model = ("--model", tmp_path / "model")
+    (tmp_path / "new.csv").write_text("cup|x\nmug|y\n")
+    for options, lines in (("--header", 1), ("--no-header", 2)):
+        words = ("--columns", "text=1", "--delimiter", "|", options)
+        out, _ = run(capsys, "predict", tmp_path / "new.csv", *model, *words)
+        assert len(out.splitlines()) == lines
+    _, err = run(capsys, "predict", tmp_path / "new.csv", *model, "--columns", "text=1", status=2)
+    assert "a header? Say --header or --no-header" in err
+    data = ("--data", messy, "--skip-incomplete", "--no-header")
+    out, err = run(capsys, "evaluate", "classify", *model, *data)
+    assert "accuracy" in out and "left out, as asked for" in err
