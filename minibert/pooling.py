@@ -98,7 +98,7 @@ def _real(hidden: Tensor, mask: Tensor | None) -> Tensor:
 
 def _state_at(hidden: Tensor, real: Tensor, column: Tensor) -> Tensor:
     """Return the state in the given column of each row, (B, H); zeros where that is padding."""
-    row = torch.arange(len(hidden), device=hidden.device)
+    row = torch.arange(hidden.shape[0], device=hidden.device)
     return hidden[row, column].masked_fill(~real[row, column, None], 0.0)  # (B, H)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from minibert.cli.common import Result, option, table
 
@@ -54,3 +55,41 @@ def push(args: argparse.Namespace) -> Result:
 def push_text(value: dict) -> str:
     """How many files, and where they are."""
     return f"{value['url']}: {len(value['files'])} files"
+
+
+@option("model", metavar="MODEL", help="directory or hub name, of any model")
+@option("--onnx", required=True, metavar="FILE.onnx", help="file to write")
+def export(args: argparse.Namespace) -> Result:
+    """Write a model as an ONNX file, and compare it with ONNX Runtime if that is installed.
+
+    Example: minibert export my-model --onnx my-model.onnx
+
+    Needs pip install "minibert-torch[onnx]". The inputs are input_ids, attention_mask and
+    token_type_ids, (texts, tokens) each, any number of both. A sentence encoder gives its vectors,
+    pooled (and normalised, if it does that); a model with a head gives its logits. The exit status
+    is 1 if a number is further than 1e-4 from ours.
+    """
+    from minibert.cli.models import load_model
+    from minibert.io.directory import open_directory
+    from minibert.sentence_encoder import SentenceEncoder
+    from minibert.speed.onnx_export import TOLERANCE
+    from minibert.speed.onnx_export import export as to_onnx
+
+    directory = open_directory(args.model)
+    if directory.has("modules.json"):
+        model = SentenceEncoder.from_pretrained(directory, device="cpu", engine="textbook")
+    else:
+        model = load_model(directory)
+    value = {"model": args.model, "onnx": args.onnx, **to_onnx(model, args.onnx)}
+    value["bytes"] = Path(args.onnx).stat().st_size
+    far = max((value["differences"] or {"": 0.0}).values())
+    return Result(value, export_text, passed=far <= TOLERANCE)
+
+
+def export_text(value: dict) -> str:
+    """What was written, and how far each output is from ours."""
+    said = f"{value['onnx']}: {value['bytes'] / 1e6:.1f} MB, gives {', '.join(value['outputs'])}"
+    if value["differences"] is None:
+        return said + "\nnot compared: onnxruntime is not installed"
+    rows = [(name, f"{far:.1e}") for name, far in value["differences"].items()]
+    return f"{said}\n{table([('output', 'largest difference to ONNX Runtime'), *rows])}"
