@@ -125,8 +125,8 @@ def test_a_messy_file_is_read_as_the_options_say(world, tmp_path, capsys):
     rows = [line.split("\t") for line in (world / "train.tsv").read_text().splitlines()[1:]]
     messy = tmp_path / "messy.csv"
     messy.write_text("".join(f"{label};{text}\n" for text, label in rows) + "N/A;a film\nbad\n")
-    command = ["finetune", "classify", messy, "--base", world / "base", "--lr", 1e-3,
-               "--max-length", 40]  # fmt: skip
+    command = ["finetune", "classify", messy, "--dev", world / "dev.tsv",
+               "--base", world / "base", "--lr", 5e-3, "--epochs", 6]  # fmt: skip
     _, err = run(capsys, *command, "--out", tmp_path / "model", status=2)
     n = len(rows)
     assert f"2 of {n + 2} rows" in err and f"1 column, not 2 (line {n + 2})" in err
