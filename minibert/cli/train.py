@@ -83,11 +83,13 @@ def finetune(args: argparse.Namespace) -> Result | None:
     from minibert.training.finetune import finetune as run
     from minibert.training.seeds import several
 
-    settings = None if args.resume else settings_of(args)
-    if settings and (args.find_lr or args.sweep):
+    if args.resume and args.seeds > 1:
+        raise ValueError("several seeds continue by themselves what was stopped: omit --resume")
+    settings = given(args) if args.resume else settings_of(args)
+    if not args.resume and (args.find_lr or args.sweep):
         return None if rank() else search(args, settings)
     try:
-        if args.seeds > 1 and settings:
+        if args.seeds > 1:
             value = several(settings, args.out, args.seeds, say=tell)
         else:
             value = run(settings, args.out, resume=args.resume, say=tell)
@@ -138,14 +140,24 @@ def sweep_text(value: dict) -> str:
 
 def settings_of(args: argparse.Namespace):
     """The settings that the arguments ask for."""
-    import dataclasses
-
     from minibert.training.settings import Settings
 
     if args.task is None or args.train is None:
         raise ValueError("name a task and a training file: minibert finetune TASK TRAIN --out DIR")
+    return Settings(**given(args))
+
+
+def given(args: argparse.Namespace) -> dict:
+    """The settings that were given, whatever the others are."""
+    import dataclasses
+
+    from minibert.training.settings import Settings
+
     names = [field.name for field in dataclasses.fields(Settings)]
-    return Settings(**{name: vars(args)[name] for name in names if name in args})
+    found = {name: vars(args)[name] for name in names if vars(args).get(name) is not None}
+    if args.resume and not args.skip_incomplete:
+        del found["skip_incomplete"]
+    return found
 
 
 def failed(value: dict) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from minibert.io.files import read_text, write_text
+from minibert.io.files import read_text
 from minibert.training import finetune as inner
 from minibert.training.data import Say
 from minibert.training.settings import FILES, Settings
@@ -70,11 +70,8 @@ def finetune(
             if path.exists() and read_text(path) != text:
                 raise ValueError(f"{path.stem} is not what the run began with; start a new run")
         return inner.finetune(given, out, resume=True, say=say)
-    wanted = Settings(**given)
-    inner.refuse_what_is_there(Path(out))
-    for path, text in tables.items():
-        write_text(path, text)
-    return inner.finetune(wanted, out, say=say)
+    tables = {path.name: text for path, text in tables.items()}
+    return inner.finetune(Settings(**given), out, say=say, tables=tables)
 
 
 def as_jsonl(name: str, data: Any, roles: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ A run directory is the finished model with a folder ``run/`` in it:
     metrics.csv              the same as a table, up to the last epoch
     checkpoint.safetensors   while it trains: weights, optimizer, random states, position
     best.safetensors         while it trains: the weights that were best on the dev data
+    lock                     while a process is at work: its number
     metrics.json ...         when it is done
 
 Killed at any moment, a run resumes from its checkpoint to the very same bytes. For that the order
@@ -223,6 +224,44 @@ class Run:
         distributed.wait()
         if self.directory and self.best_epoch:
             self.load(read_safetensors(Path(self.directory, "best.safetensors"))[0])
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file for a while, so that no two processes write to one directory.
+
+    The system lets go of it when the process ends, however it ends. The file holds its number.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b", buffering=0) as file:
+        try:
+            if os.name == "nt":
+                import msvcrt
+
+                file.seek(1 << 20)  # a byte far behind the text, which others may thus read
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:  # a file system without locks has none that could be held
+            if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+                file.seek(0)
+                raise ValueError(
+                    f"process {file.read().decode() or '?'} is training in {path.parents[1]}; wait "
+                    "until it has ended, or name another directory"
+                ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()).encode())
+        try:
+            yield
+        finally:
+            if os.name == "nt":
+                file.close()  # there an open file cannot be removed
+            path.unlink(missing_ok=True)
 
 
 def append(path: Path, line: str) -> None:

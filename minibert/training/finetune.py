@@ -27,12 +27,20 @@ import minibert
 from minibert.io import distributed
 from minibert.io.checkpoint import content_digest
 from minibert.io.directory import open_directory
-from minibert.io.files import atomic_directory, read_json, remove, sha256, write_json, write_text
+from minibert.io.files import (
+    atomic_directory,
+    read_json,
+    read_text,
+    remove,
+    sha256,
+    write_json,
+    write_text,
+)
 from minibert.io.hub import model_card
 from minibert.sentence_encoder import best_device
 from minibert.training import data
 from minibert.training.adapt import adapt, encoder_of, merge_lora, pull_to_start
-from minibert.training.checkpoints import Run
+from minibert.training.checkpoints import Run, locked
 from minibert.training.columns import shown
 from minibert.training.data import Say, silent
 from minibert.training.inference import Evaluation
@@ -48,7 +56,7 @@ from minibert.training.tasks.pairs import Similarity
 
 def finetune(
     settings: Settings | Mapping[str, object] | None, out: str | os.PathLike, *,
-    resume: bool = False, say: Say = silent,
+    resume: bool = False, say: Say = silent, tables: Mapping[str, str] | None = None,
 ) -> dict:  # fmt: skip
     """Fine-tune and write ``out``: the model, and in ``out/run`` settings, log, metrics and curves.
 
@@ -58,6 +66,7 @@ def finetune(
         out: a directory; ``out/run/metrics.json`` says that the run is finished.
         resume: continue the run in ``out``.
         say: gets a line of text whenever something happens.
+        tables: data files to write first, into ``out/run/data``: name → content.
 
     Returns:
         What ``metrics.json`` says: metrics on dev (and test, and general data) before and after.
@@ -68,16 +77,15 @@ def finetune(
         KeyboardInterrupt: Ctrl-C; the run was saved before.
     """
     out = Path(out)
-    settings = settings_of(out, settings, resume)
-    try:
+    with claimed(out, resume):
+        settings = settings_of(out, settings, resume)
+        for name, text in (tables or {}).items():
+            write_text(out / "run" / "data" / name, text)
         return whole_run(settings, out, resume, say)
-    except BaseException:
-        tidy(out)
-        raise
 
 
 def whole_run(settings: Settings, out: Path, resume: bool, say: Say) -> dict:
-    """`finetune`, once it is certain that ``out`` is ours."""
+    """The run itself, in a directory that is ours."""
     here = out / "run"
     if resume and (here / "metrics.json").exists():
         say(f"{out} is finished already")
@@ -133,18 +141,22 @@ def settings_of(out: Path, settings: Settings | Mapping | None, resume: bool) ->
     """The settings of the run in ``out``, or those of a new one if there is none.
 
     Raises:
-        ValueError: ``out`` is taken, or its run has other settings than those given.
+        ValueError: ``out`` has a run already, or its run has other settings than those given.
     """
-    if not resume:
-        refuse_what_is_there(out)
-        return settings
     path = out / "run" / "settings.json"
+    if not resume and path.exists():
+        raise ValueError(
+            f"{out} already holds a run; continue it (--resume), name another directory, or "
+            f"remove {path.parent}"
+        )
+    if not resume:
+        return settings
     if not path.exists():
         raise FileNotFoundError(f"{path.parent} holds no run that could be resumed; start one")
     begun = read_json(path)
     if isinstance(settings, Settings):
-        plain = {field.name: field.default for field in dataclasses.fields(settings)}
-        settings = {k: v for k, v in vars(settings).items() if v != plain[k]}
+        chosen = (None, "auto")  # by the recipe, in the run
+        settings = {k: v for k, v in vars(settings).items() if v not in chosen}
     asked = json.loads(json.dumps(settings or {}))  # of a tuple a list
     if other := [name for name, value in asked.items() if begun.get(name) != value]:
         told = ", ".join(f"{name} {begun.get(name)!r} (not {asked[name]!r})" for name in other)
@@ -155,27 +167,42 @@ def settings_of(out: Path, settings: Settings | Mapping | None, resume: bool) ->
     return Settings(**begun)
 
 
-def tidy(out: Path) -> None:
-    """Remove what a run has left that had not begun: it would be in the way of the next."""
-    if (out / "run").is_dir() and not (out / "run" / "settings.json").exists():
-        remove(out / "run")
-        with contextlib.suppress(OSError):  # not empty, or a link
-            out.rmdir()
-
-
-def refuse_what_is_there(out: Path) -> None:
-    """Refuse a directory in which something stands already.
+@contextlib.contextmanager
+def claimed(out: Path, resume: bool) -> Iterator[None]:
+    """Hold ``out`` for a run. Of a new one that fails before its first step nothing stays.
 
     Raises:
-        ValueError: a run, or somebody's files.
+        ValueError: another process is at work there, or somebody's files are there.
     """
-    if (out / "run" / "settings.json").exists():
-        raise ValueError(
-            f"{out} already holds a run; continue it (--resume), name another directory, or "
-            f"remove {out / 'run'}"
-        )
-    if out.exists() and (not out.is_dir() or any(path.name != "run" for path in out.iterdir())):
-        raise ValueError(f"{out} exists already and is no run; name another directory")
+    here = out / "run"
+    if not resume and out.exists() and not (here / "settings.json").exists():
+        there = [] if not out.is_dir() else [path.name for path in out.iterdir()]
+        if not out.is_dir() or {*there} - {"run", "find-lr.svg"}:
+            raise ValueError(f"{out} exists already and is no run; name another directory")
+    if os.environ.get("RANK", "0") != "0":  # of several processes the first one writes
+        yield
+        return
+    try:
+        with locked(here / "lock"):
+            new = not (here / "settings.json").exists()
+            try:
+                yield
+            except BaseException:
+                if new and not trained(here):
+                    for name in ("settings.json", "versions.json", "log.jsonl", "data"):
+                        remove(here / name)
+                raise
+    finally:
+        for directory in (here / "data", here, out):
+            with contextlib.suppress(OSError):  # it is not empty
+                directory.rmdir()
+
+
+def trained(here: Path) -> bool:
+    """Whether a run has taken a step."""
+    log = here / "log.jsonl"
+    steps = log.exists() and '"norm"' in read_text(log)
+    return steps or (here / "checkpoint.safetensors").exists()
 
 
 def read_data(settings: Settings, say: Say) -> dict[str, list[data.Example]]:

@@ -61,6 +61,8 @@ def test_from_a_file_to_predictions(world, tmp_path, capsys):
     assert not (tmp_path / "wrong").exists()
     _, err = run(capsys, "finetune", "--resume", "--out", model)
     assert "finished already" in err
+    _, err = run(capsys, "finetune", "--resume", "--out", model, "--lr", 2e-3, status=2)
+    assert "begun with lr 0.001 (not 0.002), and is continued so: leave these out" in err
 
 
 def test_blend_writes_and_sweeps(world, tmp_path, capsys):
@@ -91,6 +93,8 @@ def test_seeds_and_the_small_recipe(world, tmp_path, capsys):
 @pytest.mark.parametrize("words, message", [
     (["finetune", "--out", "x"], "name a task and a training file"),
     (["finetune", "classify", "none.csv", "--out", "x"], "none.csv: no such file"),
+    (["finetune", "--resume", "--seeds", "2", "--out", "x"], "omit --resume"),
+    (["finetune", "classify", "a.csv", "--dropout", "2", "--out", "x"], "dropout is 2.0; 0 to 1"),
     (["finetune", "--resume", "--out", "x"], "no run that could be resumed"),
     (["finetune", "classify", "none.csv", "--lr", "0", "--out", "x"], "lr is 0.0"),
     (["blend", "a", "b"], "--out DIR writes"),

@@ -3,6 +3,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import os
 import random
 import signal
@@ -157,6 +158,71 @@ def test_a_finished_run_is_not_done_again_and_never_overwritten(world, tmp_path)
     assert files_of(tmp_path / "run") == before
     with pytest.raises(FileNotFoundError, match="no run"):
         finetune(None, tmp_path / "nothing", resume=True)
+
+
+def test_a_run_continues_as_it_was_begun(world, tmp_path, monkeypatch):
+    undo = stop_at(monkeypatch, 3)
+    wanted = settings(world, "similarity", scale=(0, 5))
+    with pytest.raises(KeyboardInterrupt):
+        finetune(wanted, tmp_path / "run")
+    undo()
+    before = files_of(tmp_path / "run")
+    for other in (wanted.replace(lr=5e-4), {"lr": 5e-4}):
+        with pytest.raises(ValueError, match="begun with lr 0.001 .not 0.0005., and is"):
+            finetune(other, tmp_path / "run", resume=True)
+    assert files_of(tmp_path / "run") == before
+    finetune(wanted, tmp_path / "run", resume=True)  # the same again is no other
+
+
+def test_one_process_at_a_time_and_a_killed_one_holds_nothing(world, tmp_path):
+    wanted, out = settings(world, epochs=200), tmp_path / "out"
+    process = start_process(out, wanted)
+    wait_for_lines(process, out, 3)
+    for again in (False, True):
+        with pytest.raises(ValueError, match=f"process {process.pid} is training in {out}; wait"):
+            finetune(wanted, out, resume=again)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert "saved after step" in process.communicate(timeout=300)[1]
+    assert not (out / "run" / "lock").exists()
+    process = start_process(out, wanted)  # resumed
+    wait_for_lines(process, out, len(log_of(out)) + 1)
+    process.kill()
+    process.wait()
+    assert (out / "run" / "lock").exists(), "what follows would show nothing"
+    with pytest.raises(ValueError, match="already holds a run"):
+        finetune(wanted, out)
+
+
+@pytest.mark.parametrize("wrong, error", [
+    ({"freeze": 99}, ValueError), ({"train": "none.tsv"}, FileNotFoundError),
+    ({}, ArithmeticError),  # at the first step
+])  # fmt: skip
+def test_after_an_error_before_the_first_step_the_corrected_run_begins(
+    world, tmp_path, monkeypatch, wrong, error
+):
+    if not wrong:
+        monkeypatch.setattr(Classification, "criterion", lambda *_: torch.tensor(math.nan))
+        monkeypatch.setattr(torch.Tensor, "backward", lambda loss: None)
+    with pytest.raises(error):
+        finetune(settings(world, **wrong), tmp_path / "out")
+    monkeypatch.undo()
+    assert not (tmp_path / "out").exists()
+    finetune(settings(world), tmp_path / "out")
+
+
+def test_nothing_is_trained_into_a_directory_with_files_of_others(world, tmp_path):
+    for name in ("model", "one.txt"):
+        small.base(tmp_path / name) if name == "model" else (tmp_path / name).write_text("x")
+        before = files_of(tmp_path)
+        with pytest.raises(ValueError, match=f"{name} exists already and is no run; name another"):
+            finetune(settings(world), tmp_path / name)
+        assert files_of(tmp_path) == before
+    (tmp_path / "mine" / "run").mkdir(parents=True)
+    (tmp_path / "mine" / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="freeze is 99"):
+        finetune(settings(world, freeze=99), tmp_path / "mine")
+    assert files_of(tmp_path / "mine").keys() == {"run/notes.txt"}
 
 
 def test_an_unfinished_run_predicts_nothing_and_notices_changed_data(world, tmp_path, monkeypatch):
