@@ -81,7 +81,7 @@ def test_a_sweep_finds_the_best_on_dev_and_is_not_done_twice(wanted, tmp_path):
     before = (tmp_path / "lr-0.001" / "model.safetensors").stat().st_mtime_ns
     assert sweep(wanted, "lr", [1e-6, 1e-3], tmp_path)["rows"] == result["rows"][:2]
     assert (tmp_path / "lr-0.001" / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match="another epochs, seed; name another directory"):
+    with pytest.raises(ValueError, match="begun with epochs 1 .not 2., seed 0 .not 1."):
         sweep(wanted.replace(epochs=2, seed=1), "lr", [1e-6, 1e-3], tmp_path)
 
 
