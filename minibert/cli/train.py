@@ -107,7 +107,7 @@ def search(args: argparse.Namespace, settings) -> Result:
     from minibert.training.search import find_lr, sweep, values_of
 
     if args.find_lr:
-        picture = str(Path(args.out) / "find-lr.svg")
+        picture = f"{args.out}-find-lr.svg"  # --out itself stays free for the run
         return Result({**find_lr(settings, picture, say=tell), "picture": picture}, rates_text)
     name, values = values_of(args.sweep)
     found = sweep(settings, name, values, args.out, seeds=args.seeds, say=tell)

@@ -43,6 +43,7 @@ from minibert.training.adapt import adapt, encoder_of, merge_lora, pull_to_start
 from minibert.training.checkpoints import Run, locked
 from minibert.training.columns import shown
 from minibert.training.data import Say, silent
+from minibert.training.events import event_files, need_tensorboard
 from minibert.training.inference import Evaluation
 from minibert.training.loader import data_loader
 from minibert.training.loop import loop
@@ -90,6 +91,8 @@ def whole_run(settings: Settings, out: Path, resume: bool, say: Say) -> dict:
     if resume and (here / "metrics.json").exists():
         say(f"{out} is finished already")
         return clear(here)
+    if settings.tensorboard:
+        need_tensorboard()
     device = best_device(settings.device)
     distributed.start(device.type)
     say = say if distributed.rank() == 0 else silent
@@ -321,7 +324,8 @@ def train(
             return task.loss(model, batch)
 
     warmup = math.ceil(settings.warmup * plan.steps)
-    with run.interruptible(), narrator(run, plan.steps, say):
+    events = event_files(run) if settings.tensorboard else contextlib.nullcontext()
+    with run.interruptible(), narrator(run, plan.steps, say), events:
         loop(
             run.model, loader, loss, run.optimizer, epochs=len(plan.plan),
             accumulate=settings.accumulate, weight=task.weight, clip=settings.clip,

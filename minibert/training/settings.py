@@ -86,6 +86,7 @@ class Settings:
     seed: int = setting(0, "random seed", 0)
     patience: int | None = setting(None, "early stopping: epochs without improvement", 1)
     checkpoint_every: int = setting(200, "steps between checkpoints", 1)
+    tensorboard: bool = setting(False, "write event files for TensorBoard into OUT/run, too")
 
     freeze: str | int | None = setting(None, "embeddings, encoder, or how many layers to freeze")
     reinit: int | None = setting(None, "re-initialise the pooler and this many top layers", 0)

@@ -61,8 +61,8 @@ def test_find_lr_as_a_command(wanted, tmp_path, capsys):
     status, out, err = command(capsys, *words(wanted), "--out", tmp_path / "x", "--find-lr")
     assert not status, err
     assert "step 80 of 80" in err or "the search ends" in err
-    assert f"{tmp_path}/x/find-lr.svg: the curve" in out and out.count("\n") > 10
-    assert [path.name for path in (tmp_path / "x").iterdir()] == ["find-lr.svg"], "no model"
+    assert f"{tmp_path}/x-find-lr.svg: the curve" in out and out.count("\n") > 10
+    assert [path.name for path in tmp_path.iterdir()] == ["x-find-lr.svg"], "no model"
 
 
 def test_a_sweep_finds_the_best_on_dev_and_is_not_done_twice(wanted, tmp_path):
