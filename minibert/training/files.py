@@ -47,6 +47,7 @@ class Table:
     names: list[str] | None
     rows: list[tuple[int, list]]
     remarks: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     problems: list[tuple[int, str]] = field(default_factory=list)
     unit: str = "line"
 
@@ -159,7 +160,7 @@ def numbered(text: str) -> list[tuple[int, str]]:
 
 def read_csv(file: Path, text: str, delimiter: str | None) -> Table:
     """Cells may be quoted and may then run over several lines; Excel's ``sep=;`` is obeyed."""
-    remarks, first = [], text[:5].lower()
+    remarks, warnings, first = [], [], text[:5].lower()
     if first.startswith("sep=") and text[5:6] in ("\r", "\n"):
         delimiter, text = delimiter or text[4], "\n" + text[5:].lstrip("\r").removeprefix("\n")
     chosen = delimiter or find_delimiter(file, text)
@@ -170,9 +171,7 @@ def read_csv(file: Path, text: str, delimiter: str | None) -> Table:
         for cells, end in csv_rows(text, chosen):
             rows.append((begin, cells))
             if end - begin > LONGEST_CELL:
-                remarks.append(
-                    f"warning: one row runs over lines {begin} to {end}; is a quote not closed?"
-                )
+                warnings.append(f"one row runs over lines {begin} to {end}; is a quote not closed?")
             begin = end + 1
     except csv.Error as error:
         raise ValueError(
@@ -181,7 +180,7 @@ def read_csv(file: Path, text: str, delimiter: str | None) -> Table:
         ) from None
     if first.startswith("sep="):
         rows = rows[1:]
-    return even(Table(None, rows, remarks), f"; a {chosen!r} in a text needs quotes around it")
+    return even(Table(None, rows, remarks, warnings), f"; a {chosen!r} in a text needs quotes around it")
 
 
 def csv_rows(text: str, delimiter: str) -> Iterator[tuple[list[str], int]]:
@@ -228,8 +227,8 @@ def read_tsv(text: str) -> Table:
     quote = '"'
     quoted = [n for n, row in table.rows if any(len(c) > 1 and c[0] == c[-1] == quote for c in row)]
     if quoted:
-        table.remarks.append(
-            f"warning: {lines(quoted)}: cells in quotes; a tsv has no quoting, so the quotes are "
+        table.warnings.append(
+            f"{lines(quoted)}: cells in quotes; a tsv has no quoting, so the quotes are "
             "part of the text. If they are not, name the file .csv"
         )
     return table
@@ -268,8 +267,8 @@ def read_lines(text: str, several: bool, delimiter: str | None) -> Table:
         return table
     table = Table(["text"], [(n, [line] if line.strip() else []) for n, line in rows])
     if len(tabs) == 1 and min(tabs):
-        table.remarks.append(
-            "warning: there is a tab in every line, and each line is read as one text; if these "
+        table.warnings.append(
+            "there is a tab in every line, and each line is read as one text; if these "
             "are columns, name the file .tsv"
         )
     return table

@@ -1,0 +1,120 @@
+"""Values: what a cell is in a row of a role, or why the row cannot be used."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from minibert.training.columns import MISSING, is_number
+
+
+class Unusable(ValueError):
+    """A row cannot be used: what is wrong, and the cell if it helps to see it."""
+
+
+def is_missing(cell: Any) -> bool:
+    """Whether a cell is empty: None, NaN, blank."""
+    return cell is None or cell != cell or (isinstance(cell, str) and not cell.strip())
+
+
+def value(role: str, cell: Any, blank: bool = False) -> Any:
+    """The value of a cell, in the kind its role needs.
+
+    Raises:
+        Unusable: it has none.
+    """
+    if role in ("score", "start"):
+        if not is_number(cell) or isinstance(cell, bool):
+            raise Unusable(f"the {role} is not a number", cell)
+        return int(float(cell)) if role == "start" else float(cell)
+    if role in ("tokens", "tags", "labels"):
+        return listed(role, cell)
+    if role == "label":
+        return one_label(cell)
+    if role == "answers":
+        return cell
+    if is_missing(cell) and not (blank and role == "text"):
+        raise Unusable(f"the {role} is empty")
+    if isinstance(cell, (list, dict)):
+        raise Unusable(f"the {role} is no text", cell)
+    return "" if is_missing(cell) and cell in (None, "") else str(cell)
+
+
+def one_label(cell: Any) -> str:
+    """The label of a row."""
+    if isinstance(cell, list):
+        if len(cell) > 1:
+            raise Unusable("several labels in a row (for them there is the task multilabel)", cell)
+        cell = cell[0] if cell else None
+    if is_missing(cell):
+        raise Unusable("the label is empty")
+    label = str(cell).strip()
+    if label.lower() in MISSING:
+        raise Unusable("the label stands for a missing one", label)
+    return label
+
+
+def listed(role: str, cell: Any) -> list[str]:
+    """The items of a list; it may be written as text, as pandas writes it into a csv."""
+    if isinstance(cell, str) and cell.strip().startswith("["):
+        with contextlib.suppress(ValueError, SyntaxError):
+            cell = ast.literal_eval(cell.strip())
+    if not isinstance(cell, list) or not (cell or role == "labels"):
+        hint = "a list is needed: in jsonl, or a word a line in CoNLL columns"
+        raise Unusable(f"no {role} ({hint})", cell)
+    if any(is_missing(item) or isinstance(item, (list, dict)) or item in (-100, "-100")
+           for item in cell):  # fmt: skip
+        raise Unusable(f"empty {role}, or -100, or lists among them", cell)
+    return [str(item).strip() if role == "labels" else str(item) for item in cell]
+
+
+def split_labels(rows: list, at: int, say: Callable[[str], None]) -> None:
+    """Cut labels that stand in one cell at what separates them, in place."""
+    texts = [cells[at] for _, cells in rows if isinstance(cells[at], str)]
+    texts = [text for text in texts if not text.startswith("[")]
+    separator = next((mark for mark in "|;," if any(mark in text for text in texts)), None)
+    if separator:
+        say(f"the labels of a row are separated by {separator!r}")
+    for _, cells in rows:
+        if cells[at] in texts and not is_missing(cells[at]):
+            cells[at] = cells[at].split(separator) if separator else [cells[at]]
+
+
+def agreeing(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a row that must fit together: a tag for every word, answers in their context.
+
+    Raises:
+        Unusable: they do not.
+    """
+    if "tags" in values and "tokens" in values and len(values["tags"]) != len(values["tokens"]):
+        raise Unusable("not as many tags as tokens", f"{len(values['tokens'])} tokens")
+    if "answers" in values:
+        found = answers_of(values["answers"], values.pop("start", None))
+        for text, start in found or ():
+            if values["context"][start : start + len(text)] != text:
+                raise Unusable("the answer is not at its place in the context", f"{text}, {start}")
+        values["answers"] = found
+    return values
+
+
+def answers_of(cell: Any, start: int | None) -> list[list] | None:
+    """All right answers of a question, [text, start in the context] each; none: it has no answer.
+
+    ``cell``: the one answer that begins at ``start`` (-1: none); or, as the hub's data sets have
+    it, {"text": [...], "answer_start": [...]}; or a list of {"text": ..., "answer_start": ...}, as
+    in SQuAD.
+    """
+    try:
+        if isinstance(cell, dict):
+            cell = list(zip(cell["text"], cell["answer_start"], strict=True))
+        elif isinstance(cell, list):
+            cell = [(a["text"], a["answer_start"]) if isinstance(a, dict) else a for a in cell]
+        elif start == -1 and is_missing(cell):
+            cell = []
+        elif not is_missing(cell):
+            cell = [(cell, start)]
+        return [[str(text), int(start)] for text, start in cell]
+    except (KeyError, TypeError, ValueError):
+        raise Unusable("no answer with its start (-1: the context has none)", cell) from None
