@@ -247,13 +247,14 @@ def match_columns(
         said = ", ".join(f"{role} = column {names[at]!r}" for role, at in found.items())
         say(f"columns of texts, as seen from what is in them: {said}")
         if len(found) > len(lacking):
-            say(f"both are read; to read one alone: --columns text={names[texts[0]]}")
+            say(f"all of them are read; for one alone: --columns text={names[texts[0]]}")
     if missing := [role for role in missing if role not in positions]:
         two = "two texts in a row are needed (for one there is `minibert finetune classify`); "
+        one = "; if these are several, what separates them (--delimiter)?" * (len(names) == 1)
         raise ValueError(
             f"{two if 'pair' in missing else ''}which columns are {', '.join(missing)}? It has "
             f"{names}, such as {[shown(cells(i)[0]) for i in range(len(names))]}; name them, as in "
-            f"--columns {missing[0]}={names[0]}"
+            f"--columns {missing[0]}={names[0]}{one}"
         )
     return {role: positions[role] for role in wanted if role in positions}
 

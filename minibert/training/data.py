@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -201,8 +202,11 @@ def usable(
         if not skip_incomplete or not examples:
             raise ValueError(f"{file}: {told}. Correct them, or leave them out: --skip-incomplete")
         say(f"warning: {file.name}: {told}; left out, as asked for (--skip-incomplete)")
-    for remark in odd(examples, table.unit):
-        say(f"warning: {file.name}: {remark}")
+    try:
+        for remark in odd(examples, table.unit):
+            say(f"warning: {file.name}: {remark}")
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
     return examples
 
 
@@ -235,7 +239,7 @@ def odd(examples: Sequence[Example], unit: str) -> list[str]:
         ValueError: two classes are the same number.
     """
     found: dict[str, list[int]] = defaultdict(list)
-    spelled: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    places: dict[str, list[int]] = defaultdict(list)  # label → lines
     for example in examples:
         texts = [text for role in TEXTS if (text := example.values.get(role))]
         if any(text.strip().lower() in MISSING for text in texts):
@@ -243,20 +247,31 @@ def odd(examples: Sequence[Example], unit: str) -> list[str]:
         if any("\ufffd" in text for text in texts):
             found["broken characters (\ufffd): saved in a wrong encoding"].append(example.line)
         if (label := example.values.get("label")) is not None:
-            spelled[label.casefold()][label].append(example.line)
-    numbers = defaultdict(list)
-    for label in [label for group in spelled.values() for label in group]:
+            places[label].append(example.line)
+        if all(map(is_number, example.values.get("tags", "x"))):
+            found["the tags are numbers; entities need names, such as B-PER"].append(example.line)
+    numbers, looks = defaultdict(list), defaultdict(list)
+    for label, where in places.items():
+        looks[plain(label)].append(f"{label!r} ({lines(where, unit, 5)})")
         if is_number(label):
-            numbers[float(label)].append(label)
-    places = {label: where for group in spelled.values() for label, where in group.items()}
-    for alike in [group for group in numbers.values() if len(group) > 1]:
-        told = " and ".join(f"{label!r} ({lines(places[label], unit)})" for label in alike)
-        raise ValueError(f"the labels {told} are the same number; write them alike")
+            numbers[float(label)].append(f"{label!r} ({lines(where, unit, 5)})")
+        if label.lower() in ("none", "unknown", "?"):
+            found[f"the label {label!r} may stand for a missing one"] = where
+    for alike in numbers.values():
+        if len(alike) > 1:
+            told = " and ".join(alike)
+            raise ValueError(f"the labels {told} are the same number; write them alike")
     remarks = [f"{what} ({lines(where, unit)})" for what, where in found.items()]
-    for alike in [group for group in spelled.values() if len(group) > 1]:
-        told = " and ".join(f"{label!r} ({lines(at, unit, 5)})" for label, at in alike.items())
-        remarks.append(f"labels that differ in case only are different classes: {told}")
+    for alike in looks.values():
+        if len(alike) > 1:
+            remarks.append(f"labels that look alike are different classes: {' and '.join(alike)}")
     return remarks
+
+
+def plain(label: str) -> str:
+    """A label without case, accents' encoding, widths, spacing and invisible characters."""
+    text = unicodedata.normalize("NFKC", label).casefold()
+    return " ".join("".join(c for c in text if unicodedata.category(c) != "Cf").split())
 
 
 # -------------------------------------------------------------------------------------- checking

@@ -128,9 +128,10 @@ def text_of(file: Path) -> str:
     except UnicodeDecodeError as error:
         raise ValueError(how_to_convert(file, data, error)) from None
     if "\0" in text:
+        name = "UTF-16BE" if text.startswith("\0") else "UTF-16LE"
         raise ValueError(
-            f"{file}: zero bytes, as in UTF-16 without its mark; convert the file: iconv -f "
-            f"UTF-16LE -t UTF-8 {file.name} > utf8-{file.name}"
+            f"{file}: zero bytes, as in UTF-16 without its mark; convert the file: iconv -f {name} "
+            f"-t UTF-8 {file.name} > utf8-{file.name}"
         )
     return text if "\n" in text else text.replace("\r", "\n")  # line ends of old Macs
 
@@ -180,7 +181,8 @@ def read_csv(file: Path, text: str, delimiter: str | None) -> Table:
         ) from None
     if first.startswith("sep="):
         rows = rows[1:]
-    return even(Table(None, rows, remarks, warnings), f"; a {chosen!r} in a text needs quotes around it")
+    hint = f"; a {chosen!r} in a text needs quotes around it"
+    return even(Table(None, rows, remarks, warnings), hint)
 
 
 def csv_rows(text: str, delimiter: str) -> Iterator[tuple[list[str], int]]:
@@ -331,6 +333,8 @@ def read_words(file: Path, text: str) -> Table:
             f"{file}: {len(set(tags))} different tags for {len(tags)} words, such as {tags[:3]}; a "
             "word and its tag a line are needed, and a blank line after a sentence"
         )
+    if width > 1 and len(tags) >= 10 and len(set(tags)) == 1:
+        table.warnings.append(f"all words have the tag {tags[0]!r}; another: --columns tags=4")
     if comments:
         table.remarks.append(f"{len(comments)} comments left out ({lines(comments)})")
     name_columns(table, width)

@@ -43,7 +43,8 @@ def value(role: str, cell: Any, blank: bool = False) -> Any:
 
 
 def one_label(cell: Any) -> str:
-    """The label of a row."""
+    """The label of a row; a list of one is that one."""
+    cell = as_list(cell)
     if isinstance(cell, list):
         if len(cell) > 1:
             raise Unusable("several labels in a row (for them there is the task multilabel)", cell)
@@ -56,11 +57,17 @@ def one_label(cell: Any) -> str:
     return label
 
 
-def listed(role: str, cell: Any) -> list[str]:
-    """The items of a list; it may be written as text, as pandas writes it into a csv."""
-    if isinstance(cell, str) and cell.strip().startswith("["):
+def as_list(cell: Any) -> Any:
+    """The list that a cell is, also if it is written as text, as pandas writes it into a csv."""
+    if isinstance(cell, str) and cell.strip().startswith("[") and cell.strip().endswith("]"):
         with contextlib.suppress(ValueError, SyntaxError):
-            cell = ast.literal_eval(cell.strip())
+            return ast.literal_eval(cell.strip())
+    return cell
+
+
+def listed(role: str, cell: Any) -> list[str]:
+    """The items of a list."""
+    cell = as_list(cell)
     if not isinstance(cell, list) or not (cell or role == "labels"):
         hint = "a list is needed: in jsonl, or a word a line in CoNLL columns"
         raise Unusable(f"no {role} ({hint})", cell)

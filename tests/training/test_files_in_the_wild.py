@@ -145,7 +145,7 @@ def test_class_title_description(tmp_path):
     content = "".join(f'"{label}","{title}","{text}"\n' for label, title, text in rows)
     found, said = read(tmp_path / "a.csv", content, CLASSIFY)
     assert [tuple(e.values.values()) for e in found] == [(a, b, label) for label, a, b in rows]
-    assert "both are read; to read one alone: --columns text=2" in said
+    assert "all of them are read; for one alone: --columns text=2" in said
 
 
 def test_columns_that_are_not_needed_are_named(tmp_path):
@@ -199,6 +199,7 @@ def test_what_is_no_text_is_not_taken_for_one(tmp_path, other):
     [
         ("null", "the label is empty"), ('""', "the label is empty"), ("NaN", "the label is empty"),
         ('["a", "b"]', r"several labels in a row \(.* multilabel\)"),
+        ("\"['a', 'b']\"", "several labels in a row .*"),
         ("-100", "the label stands for a missing one"),
         ('"N/A"', "the label stands for a missing one"),
         ('"nan"', "the label stands for a missing one"),
@@ -228,11 +229,13 @@ def test_many_bad_rows_are_told_in_one_message(tmp_path):
 
 def test_one_number_in_two_spellings_and_one_word_in_two(tmp_path):
     content = "text,label\na,1\nb,1.0\nc,1.0\nd,0\n"
-    with pytest.raises(ValueError, match=r"'1' \(line 2\) and '1.0' \(lines 3, 4\).*same number"):
+    with pytest.raises(ValueError, match=r"a.csv: the labels '1' \(line 2\) and '1.0' \(lines 3, 4\).*same number"):
         read(tmp_path / "a.csv", content, CLASSIFY)
-    found, said = read(tmp_path / "b.csv", "text,label\na,Good\nb,good\n", CLASSIFY)
-    assert len(found) == 2
-    assert "warning: b.csv: labels that differ in case only are different classes: 'Good'" in said
+    alike = ("Good", "good"), ("caf\u00e9", "cafe\u0301"), ("a", "\u200ba"), ("a b", "a  b")
+    for one, other in alike:
+        found, said = read(tmp_path / "b.csv", f"text,label\na,{one}\nb,{other}\n", CLASSIFY)
+        assert both(found) == [("a", one), ("b", other)]
+        assert f"warning: b.csv: labels that look alike are different classes: {one!r}" in said
 
 
 def test_odd_texts_are_remarked_on(tmp_path):
@@ -241,6 +244,8 @@ def test_odd_texts_are_remarked_on(tmp_path):
     assert both(found) == rows
     assert "warning: a.csv: a text that says only N/A, nan or null (line 14)" in said
     assert "broken characters" in said and "(line 15)" in said
+    _, said = read(tmp_path / "b.csv", "text,label\na,None\nb,y\nc,None\n", CLASSIFY)
+    assert "the label 'None' may stand for a missing one (lines 2, 4)" in said
     with pytest.raises(ValueError, match=r"the text is no text \(line 1: \['a'\]\)"):
         read(tmp_path / "a.jsonl", '{"text": ["a"], "label": 1}', CLASSIFY)
 
@@ -292,6 +297,8 @@ def test_delimiters_that_are_not_certain_or_rare(tmp_path):
     for name in ("tab", "\\t"):
         found, _ = read(tmp_path / "c.csv", "a\tb\n", CLASSIFY, delimiter=name, **options)
         assert both(found) == [("a", "b")]
+    with pytest.raises(ValueError, match=r"if these are several, what separates them \(--delim"):
+        read(tmp_path / "a.tsv", "text,label\na,b\n", CLASSIFY, header=True)
     with pytest.raises(ValueError, match="one character, or tab"):
         read(tmp_path / "c.csv", "a\tb\n", CLASSIFY, delimiter="||")
     found, _ = read(tmp_path / "e.csv", 'text, label\n"a, b", "x"\n', CLASSIFY)
@@ -331,6 +338,7 @@ def test_gzip_and_byte_order_marks(tmp_path):
         ("text,label\n很好,好\n".encode("gbk"), r"line 2: byte.*'很好,好': iconv -f GB18030 -t"),
         ("text,label\nun café,x\n".encode("cp1252"), r"'un café,x': iconv -f WINDOWS-1252"),
         ("text,label\na,b\n".encode("utf-16-le"), "iconv -f UTF-16LE"),
+        ("text,label\na,b\n".encode("utf-16-be"), "iconv -f UTF-16BE"),
         (b"PK\x03\x04rest", "an Excel workbook or a zip"),
         (b"<!DOCTYPE html><html>", "is a web page"),
     ],
@@ -401,6 +409,11 @@ def test_conll_lines_that_do_not_fit(tmp_path):
         read(tmp_path / "a.conll", content, WORDS)
     found, _ = read(tmp_path / "a.conll", content, WORDS, skip_incomplete=True)
     assert [example.values["tokens"] for example in found] == [["d"]]
+    sentence = "".join(f"{i} word _\n" for i in range(1, 6))
+    _, said = read(tmp_path / "a.txt", f"{sentence}\n" * 3, WORDS)
+    assert "all words have the tag '_'; another: --columns tags=4" in said
+    _, said = read(tmp_path / "a.jsonl", '{"tokens": ["a", "b"], "ner_tags": [0, 3]}', WORDS)
+    assert "the tags are numbers; entities need names" in said
     prose = "".join(f"the day {i} was fine {i}\n" for i in range(12))
     with pytest.raises(ValueError, match="12 different tags for 12 words"):
         read(tmp_path / "a.txt", prose, WORDS)
