@@ -38,6 +38,7 @@ NAMES = {role: names.split() for role, names in NAMES.items()}
 PAIRS = (("question", "sentence"), ("question", "passage"), ("#1 string", "#2 string"))
 MISSING = ("n/a", "na", "nan", "null", "#n/a", "<na>", "-", "-100")  # as a label: there is none
 TEXTS = ("text", "pair", "negative")
+SAMPLE = 1000  # cells of a column, whose words are counted
 COLA = ["source", "label", "mark", "text"]  # GLUE's CoLA, the one file there without a header
 CHINESE = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # and Japanese and Korean
 WORD = re.compile(rf"[{CHINESE}]|[^\s{CHINESE}]+")  # where no spaces are written: a character
@@ -50,6 +51,8 @@ def words(text: object) -> int:
 
 def is_number(cell: object) -> bool:
     """Whether a cell is a number, NaN not counted."""
+    if isinstance(cell, str) and cell[:1].isalpha():
+        return False
     try:
         return math.isfinite(float(cell))
     except (TypeError, ValueError):
@@ -85,9 +88,9 @@ class Content(NamedTuple):
 def content(cells: Sequence[Any]) -> Content:
     """Look at a column."""
     filled = [text for cell in cells if cell is not None and (text := str(cell).strip())]
-    counts, sizes = Counter(filled), [words(text) for text in filled]
-    there = [is_number(text) for text in filled if text.lower() not in MISSING]
-    share = sum(there) / max(len(there), 1)
+    counts, sizes = Counter(filled), [words(text) for text in filled[:SAMPLE]]
+    there = {text: n for text, n in counts.items() if text.lower() not in MISSING}
+    share = sum(n for text, n in there.items() if is_number(text)) / max(sum(there.values()), 1)
     whole = all(map(is_number, filled)) and all(float(text).is_integer() for text in filled)
     rising = whole and all(float(a) < float(b) for a, b in itertools.pairwise(filled))
     unique = whole and len(counts) == len(filled) >= 30

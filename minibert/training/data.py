@@ -248,7 +248,7 @@ def odd(examples: Sequence[Example], unit: str) -> list[str]:
             found["broken characters (\ufffd): saved in a wrong encoding"].append(example.line)
         if (label := example.values.get("label")) is not None:
             places[label].append(example.line)
-        if all(map(is_number, example.values.get("tags", "x"))):
+        if (tags := example.values.get("tags")) and all(map(is_number, tags)):
             found["the tags are numbers; entities need names, such as B-PER"].append(example.line)
     numbers, looks = defaultdict(list), defaultdict(list)
     for label, where in places.items():
