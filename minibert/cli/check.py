@@ -196,7 +196,7 @@ def training_steps(name: str, peers: bool) -> dict:
     from minibert.speed.peers import plain_training
     from minibert.tokenization.tokenizer import BertTokenizer
     from minibert.training.data import Example
-    from minibert.training.loop import loop
+    from minibert.training.loop import Step, loop
     from minibert.training.optim import make_optimizer, parameter_groups
     from minibert.training.tasks import Similarity
 
@@ -213,7 +213,7 @@ def training_steps(name: str, peers: bool) -> dict:
     optimizer = make_optimizer("adamw", parameter_groups(model, 1e-6))
 
     def ours() -> None:
-        loop(model, [task.collate(features)], task.loss, optimizer, weight=task.weight)
+        loop(model, [task.collate(features)], task.loss, optimizer, step=Step(weight=task.weight))
 
     steps = {"minibert": ours}
     if peers and importlib.util.find_spec("transformers"):

@@ -46,7 +46,7 @@ from minibert.training.data import Say, silent
 from minibert.training.events import event_files, need_tensorboard
 from minibert.training.inference import Evaluation
 from minibert.training.loader import data_loader
-from minibert.training.loop import loop
+from minibert.training.loop import Step, loop
 from minibert.training.optim import SCHEDULES, make_optimizer, parameter_groups
 from minibert.training.plots import card_text, curves, smooth
 from minibert.training.settings import LITTLE, Settings, with_recipe
@@ -180,7 +180,7 @@ def claimed(out: Path, resume: bool) -> Iterator[None]:
     here = out / "run"
     if not resume and out.exists() and not (here / "settings.json").exists():
         there = [] if not out.is_dir() else [path.name for path in out.iterdir()]
-        if not out.is_dir() or {*there} - {"run", "find-lr.svg"}:
+        if not out.is_dir() or {*there} - {"run"}:
             raise ValueError(f"{out} exists already and is no run; name another directory")
     if os.environ.get("RANK", "0") != "0":  # of several processes the first one writes
         yield
@@ -267,7 +267,7 @@ def training_batches(
     return data_loader(
         task, task.encode(examples), device, epochs=settings.epochs, steps=settings.steps,
         size=None if settings.batch_tokens else settings.batch_size, tokens=settings.batch_tokens,
-        accumulate=settings.accumulate, seed=settings.seed,
+        accumulate=settings.accumulate, seed=settings.seed, by_length=not settings.shuffle,
     )  # fmt: skip
 
 
@@ -325,11 +325,11 @@ def train(
 
     warmup = math.ceil(settings.warmup * plan.steps)
     events = event_files(run) if settings.tensorboard else contextlib.nullcontext()
+    schedule = SCHEDULES[settings.schedule](warmup, plan.steps)
+    step = Step(settings.accumulate, task.weight, schedule, settings.clip)
     with run.interruptible(), narrator(run, plan.steps, say), events:
         loop(
-            run.model, loader, loss, run.optimizer, epochs=len(plan.plan),
-            accumulate=settings.accumulate, weight=task.weight, clip=settings.clip,
-            schedule=SCHEDULES[settings.schedule](warmup, plan.steps),
+            run.model, loader, loss, run.optimizer, epochs=len(plan.plan), step=step,
             evaluate=lambda: evaluation.on("dev", "general"), run=run,
         )  # fmt: skip
     run.load_best()

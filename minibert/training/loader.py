@@ -26,18 +26,21 @@ class BatchSampler(Sampler):
         tokens: maximum tokens in a batch, padding included (a longer example is a batch of its
             own).
         accumulate: batches in a step.
+        by_length: whether examples of similar length stand together.
     """
 
     def __init__(
         self, lengths: Sequence[int], *, epochs: int = 1, steps: int | None = None,
         size: int | None = 16, tokens: int | None = None, accumulate: int = 1, seed: int = 0,
+        by_length: bool = True,
     ) -> None:  # fmt: skip
         if not size and not tokens:
             raise ValueError("a batch needs a limit: size, tokens, or both")
         self.seed, self.epoch, self.done, self.steps = seed, 0, 0, 0
         self.plan: list[list[list[int]]] = []
+        limits = {"size": size, "tokens": tokens}
         while len(self.plan) < epochs if steps is None else self.steps < steps:
-            batches = shuffled(lengths, {"size": size, "tokens": tokens}, [seed, len(self.plan)])
+            batches = shuffled(lengths, limits, [seed, len(self.plan)], by_length)
             if steps is not None:
                 batches = batches[: (steps - self.steps) * accumulate]
             self.plan.append(batches)
@@ -56,14 +59,18 @@ class BatchSampler(Sampler):
         return map(distributed.share, self.plan[self.epoch][self.done :])
 
 
-def shuffled(lengths: Sequence[int], limits: dict, seed: list[int]) -> list[list[int]]:
+def shuffled(
+    lengths: Sequence[int], limits: dict, seed: list[int], by_length: bool = True
+) -> list[list[int]]:
     """The batches of an epoch.
 
-    Examples of similar length stand together, within each hundred batches' worth of the shuffled
-    examples: little padding, and still random batches.
+    With ``by_length`` examples of similar length stand together, within each hundred batches' worth
+    of the shuffled examples: little padding, and still random batches.
     """
     random = np.random.default_rng(seed)
     order = random.permutation(len(lengths)).tolist()
+    if not by_length:
+        return make_batches(lengths, order=order, **limits)
     pool = 100 * (limits["size"] or max(limits["tokens"] // max(lengths, default=1), 1))
     pools = [order[start : start + pool] for start in range(0, len(order), pool)]
     order = [i for members in pools for i in sorted(members, key=lengths.__getitem__)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,35 +15,51 @@ from minibert.io import distributed
 from minibert.training.checkpoints import Run
 
 
+@dataclass(frozen=True)
+class Step:
+    """How a step of the loop is taken.
+
+    Args:
+        accumulate: batches in a step.
+        weight: batch → how many things the loss is SUMMED over, examples or tokens. As it is, every
+            batch weighs 1: the loss is the mean over a batch.
+        schedule: step, from 0 → factor of the learning rates that the optimizer came with.
+        clip: maximum gradient norm.
+    """
+
+    accumulate: int = 1
+    weight: Callable[[Any], float] = lambda batch: 1.0
+    schedule: Callable[[int], float] = lambda step: 1.0
+    clip: float = 1.0
+
+
 def loop(
     model: nn.Module, loader: Iterable, loss: Callable[[nn.Module, Any], Tensor],
-    optimizer: torch.optim.Optimizer, *, epochs: int = 1, accumulate: int = 1,
-    weight: Callable = lambda batch: 1.0, schedule: Callable = lambda step: 1.0,
-    clip: float = 1.0, evaluate: Callable = dict, run: Run | None = None,
+    optimizer: torch.optim.Optimizer, *, epochs: int = 1, step: Step | None = None,
+    evaluate: Callable[[], dict] = dict, run: Run | None = None,
 ) -> list[dict]:  # fmt: skip
     """Train a model, evaluate it after every epoch, and return the log.
 
     Args:
-        loader: a DataLoader; a step takes ``accumulate`` of its batches.
-        loss: (model, batch) → what to minimise, SUMMED over what ``weight(batch)`` counts: examples
-            or tokens. Without a weight it is the mean over a batch.
-        schedule: step, from 0 → factor of the learning rates that the optimizer came with.
-        clip: maximum gradient norm.
+        loader: a DataLoader.
+        loss: (model, batch) → what to minimise: the mean over the batch; or the sum over what
+            ``step.weight`` counts.
+        step: how many batches it takes, warm-up, clipping.
         evaluate: () → metrics on the development data.
         run: logs, saves and resumes; without one nothing is written.
     """
-    run = run or Run(model, optimizer)
+    step, run = step or Step(), run or Run(model, optimizer)
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     while run.epoch < epochs and not run.out_of_patience:
-        for batches in steps(loader, accumulate, run.epoch, run.epoch_step):
+        for batches in steps(loader, step.accumulate, run.epoch, run.epoch_step):
             model.train()  # dropout on
             for group in optimizer.param_groups:  # before the step, not after
-                group["lr"] = group["initial_lr"] * schedule(run.step)
+                group["lr"] = group["initial_lr"] * step.schedule(run.step)
 
             # One division by the weight of the whole step. The mean of the batches' means would be
             # wrong: their weights differ, and the last batch of an epoch is short.
-            total = distributed.add_up(sum(map(weight, batches)))
+            total = distributed.add_up(sum(map(step.weight, batches)))
             value = 0.0
             for batch in batches:
                 share = loss(model, batch) / total
@@ -51,7 +68,7 @@ def loop(
 
             distributed.add_up_gradients(model.parameters())
             value = distributed.add_up(value)
-            norm = clip_grad_norm_(model.parameters(), clip)
+            norm = clip_grad_norm_(model.parameters(), step.clip)
             run.check(value, norm)  # NaN stops here, before it gets into the weights
             optimizer.step()
             optimizer.zero_grad()
@@ -69,5 +86,5 @@ def steps(loader: Iterable, accumulate: int, epoch: int, done: int) -> Iterator[
     if hasattr(sampler, "set_epoch"):
         sampler.set_epoch(epoch, done * accumulate)
     batches = iter(loader)
-    while step := list(itertools.islice(batches, accumulate)):
-        yield [batch for batch in step if batch is not None]
+    while some := list(itertools.islice(batches, accumulate)):
+        yield [batch for batch in some if batch is not None]

@@ -24,7 +24,7 @@ from minibert.training.finetune import (
     training_batches,
 )
 from minibert.training.history import AnyPath, compare
-from minibert.training.loop import loop
+from minibert.training.loop import Step, loop
 from minibert.training.loop import steps as steps_of
 from minibert.training.plots import curves
 from minibert.training.seeds import begin_or_resume, several
@@ -82,12 +82,11 @@ def find_lr(
                 raise Diverged
 
     run.on_line = on_line
+    schedule = lambda step: rates[step] / settings.lr  # noqa: E731
+    step = Step(settings.accumulate, task.weight, schedule, settings.clip)
+    epochs = len(loader.batch_sampler.plan)
     try:
-        loop(
-            model, loader, task.loss, run.optimizer, epochs=len(loader.batch_sampler.plan),
-            accumulate=settings.accumulate, weight=task.weight, clip=settings.clip,
-            schedule=lambda step: rates[step] / settings.lr, run=run,
-        )  # fmt: skip
+        loop(model, loader, task.loss, run.optimizer, epochs=epochs, step=step, run=run)
     except Diverged:
         say(f"at the rate {rates[len(losses) - 1]:.2g} the loss is far too high; the search ends")
     # Batches differ more than rates do: what a batch lost before the training is taken off.

@@ -75,6 +75,9 @@ class Settings:
     steps: int | None = setting(None, "optimizer steps, instead of epochs", 1)
     batch_size: int = setting(16, "examples in a batch", 1)
     batch_tokens: int | None = setting(None, "tokens in a batch, instead of a batch size", 1)
+    shuffle: bool = setting(
+        False, "batches as they are drawn; else examples of similar length stand together: faster"
+    )
     accumulate: int = setting(1, "gradient accumulation: batches in a step", 1)
     lr: float | None = setting(None, "peak learning rate (default: the recipe's)", 1e-12)
     schedule: str = setting("linear", "learning rate after the warm-up")

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
@@ -399,6 +400,17 @@ def test_forgetting_is_measured_before_during_and_after(world, tmp_path):
     card = (tmp_path / "run" / "README.md").read_text()
     assert "| general spearman |" in card and "| dev accuracy |" in card
     assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: text-classification\n")
+
+
+def test_a_fresh_masked_lm_head_is_told_and_perplexity_is_measured(world, tmp_path):
+    with pytest.warns(UserWarning, match="no masked-LM head: a new one begins untrained"):
+        result = finetune(settings(world, "mlm"), tmp_path / "one")["after"]
+    assert result["dev_perplexity"] == pytest.approx(math.exp(result["dev_loss"]), rel=1e-5)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*masked-LM head")
+        again = settings(world, "mlm", base=str(tmp_path / "one"), epochs=1)
+        before = finetune(again, tmp_path / "two")["before"]
+    assert before["dev_perplexity"] == pytest.approx(result["dev_perplexity"], rel=1e-5)
 
 
 def test_one_class_and_collapsed_cosines_are_told():

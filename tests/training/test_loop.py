@@ -1,3 +1,4 @@
+import inspect
 import itertools
 import math
 
@@ -10,7 +11,7 @@ from torch import nn
 from minibert.heads import BertForSequenceClassification
 from minibert.training.checkpoints import Diverged
 from minibert.training.loader import BatchSampler, data_loader
-from minibert.training.loop import loop
+from minibert.training.loop import Step, loop
 from minibert.training.optim import linear, make_optimizer, parameter_groups
 
 # ---------------------------------------------------------------------------- the loop by itself
@@ -24,12 +25,13 @@ def line_of_numbers(weights=(3, 1, 2)):
     return model, [torch.stack(list(itertools.islice(x, n))) for n in weights]
 
 
-def run_loop(model, batches, clip=1e9, **how):
+def run_loop(model, batches, **how):
     def loss(model, batch):
         return (model.weight - batch).square().sum()
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    return loop(model, batches, loss, optimizer, weight=len, clip=clip, **how)[:-1]
+    step = Step(**{"weight": len, "clip": 1e9, **how})
+    return loop(model, batches, loss, optimizer, step=step)[:-1]
 
 
 def test_unequal_micro_batches_take_the_step_of_the_large_batch():
@@ -58,6 +60,50 @@ def test_a_first_try_needs_a_model_batches_a_loss_and_an_optimizer():
     lines = loop(model, loader, lambda m, b: (m(b[0]) - b[1]).square().mean(), optimizer, epochs=50)
     losses = [line["loss"] for line in lines if "loss" in line]
     assert len(losses) == 100 and losses[-1] < losses[0] / 10
+
+
+@pytest.mark.parametrize("size", [3, 10])  # 10: a batch, 3: the last one is short
+def test_a_loop_in_a_notebook_takes_the_steps_of_plain_torch(size):
+    """Somebody's loader, loss and AdamW. The mean over a batch is the loss as it is everywhere."""
+    rows = [{"text": text, "label": label == "good"} for text, label in tiny.sentences(10)]
+    tokenizer = tiny.tokenizer()
+    config = tiny_config(vocab_size=len(tiny.VOCABULARY), id2label={0: "bad", 1: "good"})
+
+    def collate(rows):
+        batch = tokenizer([row["text"] for row in rows])
+        return {"inputs": batch, "labels": torch.tensor([int(row["label"]) for row in rows])}
+
+    def loss(model, batch):
+        logits = model(**batch["inputs"]).logits
+        return nn.functional.cross_entropy(logits, batch["labels"])
+
+    def start():
+        model = build(BertForSequenceClassification, config)
+        for part in model.modules():
+            if isinstance(part, nn.Dropout):
+                part.p = 0.0
+        loader = torch.utils.data.DataLoader(rows, batch_size=size, collate_fn=collate)
+        return model, loader, torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+    model, loader, optimizer = start()
+    lines = loop(model, loader, loss, optimizer, epochs=2)
+    expected = []
+    other, loader, optimizer = start()
+    other.train()
+    for batch in [*loader, *loader]:
+        value = loss(other, batch)
+        value.backward()
+        nn.utils.clip_grad_norm_(other.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        expected.append(value.item())
+    assert [line["loss"] for line in lines if "loss" in line] == pytest.approx(expected)
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_the_loop_has_few_arguments():
+    assert len(inspect.signature(loop).parameters) <= 8
 
 
 def test_the_first_step_has_factor_zero_of_a_warm_up_and_the_last_is_not_zero():
@@ -132,8 +178,8 @@ def train(task, features, size, accumulate=1, epochs=2):
         for i in range(0, len(features), size)
     ]
     optimizer = make_optimizer("sgd", parameter_groups(model, 0.01))
-    how = {"epochs": epochs, "accumulate": accumulate, "weight": task.weight}
-    lines = loop(model, batches, task.loss, optimizer, **how)
+    step = Step(accumulate, task.weight)
+    lines = loop(model, batches, task.loss, optimizer, epochs=epochs, step=step)
     return [line["loss"] for line in lines if "norm" in line], model
 
 
@@ -201,6 +247,19 @@ def test_every_example_once_an_epoch_in_another_order_within_the_limits(how):
     assert sampler.plan[0] != sampler.plan[1]
     assert sampler.plan == BatchSampler(LENGTHS, epochs=2, seed=1, **how).plan
     assert sampler.plan[0] != BatchSampler(LENGTHS, seed=2, **how).plan[0]
+
+
+def test_shuffled_batches_do_not_look_at_lengths():
+    plain = [BatchSampler(LENGTHS, epochs=2, seed=1, by_length=by).plan for by in (False, True)]
+    for batches in plain[0]:
+        assert sorted(i for batch in batches for i in batch) == list(range(203))
+        assert [len(batch) for batch in batches] == [16] * 12 + [11]
+    padded = [
+        sum(len(batch) * max(LENGTHS[i] for i in batch) for batch in plan[0]) for plan in plain
+    ]
+    assert padded[0] > 1.3 * padded[1]
+    mixed = BatchSampler([5] * 50, seed=1, by_length=False).plan
+    assert mixed == BatchSampler([*range(1, 51)], seed=1, by_length=False).plan
 
 
 def test_batches_go_on_where_the_run_was():

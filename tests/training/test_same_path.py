@@ -11,7 +11,7 @@ from support.tiny import in_reference
 
 from minibert.tokenization.tokenizer import BertTokenizer
 from minibert.training.loader import data_loader
-from minibert.training.loop import loop
+from minibert.training.loop import Step, loop
 from minibert.training.optim import SCHEDULES, linear, make_optimizer, parameter_groups
 from minibert.training.tasks.tokens import IGNORE
 
@@ -24,10 +24,8 @@ def ours(model, task, loader, lr):
     """The losses of our loop."""
     optimizer = make_optimizer("adamw", parameter_groups(model, lr, DECAY))
     plan = loader.batch_sampler
-    lines = loop(
-        model, loader, task.loss, optimizer, epochs=len(plan.plan), weight=task.weight,
-        schedule=linear(WARMUP, plan.steps),
-    )  # fmt: skip
+    step = Step(weight=task.weight, schedule=linear(WARMUP, plan.steps))
+    lines = loop(model, loader, task.loss, optimizer, epochs=len(plan.plan), step=step)
     return [line["loss"] for line in lines if "norm" in line]
 
 

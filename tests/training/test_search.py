@@ -29,11 +29,11 @@ def words(settings):
 def test_rates_grow_and_the_suggestion_is_a_tenth_of_the_best(wanted, tmp_path, monkeypatch):
     used = []
 
-    def loop(model, loader, loss, optimizer, *, schedule, run, **rest):
+    def loop(model, loader, loss, optimizer, *, step, run, **rest):
         assert len(loader.batch_sampler.plan) > 1, "80 steps are several epochs"
-        for step in range(80):  # a valley at step 48, and far too high from step 60
-            used.append(optimizer.param_groups[-1]["lr"] * schedule(step))
-            value = 1 - 0.4 * max(0, 1 - abs(step - 48) / 10) + 9 * (step >= 60)
+        for n in range(80):  # a valley at step 48, and far too high from step 60
+            used.append(optimizer.param_groups[-1]["lr"] * step.schedule(n))
+            value = 1 - 0.4 * max(0, 1 - abs(n - 48) / 10) + 9 * (n >= 60)
             run.after_step(torch.tensor(value), torch.tensor(1.0))
 
     monkeypatch.setattr(search, "loop", loop)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minibert.heads import BertForMaskedLM
+from minibert.io.directory import ModelDirectory
 from minibert.training.data import Example
-from minibert.training.tasks.base import Feature, Task
+from minibert.training.tasks.base import Feature, Started, Task
 
 
 @dataclass(eq=False)
@@ -39,6 +42,18 @@ class MaskedLM(Task):
         self.special = torch.tensor(self.tokenizer.all_special_ids)
         words = torch.arange(len(self.tokenizer))
         self.words = words[~torch.isin(words, self.special)]
+
+    @classmethod
+    def start(cls, base: ModelDirectory, settings: Any, train: Sequence[Example]) -> Started:
+        """The task and the model; warns if the base has no masked-LM head."""
+        task, model = super().start(base, settings, train)
+        if any(name.startswith("predictions") for name in model.load_report.new):
+            warnings.warn(
+                "the base model has no masked-LM head: a new one begins untrained and needs many "
+                "steps; a base that has one, such as bert-base-uncased, needs far fewer",
+                stacklevel=2,
+            )
+        return task, model
 
     def collate(self, features: Sequence[Feature], seeds: Sequence | None = None) -> dict:
         """``places``: (B, T), True where a token is to be guessed; ``targets``: (M,), its id."""
@@ -70,14 +85,17 @@ class MaskedLM(Task):
         return F.cross_entropy(logits, batch["targets"], reduction="sum")
 
     def decode(self, logits: Tensor, batch: dict) -> list[np.ndarray]:
-        """For every text, whether each hidden token was guessed."""
-        right = (logits.argmax(-1) == batch["targets"]).cpu()
-        return [part.numpy() for part in right.split(batch["places"].sum(1).tolist())]
+        """For every text, (2, hidden tokens): whether each was guessed; its cross-entropy."""
+        right = logits.argmax(-1) == batch["targets"]  # (M,)
+        nats = F.cross_entropy(logits.float(), batch["targets"], reduction="none")
+        both = torch.stack((right.float(), nats)).cpu()
+        return [part.numpy() for part in both.split(batch["places"].sum(1).tolist(), dim=1)]
 
     def measure(self, predictions: Sequence[np.ndarray], features: Sequence[Feature]) -> dict:
-        """The share of hidden tokens that were guessed."""
-        return {"accuracy": float(np.concatenate(predictions).mean())}
+        """The share of hidden tokens that were guessed, and the perplexity of all of them."""
+        right, nats = np.concatenate(predictions, axis=1, dtype=np.float64).mean(axis=1)
+        return {"accuracy": float(right), "perplexity": float(np.exp(nats))}
 
-    def answer(self, right: np.ndarray, example: Example) -> dict:
+    def answer(self, prediction: np.ndarray, example: Example) -> dict:
         """How many hidden tokens of the text were guessed."""
-        return {"guessed": int(right.sum()), "hidden": len(right)}
+        return {"guessed": int(prediction[0].sum()), "hidden": prediction.shape[1]}
