@@ -12,7 +12,7 @@ from minibert.training.history import read_run
 # half-written.
 NEVER = (
     "run/data/*", "run/checkpoint.safetensors", "run/best.safetensors", "checkpoint-*",
-    "optimizer*", "*.tmp-*", ".*", "*/.*",
+    "*/checkpoint-*", "optimizer*", "*/optimizer*", "*.tmp-*", ".*", "*/.*",
 )  # fmt: skip
 
 

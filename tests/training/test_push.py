@@ -16,6 +16,7 @@ KEPT = (
     "run/data/train.jsonl", "run/checkpoint.safetensors", "run/best.safetensors",
     ".model.safetensors.tmp-1", ".git/config", "optimizer.pt",
     "checkpoint-20/model.safetensors", "run/.log.tmp-3",
+    "old/checkpoint-3/model.safetensors", "old/optimizer.pt",
 )  # fmt: skip
 
 
