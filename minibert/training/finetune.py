@@ -218,8 +218,8 @@ def read_data(settings: Settings, say: Say) -> dict[str, list[data.Example]]:
         sets[name] = data.read(path, roles, say=say, **reading)
     data.refuse_a_class_for_every_row(sets["train"])
     for example in sets["train"][:2]:
-        values = ", ".join(f"{role} = {shown(str(v), 60)!r}" for role, v in example.values.items())
-        say(f"{example.where}: {values}")
+        values = ((role, shown(repr(value), 60)) for role, value in example.values.items())
+        say(f"{example.where}: " + ", ".join(f"{role} = {value}" for role, value in values))
     if "score" in sets["train"][0].values:
         low, high = settings.scale or data.score_scale(sets["train"])
         say(f"the scores are taken as on a scale of {low:g} to {high:g} (another: --scale)")

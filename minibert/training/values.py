@@ -120,8 +120,10 @@ def answers_of(cell: Any, start: int | None) -> list[list] | None:
             cell = [(a["text"], a["answer_start"]) if isinstance(a, dict) else a for a in cell]
         elif start == -1 and is_missing(cell):
             cell = []
-        elif not is_missing(cell):
-            cell = [(cell, start)]
+        else:
+            cell = [(None if is_missing(cell) else str(cell), start)]
+        if any(text is None for text, _ in cell):
+            raise ValueError("an answer without a text")
         return [[str(text), int(start)] for text, start in cell]
     except (KeyError, TypeError, ValueError):
         raise Unusable("no answer with its start (-1: the context has none)", cell) from None

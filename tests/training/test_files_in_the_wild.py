@@ -119,6 +119,22 @@ def test_a_doubtful_first_row_is_asked_about(tmp_path):
         read(tmp_path / "b.csv", "what do you think of us here,age\n" + table(rows), CLASSIFY)
 
 
+@pytest.mark.parametrize(
+    "first, more",
+    [(("comment", "rating"), [("a strange place", "odd")]), (("a rather fine cup", "fair"), [])],
+)
+def test_a_rare_class_may_be_that_of_the_first_row(tmp_path, first, more):
+    with pytest.raises(ValueError, match="a header. Say --header or --no-header"):
+        read(tmp_path / "a.csv", table([first, *OPINIONS, *more]), CLASSIFY)
+
+
+def test_a_column_that_counts_is_no_score(tmp_path):
+    rows = [(str(i + 1), text, label, str(i % 4)) for i, (text, label) in enumerate(OPINIONS)]
+    columns = {"pair": "3"}
+    found, _ = read(tmp_path / "a.csv", table(rows), PAIR, columns=columns)
+    assert [example.values["score"] for example in found] == [i % 4 for i in range(12)]
+
+
 def test_a_header_in_the_midst_is_refused(tmp_path):
     content = "text,label\n" + table(OPINIONS[:4]) + "text,label\n" + table(OPINIONS[4:])
     with pytest.raises(ValueError, match=r"1 of 13 rows .*the header again \(line 6\)"):
@@ -293,6 +309,8 @@ def test_delimiters_that_are_not_certain_or_rare(tmp_path):
     options = {"columns": {"text": "1", "label": "2"}, "header": False}
     found, _ = read(tmp_path / "a.csv", content, CLASSIFY, delimiter=";", **options)
     assert both(found) == [("a", "b,c"), ("d", "e,f")]
+    found, _ = read(tmp_path / "a.tsv", content, CLASSIFY, delimiter=";", **options)
+    assert both(found) == [("a", "b,c"), ("d", "e,f")]
     found, _ = read(tmp_path / "b.csv", "a:b\nc:d\n", CLASSIFY, delimiter=":", **options)
     assert both(found) == [("a", "b"), ("c", "d")]
     for name in ("tab", "\\t"):
@@ -450,10 +468,11 @@ def test_squad(tmp_path):
             {"text": "autumn", "answer_start": 24}, {"text": "in autumn", "answer_start": 21}]},
         {"id": "2", "question": "By whom?", "is_impossible": True, "answers": [],
          "plausible_answers": [{"text": "autumn", "answer_start": 24}]},
+        {"id": "3", "question": "Why?", "is_impossible": True},
     )  # fmt: skip
     found, said = read(tmp_path / "dev.json", content, QUESTIONS)
-    assert [e.values["answers"] for e in found] == [[["autumn", 24], ["in autumn", 21]], []]
-    assert [e.values["id"] for e in found] == ["1", "2"] and "2 questions" in said
+    assert [e.values["answers"] for e in found] == [[["autumn", 24], ["in autumn", 21]], [], []]
+    assert [e.values["id"] for e in found] == ["1", "2", "3"] and "3 questions" in said
     assert found[1].where == "dev.json, question 2"
     wrong = squad({"id": "1", "question": "When?",
                    "answers": [{"text": "autumn", "answer_start": 3}]})  # fmt: skip
@@ -482,8 +501,11 @@ def test_questions_in_columns(tmp_path):
     content = "question,context,answer,start\nq,a b c,b,2\nq,a b c,,-1\n"
     found, _ = read(tmp_path / "a.csv", content, QUESTIONS)
     assert [e.values["answers"] for e in found] == [[["b", 2]], []]
-    with pytest.raises(ValueError, match=r"no answer with its start .*\(line 2\)|not a number"):
+    with pytest.raises(ValueError, match=r"the start is not a number \(line 2"):
         read(tmp_path / "a.csv", "question,context,answer,start\nq,a b c,,\n", QUESTIONS)
+    row = {"question": "q", "context": "a b c", "answer": ""}
+    with pytest.raises(ValueError, match=r"no answer with its start .*\(line 1"):
+        read(tmp_path / "a.jsonl", json.dumps(row), QUESTIONS)
 
 
 def test_keys_that_only_some_rows_have(tmp_path):
