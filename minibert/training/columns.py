@@ -36,7 +36,10 @@ NAMES = {
 }
 NAMES = {role: names.split() for role, names in NAMES.items()}
 PAIRS = (("question", "sentence"), ("question", "passage"), ("#1 string", "#2 string"))
-MISSING = ("n/a", "na", "nan", "null", "#n/a", "<na>", "-", "-100")  # as a label: there is none
+MISSING = (  # as a label: there is none
+    "n/a", "na", "nan", "null", "#n/a", "<na>", "-", "-100", "-100.0",
+    "#ref!", "#name?", "#value!", "#div/0!", "#null!", "#num!",
+)  # fmt: skip
 TEXTS = ("text", "pair", "negative")
 SAMPLE = 1000  # cells of a column, whose words are counted
 COLA = ["source", "label", "mark", "text"]  # GLUE's CoLA, the one file there without a header
@@ -51,7 +54,7 @@ def words(text: object) -> int:
 
 def is_number(cell: object) -> bool:
     """Whether a cell is a number, NaN not counted."""
-    if isinstance(cell, str) and cell[:1].isalpha():
+    if isinstance(cell, str) and (cell[:1].isalpha() or "_" in cell):  # Python reads 1_0 as 10
         return False
     try:
         return math.isfinite(float(cell))

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from minibert.io.files import no_such_file, stand_in
+from minibert.training.entities import is_scheme
 
 MARKS = {  # the byte order marks, the longest first: only with one is an encoding certain
     codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig",
@@ -314,8 +315,11 @@ def read_words(file: Path, text: str) -> Table:
         table.remarks.append(f"the first row is a header: it has the names {first}")
         filled = [(n, [] if cells is first else cells) for n, cells in filled]
     comments, sentence, start, whole = [], [], 0, True
+    known = {cells[-1] for _, cells in filled if cells and not cells[0].startswith("#")}
     for n, cells in [*filled, (0, [])]:
-        if cells and len(cells) != width and cells[0].startswith("#"):
+        hash_first = bool(cells) and cells[0].startswith("#")  # a comment, or a word such as #1
+        strange = hash_first and cells[0][1:2] in ("", " ") and cells[-1] not in known
+        if hash_first and (len(cells) != width or strange):
             comments.append(n)
         elif cells:
             start = start or n
@@ -333,6 +337,11 @@ def read_words(file: Path, text: str) -> Table:
             f"{file}: {len(set(tags))} different tags for {len(tags)} words, such as {tags[:3]}; a "
             "word and its tag a line are needed, and a blank line after a sentence"
         )
+    first = {word for _, row in table.rows for word in row[0]}
+    if width > 1 and is_scheme(first) and not is_scheme(tags):
+        raise ValueError(f"{file}: the tags stand first; give --columns tokens={width} tags=1")
+    if tags and all("/" in cell[1:] for _, row in table.rows for cells in row for cell in cells):
+        raise ValueError(f"{file}: word/TAG, as in {tags[0]!r}; a word and its tag a line is read")
     if width > 1 and len(tags) >= 10 and len(set(tags)) == 1:
         table.warnings.append(f"all words have the tag {tags[0]!r}; another: --columns tags=4")
     if comments:
@@ -373,8 +382,8 @@ def read_jsonl(rows: Sequence[tuple[int, str]]) -> Table:
     for n, line in rows:
         try:
             value = json.loads(line) if line.strip() else None
-        except (json.JSONDecodeError, RecursionError) as error:
-            problems.append((n, f"not JSON ({getattr(error, 'msg', 'nested too deeply')})"))
+        except (ValueError, RecursionError) as error:  # ValueError: a number of 4,300 digits, too
+            problems.append((n, f"not JSON ({getattr(error, 'msg', None) or error})"))
             continue
         if value is None or isinstance(value, dict):
             objects.append((n, value))
@@ -422,11 +431,11 @@ def squad(articles: Iterable[dict]) -> Iterator[dict[str, Any]]:
     Source: Rajpurkar 2016 and 2018; the layout of train-v1.1.json and train-v2.0.json.
     """
     for article in articles:
-        for paragraph in article["paragraphs"]:
-            for qa in paragraph.get("qas", ()):
+        for paragraph in article["paragraphs"] or ():
+            for qa in paragraph.get("qas") or ():
                 row = {"id": qa.get("id"), "question": qa.get("question"),
                        "context": paragraph.get("context")}  # fmt: skip
-                if qa.get("is_impossible"):
+                if qa.get("is_impossible") in (True, 1, "true", "True") and not qa.get("answers"):
                     row["answers"] = []
                 elif "answers" in qa:
                     row["answers"] = qa["answers"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -60,6 +61,8 @@ def one_label(cell: Any) -> str:
 def as_list(cell: Any) -> Any:
     """The list that a cell is, also if it is written as text, as pandas writes it into a csv."""
     if isinstance(cell, str) and cell.strip().startswith("[") and cell.strip().endswith("]"):
+        if re.search(r"""['"]\s+['"]""", cell):  # Python would join the two
+            raise Unusable("a list without commas, as numpy writes it", cell)
         with contextlib.suppress(ValueError, SyntaxError):
             return ast.literal_eval(cell.strip())
     return cell
@@ -74,6 +77,12 @@ def listed(role: str, cell: Any) -> list[str]:
     if any(is_missing(item) or isinstance(item, (list, dict)) or item in (-100, "-100")
            for item in cell):  # fmt: skip
         raise Unusable(f"empty {role}, or -100, or lists among them", cell)
+    names = [str(item).strip() for item in cell]
+    missing = {"labels": MISSING, "tags": ("nan", "null", "<na>")}.get(role, ())
+    if any(name.lower() in missing for name in names):
+        raise Unusable(f"{role} that stand for missing ones", cell)
+    if role == "labels" and len(names) > 1 and {*names} <= {"0", "1", "0.0", "1.0"}:
+        raise Unusable("0 or 1 for every label; the names of those that hold are needed", cell)
     return [str(item).strip() if role == "labels" else str(item) for item in cell]
 
 
@@ -121,9 +130,9 @@ def answers_of(cell: Any, start: int | None) -> list[list] | None:
         elif start == -1 and is_missing(cell):
             cell = []
         else:
-            cell = [(None if is_missing(cell) else str(cell), start)]
-        if any(text is None for text, _ in cell):
-            raise ValueError("an answer without a text")
+            cell = [(None if is_missing(cell) else cell, start)]
+        if any(is_missing(text) or int(start) != start for text, start in cell):
+            raise ValueError("an answer without a text or a place")
         return [[str(text), int(start)] for text, start in cell]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):
         raise Unusable("no answer with its start (-1: the context has none)", cell) from None

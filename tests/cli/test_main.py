@@ -277,10 +277,13 @@ def test_search_takes_the_text_column_of_a_table(capsys, model, tmp_path):
         assert f"{file.name}: 3 rows; text = column 'text'" in err
         assert json.loads(run(capsys, *words, "--json")[1])["hits"][0]["corpus_id"] == first
     tsv.write_text("".join(f"{b}\t{a}\n" for a, b in rows))
-    status, _, err = run(capsys, "search", "d e f", tsv, "--model", model)
+    for given in ([], ["--columns", "text=2"]):
+        _, out, err = run(capsys, "search", "d e f", tsv, *given, "--model", model)
+        assert out.splitlines()[0].split() == ["1.0000", "line", "2", "d", "e", "f"]
+        assert given or "as seen from what is in them: text = column '2'" in err
+    tsv.write_text("".join(f"{a}\t{a}\n" for a, _ in rows))  # two columns of texts
+    status, _, err = run(capsys, "search", "d e f", tsv, "--no-header", "--model", model)
     assert status == 2 and "--columns text=1" in err
-    _, out, _ = run(capsys, "search", "d e f", tsv, "--columns", "text=2", "--model", model)
-    assert out.splitlines()[0].split() == ["1.0000", "line", "2", "d", "e", "f"]
 
 
 def test_embed_takes_whole_lines_of_a_table_and_says_so(capsys, model, tmp_path):

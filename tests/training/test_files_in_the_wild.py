@@ -638,3 +638,59 @@ def test_real_tags_are_those_of_the_file(data_home):
     words = [list(pair) for e in found
              for pair in zip(e.values["tokens"], e.values["tags"], strict=True)]  # fmt: skip
     assert words == lines
+
+
+# ------------------------------------------------------------------ found by somebody else's files
+
+
+LABELS, TEXTS = ("text", "labels"), "text,labels\n"
+SQUAD = '{"data": [{"paragraphs": [{"context": "It rained.", "qas": %s}]}]}'
+
+
+@pytest.mark.parametrize(
+    "name, content, roles, message",
+    [
+        ("a.csv", TEXTS + "a tea,\"['x' 'y']\"\n", LABELS, "as numpy writes it"),
+        ("a.csv", "tokens,tags\n\"['a' 'b']\",\"['O' 'O']\"\n", WORDS, "as numpy writes it"),
+        ("a.csv", TEXTS + "a tea,nan\nb tea,a|b\n", LABELS, "stand for missing ones"),
+        ("a.jsonl", '{"text": "a", "labels": [1, 0, 1]}\n', LABELS, "0 or 1 for every label"),
+        ("a.jsonl", '{"tokens": ["a"], "tags": ["NaN"]}\n', WORDS, "stand for missing ones"),
+        ("a.csv", "text,label\n" + "a tea,#REF!\nb tea,x\n" * 3, CLASSIFY, "for a missing one"),
+        ("a.csv", "text,pair,score\na,b,1_0\nc,d,2\n", PAIR, "not a number"),
+        ("a.conll", "B-PER\tJohn\nO\tlives\n\nB-PER\tAnna\nO\tleft\n", WORDS, "tags stand first"),
+        ("a.conll", "Jo/B-PER lives/O\n\nAnna/B-PER left/O\n", WORDS, "word/TAG"),
+        ("a.json", SQUAD % "null", QUESTIONS, "no rows|question"),
+    ],
+)
+def test_what_cannot_be_right_is_refused(tmp_path, name, content, roles, message):
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / name, content, roles)
+
+
+@pytest.mark.parametrize("answer, start", [("", 0), (" ", 2), ("It", 0.7), ("It", float("inf"))])
+def test_answers_that_are_none(tmp_path, answer, start):
+    row = {"question": "When?", "context": "It rained.",
+           "answers": {"text": [answer], "answer_start": [start]}}  # fmt: skip
+    with pytest.raises(ValueError, match="line 1"):
+        read(tmp_path / "a.jsonl", json.dumps(row) + "\n", QUESTIONS)
+
+
+def test_a_number_without_end_names_its_line(tmp_path):
+    with pytest.raises(ValueError, match="line 2"):
+        read(tmp_path / "a.jsonl", '{"text": "a", "label": "b"}\n{"label": ' + "9" * 5000 + "}\n",
+             CLASSIFY)  # fmt: skip
+
+
+def test_impossible_is_what_says_so(tmp_path):
+    qa = {"id": "1", "question": "When?", "is_impossible": "false",
+          "answers": [{"text": "It", "answer_start": 0}]}  # fmt: skip
+    none = {"id": "2", "question": "Why?", "is_impossible": True, "answers": []}
+    found, _ = read(tmp_path / "a.json", SQUAD % json.dumps([qa, none]), QUESTIONS)
+    assert [example.values["answers"] for example in found] == [[["It", 0]], []]
+
+
+def test_a_comment_with_as_many_columns_as_the_words(tmp_path):
+    content = "# id\nJohn B-PER\n# O\nlives O\n\n# 2\nAnna B-PER\nleft O\n#1 O\n"
+    found, said = read(tmp_path / "a.conll", content, WORDS)
+    words = [example.values["tokens"] for example in found]
+    assert words == [["John", "#", "lives"], ["Anna", "left", "#1"]] and "2 comments" in said
