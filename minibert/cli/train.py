@@ -220,7 +220,8 @@ def predict_text(answers: list[dict]) -> str:
 def cell(value: object) -> str:
     """A value on a line: numbers with four places, words side by side, entities with their type."""
     if isinstance(value, list):
-        return " ".join(f"[{v['type']} {v['text']}]" if isinstance(v, dict) else v for v in value)
+        words = (each if isinstance(each, dict) else {"text": each} for each in value)
+        return " ".join(f"[{w['type']} {w['text']}]" if "type" in w else w["text"] for w in words)
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 

@@ -147,6 +147,7 @@ def test_a_model_of_another_task_is_refused(models):
 @pytest.mark.parametrize("data, how, message", [
     (ROWS, {"learning_rate": 1}, "no setting 'learning_rate'"),
     (ROWS, {"epoch": 1}, "did you mean epochs"),
+    (ROWS, {"task": "classification"}, "no task is named 'classification'; there are classify,"),
     (None, {}, "training data are needed"),
     (7, {}, "train is a int; a file, a pandas frame"),
     ([("a", "b", "c", "d")], {}, r"row 1 is .*\(text, pair, label\) or \(text, label\)"),

@@ -20,6 +20,7 @@ import pytest
 import torch
 from support import small
 
+from minibert.cli.train import predict_text
 from minibert.io.checkpoint import read_safetensors
 from minibert.io.files import read_json
 from minibert.training.checkpoints import Run
@@ -374,7 +375,8 @@ def test_what_was_measured_at_the_end_is_what_the_directory_gives(world, tmp_pat
     best = task_class(wanted.task).best
     measures = evaluate_file(tmp_path / "run", wanted.dev, wanted.columns)
     assert measures[best] == pytest.approx(result["after"][f"dev_{best}"], abs=1e-6)
-    assert len(predict_file(tmp_path / "run", wanted.dev, wanted.columns)) >= 12
+    answers = predict_file(tmp_path / "run", wanted.dev, wanted.columns)
+    assert len(answers) == len(predict_text(answers).splitlines()) >= 12
 
 
 def test_the_best_epoch_is_kept_and_patience_ends_the_run(world, tmp_path):

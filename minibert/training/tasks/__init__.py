@@ -21,6 +21,8 @@ TASKS = {  # name on the command line → file and class
 
 def task_class(name: str) -> type:
     """The class of a task. It is imported here: the names alone need no torch."""
+    if name not in TASKS:
+        raise ValueError(f"no task is named {name!r}; there are {', '.join(TASKS)}")
     file, kind = TASKS[name].split(".")
     return getattr(import_module(f"{__name__}.{file}"), kind)
 
