@@ -388,16 +388,26 @@ def split(
 ) -> tuple[list[Example], list[Example]]:
     """Draw n of the examples: (those drawn, the others), each in file order.
 
-    With classes, every class gives its share (as near as whole examples allow).
+    With classes, every class gives its share (as near as whole examples allow). Equal texts stay
+    together, and so do all questions about one context (then there may be a few more than n): what
+    is measured must not have been learnt.
     """
-    groups = defaultdict(list)
+    alike = defaultdict(list)  # those that stay together
     for i, example in enumerate(examples):
-        groups[example.values.get("label")].append(i)
-    places = []  # (how far into its shuffled class an example comes, which): the n smallest
+        alike[example.values.get("context") or fingerprint(example)].append(i)
+    if len(alike) == 1:  # all questions are about one context
+        alike = {i: [i] for i in range(len(examples))}
+    groups = defaultdict(list)
+    for members in alike.values():
+        groups[examples[members[0]].values.get("label")].append(members)
+    places = []  # (how far into its shuffled class it comes, which)
     for number, name in enumerate(sorted(groups, key=str)):
-        members = np.random.default_rng([seed, number]).permutation(groups[name]).tolist()
-        places += [((rank + 0.5) / len(members), i) for rank, i in enumerate(members)]
-    drawn = {i for _, i in sorted(places)[:n]}
+        order = np.random.default_rng([seed, number]).permutation(len(groups[name])).tolist()
+        places += [((rank + 0.5) / len(order), groups[name][i]) for rank, i in enumerate(order)]
+    drawn: set[int] = set()
+    for _, members in sorted(places):
+        if len(drawn) < n:
+            drawn.update(members)
     parts = [], []
     for i, example in enumerate(examples):
         parts[i not in drawn].append(example)

@@ -153,3 +153,16 @@ def test_a_split_is_stratified_repeatable_and_loses_nothing():
     assert sorted(e.where for e in rest + drawn) == sorted(e.where for e in rows)
     assert data.split(rows, 20, seed=3) == (drawn, rest) != data.split(rows, 20, seed=4)
     assert len(data.split(rows, 33)[0]) == 33 and data.split(rows, 200) == (rows, [])
+
+
+def test_a_split_keeps_equal_texts_and_questions_about_one_context_together():
+    twins = labelled(*[(f"T{i // 2}" if i % 2 else f"t{i // 2}", "x") for i in range(40)])
+    drawn, rest = data.split(twins, 9)
+    assert (len(drawn), len(rest)) == (10, 30)
+    assert not any("too good" in remark for remark in data.check(rest, drawn))
+    asked = [Example({"question": f"q{i}", "context": f"c{i % 4}"}, f"{i}") for i in range(20)]
+    drawn, rest = data.split(asked, 2)
+    assert {e.values["context"] for e in drawn} & {e.values["context"] for e in rest} == set()
+    assert (len(drawn), len(rest)) == (5, 15)
+    one = [e._replace(values={**e.values, "context": "c"}) for e in asked]
+    assert len(data.split(one, 2)[0]) == 2
