@@ -4,6 +4,7 @@ A skip says why and how to un-skip it; in CI (``CI=true``) a skipped parity, wei
 browser test is a failure.
 """
 
+import contextlib
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -37,14 +38,16 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session", autouse=True)
 def run_notebooks_beside_the_other_tests(request):
     if any("notebook_runs" in item.fixturenames for item in request.session.items):
-        request.getfixturevalue("notebook_runs")
+        with contextlib.suppress(pytest.skip.Exception):  # no weights: the notebooks say so
+            request.getfixturevalue("notebook_runs")
 
 
 @pytest.fixture(scope="session")
-def notebook_runs(request, tmp_path_factory):
+def notebook_runs(request, official, tmp_path_factory):
     """What is wrong with each notebook that is tested: runs on a core that is free till then.
 
     The last one first; a test whose notebook has not begun takes it back and runs it itself.
+    The official weights are fetched before, once: a notebook may not.
     """
     from support.run_notebooks import run_file
 
