@@ -7,6 +7,7 @@ Source: Devlin 2019, §3.1 (masked LM, next sentence) and §4 (the others).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -65,7 +66,7 @@ MASKED_LM_NAMES = (
 NEXT_SENTENCE_NAMES = (("seq_relationship", "cls.seq_relationship"),)
 
 
-class Head(Pretrained, nn.Module):
+class Head(Pretrained, nn.Module, ABC):
     """What all six have in common: a BERT, and a way to score what it gives.
 
     Shapes: (B, T) token ids, mask and segments → the logits that the head names.
@@ -87,9 +88,9 @@ class Head(Pretrained, nn.Module):
         """Score the last hidden states (B, T, H) and the pooled vectors (B, H) of BERT."""
         return self.score(*self.bert(input_ids, attention_mask, token_type_ids))
 
+    @abstractmethod
     def score(self, hidden: Tensor, pooled: Tensor | None) -> tuple:
         """What each head does; ``pooled`` is None where it has no pooler."""
-        raise NotImplementedError
 
 
 class BertForMaskedLM(Head):

@@ -162,11 +162,11 @@ def given(args: argparse.Namespace) -> dict:
 
 def failed(value: dict) -> bool:
     """Whether a run has failed, or all of several."""
-    from minibert.training.tasks.base import FAILED
+    from minibert.training.tasks.base import failures
 
     if "runs" in value:
         return value.get("failed") == len(value["runs"])
-    return any(FAILED in remark for remark in value.get("remarks", ()))
+    return bool(failures(value))
 
 
 def finetune_text(value: dict) -> str:

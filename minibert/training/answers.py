@@ -20,6 +20,11 @@ def plain_words(text: str) -> list[str]:
     return re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(PUNCTUATION)).split()
 
 
+def misplaced(context: str, answers: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """The answers, (text, start) each, that do not stand where they say in the context."""
+    return [(text, start) for text, start in answers if context[start : start + len(text)] != text]
+
+
 def answer_score(answer: str, golds: Sequence[str], v2: bool) -> tuple[float, float]:
     """Exact match and F1, 0 to 1, against the gold answer that fits best.
 

@@ -50,7 +50,7 @@ def finetune(
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise TypeError(f"there is no setting {name!r}; {hint}There are {', '.join(known)}")
-    given = {name: value for name, value in {"train": train, **settings}.items()}
+    given = {"train": train, **settings}
     given = {name: value for name, value in given.items() if value is not None}
     if task or not resume:
         given["task"] = task or "classify"

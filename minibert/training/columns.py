@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from minibert.training.entities import is_scheme
 from minibert.training.files import lines
 
 # What a column may be called -> what it is. A task asks for some of these roles.
@@ -269,11 +270,19 @@ def refuse_swapped(
     names: Sequence[str], cells: Callable[[int], Sequence[Any]], positions: Mapping[str, int],
     found: Sequence[str],
 ) -> None:  # fmt: skip
-    """Look at what is in a text and a label that were found by their names.
+    """Look at what is in a text and a label, or in words and tags, that were found by their names.
 
     Raises:
-        ValueError: the label has texts, and the text has few values.
+        ValueError: the label has texts and the text has few values; or the words are tags.
     """
+    if {"tokens", "tags"} <= set(found):
+        tokens, tags = (
+            [word for cell in cells(positions[role]) if isinstance(cell, list) for word in cell]
+            for role in ("tokens", "tags")
+        )
+        if is_scheme(map(str, tokens)) and not is_scheme(map(str, tags)):
+            right = f"tokens={positions['tags'] + 1} tags={positions['tokens'] + 1}"
+            raise ValueError(f"the tags stand first; give --columns {right}")
     if not {"text", "label"} <= set(found):
         return
     text, label = content(cells(positions["text"])), content(cells(positions["label"]))

@@ -19,7 +19,7 @@ from minibert.io.files import no_such_file
 from minibert.training.columns import MISSING, TEXTS, content, is_number, match_columns, shown
 from minibert.training.columns import NAMES as NAMES  # what a column may be called
 from minibert.training.columns import header as is_header
-from minibert.training.files import Table, lines, read_table
+from minibert.training.files import Table, lines, read_table, some
 from minibert.training.values import Unusable, agreeing, split_labels, value
 
 # What is to be learnt about the others:
@@ -138,8 +138,7 @@ def leave_out_blank(file: Path, table: Table, say: Say, blank: bool) -> list[tup
     if len(filled) < len(table.rows):
         left_out = sorted({line for line, _ in table.rows} - {line for line, _ in filled})
         s = "s" * (len(left_out) > 1)
-        told = some([str(line) for line in left_out])
-        say(f"{file.name}: {len(left_out)} blank line{s} left out (line{s} {told})")
+        say(f"{file.name}: {len(left_out)} blank line{s} left out ({lines(left_out, n=3)})")
     if not filled and not table.problems:
         raise ValueError(f"{file} has no rows")
     return filled
@@ -183,18 +182,19 @@ def usable(
     if "labels" in positions:
         split_labels(rows, positions["labels"], lambda remark: say(f"{file.name}: {remark}"))
     for line, cells in rows:
-        values, before = {}, len(problems)
+        values, wrong = {}, []
         for role, at in positions.items():
             try:
                 values[role] = value(role, cells[at], blank)
             except Unusable as error:
-                problems.append((line, error.args[0], *error.args[1:], None)[:3])
-        if len(problems) == before:
+                wrong.append(error)
+        if not wrong:
             try:
                 where = f"{file.name}, {table.unit} {line}"
                 examples.append(Example(agreeing(values), where, line))
             except Unusable as error:
-                problems.append((line, error.args[0], *error.args[1:], None)[:3])
+                wrong.append(error)
+        problems += [(line, error.what, error.cell) for error in wrong]
     if problems:
         bad = len({line for line, *_ in problems})
         told = f"{bad} of {len(examples) + bad} {table.things} cannot be used: "
@@ -373,11 +373,6 @@ def check(train: Sequence[Example], dev: Sequence[Example] = ()) -> list[str]:
 def fingerprint(example: Example) -> tuple[str, ...]:
     """The texts of an example without case and spacing; two that are equal count as the same."""
     return tuple(" ".join(text.lower().split()) for text in example.texts)
-
-
-def some(items: Sequence[str], n: int = 3) -> str:
-    """The first few of a list, and how many more there are."""
-    return ", ".join(items[:n]) + (f" and {len(items) - n} more" if len(items) > n else "")
 
 
 # ---------------------------------------------------------------------------------------- splits

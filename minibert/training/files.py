@@ -332,14 +332,12 @@ def read_words(file: Path, text: str) -> Table:
                 table.rows.append((start, [list(c) for c in zip(*sentence, strict=True)]))
             sentence, start, whole = [], 0, True
     tags = [tag for _, row in table.rows for tag in row[-1]]
-    if width > 1 and len(tags) >= 10 and 2 * len(set(tags)) > len(tags):
+    tags_first = is_scheme(word for _, row in table.rows for word in row[0])  # `columns` sees to it
+    if width > 1 and len(tags) >= 10 and 2 * len(set(tags)) > len(tags) and not tags_first:
         raise ValueError(
             f"{file}: {len(set(tags))} different tags for {len(tags)} words, such as {tags[:3]}; a "
             "word and its tag a line are needed, and a blank line after a sentence"
         )
-    first = {word for _, row in table.rows for word in row[0]}
-    if width > 1 and is_scheme(first) and not is_scheme(tags):
-        raise ValueError(f"{file}: the tags stand first; give --columns tokens={width} tags=1")
     if tags and all("/" in cell[1:] for _, row in table.rows for cells in row for cell in cells):
         raise ValueError(f"{file}: word/TAG, as in {tags[0]!r}; a word and its tag a line is read")
     if width > 1 and len(tags) >= 10 and len(set(tags)) == 1:
@@ -447,6 +445,10 @@ def squad(articles: Iterable[dict]) -> Iterator[dict[str, Any]]:
 
 def lines(numbers: Sequence[object], unit: str = "line", n: int = 20) -> str:
     """"lines 3, 7, 9": the first of them, and how many more there are."""
-    shown = ", ".join(str(number) for number in numbers[:n])
-    more = f" and {len(numbers) - n} more" if len(numbers) > n else ""
-    return f"{unit}{'s' * (len(numbers) > 1)} {shown}{more}"
+    return f"{unit}{'s' * (len(numbers) > 1)} {some(numbers, n)}"
+
+
+def some(items: Sequence[object], n: int = 3) -> str:
+    """The first few of a list, and how many more there are."""
+    more = f" and {len(items) - n} more" if len(items) > n else ""
+    return ", ".join(map(str, items[:n])) + more

@@ -51,7 +51,7 @@ from minibert.training.optim import SCHEDULES, make_optimizer, parameter_groups
 from minibert.training.plots import card_text, curves, smooth
 from minibert.training.settings import LITTLE, Settings, with_recipe
 from minibert.training.tasks import task_class
-from minibert.training.tasks.base import FAILED, Task
+from minibert.training.tasks.base import Task, failures
 from minibert.training.tasks.pairs import Similarity
 
 
@@ -123,8 +123,7 @@ def whole_run(settings: Settings, out: Path, resume: bool, say: Say) -> dict:
         run.log(step=0, epoch=0, **evaluation.on("dev", "test"), **known)
     train(settings, task, loader, run, evaluation, say)
     after = {"best_epoch": run.best_epoch or run.epoch, "steps": run.step}
-    evaluation.calibrate()
-    after |= evaluation.on("dev", "test", "general")
+    after |= evaluation.on("dev", "test", "general", calibrate=True)
     before = {name: run.lines[0][name] for name in after if name in run.lines[0]}
     result = {"before": before, "after": after, "remarks": task.remarks(evaluation.last)}
     if distributed.rank() == 0:
@@ -375,7 +374,7 @@ def save(settings: Settings, run: Run, evaluation: Evaluation, result: dict, out
     title = f"{Path(settings.base).name}, fine-tuned: {settings.task}"
     with atomic_directory(out) as staging:
         task.save(run.model, staging)
-        failed = [f"**Failed: {r}**\n\n" for r in result["remarks"] if FAILED in r]
+        failed = [f"**Failed: {remark}**\n\n" for remark in failures(result)]
         text = "".join(failed) + card_text(title, facts, asked)
         card = model_card(text, task.library, task.pipeline)
         write_text(staging / "README.md", card)

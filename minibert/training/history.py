@@ -17,7 +17,7 @@ from typing import NamedTuple
 from minibert.io.files import need_ending, read_json, read_text, write_text
 from minibert.training.plots import curves, smooth
 from minibert.training.tasks import task_class
-from minibert.training.tasks.base import FAILED
+from minibert.training.tasks.base import failures
 
 AnyPath = str | os.PathLike
 Points = list[tuple[int, float]]
@@ -66,8 +66,7 @@ def read_run(directory: AnyPath) -> History:
     lines = [json.loads(line) for line in whole]
     if (here / "metrics.json").exists():
         result = read_json(here / "metrics.json")
-        failed = any(FAILED in remark for remark in result.get("remarks", ()))
-        state, measures = "failed" if failed else "finished", result["after"]
+        state, measures = "failed" if failures(result) else "finished", result["after"]
     else:
         evaluations = [line for line in lines if "norm" not in line] or [{}]
         state = f"unfinished, step {lines[-1]['step'] if lines else 0}"

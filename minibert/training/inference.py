@@ -221,13 +221,11 @@ class Evaluation:
             self.similarity = Similarity(task.tokenizer, **how)
             self.features["general"] = self.similarity.encode(examples["keep"])
 
-    def calibrate(self) -> None:
-        """Let the task choose, on the development data, what is not learnt."""
-        predictions, _ = self.task.predict(self.model, self.features["dev"])
-        self.task.calibrate(predictions, self.features["dev"])
+    def on(self, *names: str, calibrate: bool = False) -> dict[str, float]:
+        """The loss and the metrics on those that are there; on general pairs Spearman's.
 
-    def on(self, *names: str) -> dict[str, float]:
-        """The loss and the metrics on those that are there; on general pairs Spearman's."""
+        ``calibrate``: let the task choose first, on dev, what is not learnt.
+        """
         found = {}
         for name in names:
             features = self.features.get(name)
@@ -236,6 +234,8 @@ class Evaluation:
                 found["general_spearman"] = measures["spearman"]
             elif features:
                 predictions, loss = self.task.predict(self.model, features)
+                if calibrate and name == "dev":
+                    self.task.calibrate(predictions, features)
                 self.last = {"loss": loss, **self.task.measure(predictions, features)}
                 self.tables = self.task.tables(predictions, features)
                 found |= {f"{name}_{key}": value for key, value in self.last.items()}

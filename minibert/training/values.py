@@ -8,11 +8,16 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from minibert.training.answers import misplaced
 from minibert.training.columns import MISSING, is_number
 
 
 class Unusable(ValueError):
     """A row cannot be used: what is wrong, and the cell if it helps to see it."""
+
+    def __init__(self, what: str, cell: Any = None) -> None:
+        super().__init__(what)
+        self.what, self.cell = what, cell
 
 
 def is_missing(cell: Any) -> bool:
@@ -83,18 +88,20 @@ def listed(role: str, cell: Any) -> list[str]:
         raise Unusable(f"{role} that stand for missing ones", cell)
     if role == "labels" and len(names) > 1 and {*names} <= {"0", "1", "0.0", "1.0"}:
         raise Unusable("0 or 1 for every label; the names of those that hold are needed", cell)
-    return [str(item).strip() if role == "labels" else str(item) for item in cell]
+    return names if role == "labels" else [str(item) for item in cell]
 
 
 def split_labels(rows: list, at: int, say: Callable[[str], None]) -> None:
     """Cut labels that stand in one cell at what separates them, in place."""
-    texts = [cells[at] for _, cells in rows if isinstance(cells[at], str)]
-    texts = [text for text in texts if not text.startswith("[")]
-    separator = next((mark for mark in "|;," if any(mark in text for text in texts)), None)
+    texts = [
+        cells for _, cells in rows
+        if isinstance(cells[at], str) and not cells[at].startswith("[")
+    ]  # fmt: skip
+    separator = next((mark for mark in "|;," if any(mark in cells[at] for cells in texts)), None)
     if separator:
         say(f"the labels of a row are separated by {separator!r}")
-    for _, cells in rows:
-        if cells[at] in texts and not is_missing(cells[at]):
+    for cells in texts:
+        if not is_missing(cells[at]):
             cells[at] = cells[at].split(separator) if separator else [cells[at]]
 
 
@@ -108,14 +115,13 @@ def agreeing(values: dict[str, Any]) -> dict[str, Any]:
         raise Unusable("not as many tags as tokens", f"{len(values['tokens'])} tokens")
     if "answers" in values:
         found = answers_of(values["answers"], values.pop("start", None))
-        for text, start in found or ():
-            if values["context"][start : start + len(text)] != text:
-                raise Unusable("the answer is not at its place in the context", f"{text}, {start}")
+        for text, start in misplaced(values["context"], found):
+            raise Unusable("the answer is not at its place in the context", f"{text}, {start}")
         values["answers"] = found
     return values
 
 
-def answers_of(cell: Any, start: int | None) -> list[list] | None:
+def answers_of(cell: Any, start: int | None) -> list[list]:
     """All right answers of a question, [text, start in the context] each; none: it has no answer.
 
     ``cell``: the one answer that begins at ``start`` (-1: none); or, as the hub's data sets have

@@ -334,3 +334,12 @@ def test_a_comment_with_as_many_columns_as_the_words(tmp_path):
     found, said = read(tmp_path / "a.conll", content, WORDS)
     words = [example.values["tokens"] for example in found]
     assert words == [["John", "#", "lives"], ["Anna", "left", "#1"]] and "2 comments" in said
+
+
+def test_tags_that_stand_first_are_read_if_asked_for(tmp_path):
+    content = "".join(f"B-PER\tname{i}\nO\tword{i}\n\n" for i in range(6))
+    with pytest.raises(ValueError, match="stand first; give --columns tokens=2 tags=1"):
+        read(tmp_path / "a.conll", content, WORDS)
+    columns = {"tokens": "2", "tags": "1"}
+    found, _ = read(tmp_path / "a.conll", content, WORDS, columns=columns)
+    assert found[0].values == {"tokens": ["name0", "word0"], "tags": ["B-PER", "O"]}

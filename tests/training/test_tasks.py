@@ -291,6 +291,8 @@ def test_questions_without_an_answer_and_the_threshold():
     task.calibrate([right, wrong], features)
     assert task.threshold == 1.0 and task.config == {"no_answer_threshold": 1.0}
     assert task.measure([right, wrong], features) == {"exact": 1.0, "f1": 1.0}
+    task.calibrate([wrong], features[1:])  # silence is best: below every margin
+    assert task.threshold == 1.0 and task.measure([wrong], features[1:])["f1"] == 1.0
     always = tasks.QuestionAnswering(TOKENIZER)
     always.calibrate([right, wrong], features)
     assert always.threshold is None and always.measure([right, wrong], features)["f1"] == 0.5

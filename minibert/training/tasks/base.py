@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -18,7 +18,7 @@ from minibert.io.directory import ModelDirectory
 from minibert.tokenization.tokenizer import BertTokenizer
 from minibert.training.data import Example
 
-FAILED = "the run has failed"  # in a remark; the command line looks for it
+FAILED = "the run has failed"  # in a remark; see `failures`
 Started = tuple["Task", nn.Module]
 
 
@@ -265,6 +265,12 @@ class Task(ABC):
         if min(map(len, rows)) == max(map(len, rows)):
             inputs["attention_mask"] = None
         return inputs
+
+
+def failures(result: Mapping) -> list[str]:
+    """The remarks in the result of a run that say that it has failed."""
+    return [remark for remark in result.get("remarks", ()) if FAILED in remark]
+
 
 def to_device(value: Any, device: torch.device | str) -> Any:
     """A batch with all its tensors on a device."""

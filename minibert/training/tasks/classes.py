@@ -24,6 +24,12 @@ from minibert.training.tasks.base import FAILED, Feature, Task
 MULTI_LABEL = "multi_label_classification"  # the problem_type of official config files
 
 
+def collapsed(what: str) -> str:
+    """The remark on a model that says the same of everything."""
+    cure = "Another seed, more steps, a longer warm-up or --recipe small usually help"
+    return f"{what}: {FAILED}. {cure}"
+
+
 @dataclass(eq=False)
 class ClassTask(Task):
     """A task with named classes; ``classes`` are their names in the order of their numbers."""
@@ -70,10 +76,7 @@ class ClassTask(Task):
         """Whether one class was predicted for everything."""
         if len(self.classes) == 1 or measures["predicted_classes"] > 1:
             return []
-        return [
-            f"every prediction is the same class: {FAILED}. Another seed, more steps, a longer "
-            "warm-up or --recipe small usually help"
-        ]
+        return [collapsed("every prediction is the same class")]
 
     def tables(self, predictions: Sequence, features: Sequence[Feature]) -> dict[str, str]:
         """The confusion matrix as a table and as a picture: true classes down, predicted across."""
@@ -238,10 +241,7 @@ class MultiLabel(Task):
         """Whether every text got the same labels."""
         if measures["predicted_sets"] > 1:
             return []
-        return [
-            f"every text gets the same labels: {FAILED}. Another seed, more steps, a longer "
-            "warm-up or --recipe small usually help"
-        ]
+        return [collapsed("every text gets the same labels")]
 
     def answer(self, probabilities: np.ndarray, example: Example) -> dict:
         """The probabilities, and the labels that are given."""

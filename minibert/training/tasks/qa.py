@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from minibert.config import BertConfig
 from minibert.heads import BertForQuestionAnswering
-from minibert.training.answers import answer_score, best_threshold
+from minibert.training.answers import answer_score, best_threshold, misplaced
 from minibert.training.data import Example
 from minibert.training.tasks.base import Feature, Task
 
@@ -171,7 +171,8 @@ class QuestionAnswering(Task):
         margins = [p.none - (p.spans[0][0] if p.spans else -math.inf) for p in predictions]
         f1 = [f1 for _, f1 in scores(texts, features)]
         unanswerable = [not feature.extra[2] for feature in features]
-        self.threshold, _ = best_threshold(margins, f1, unanswerable, [not text for text in texts])
+        threshold, _ = best_threshold(margins, f1, unanswerable, [not text for text in texts])
+        self.threshold = max(threshold, min(margins) - 1)  # a number: JSON has no infinity
 
     def answer(self, found: Found, example: Example) -> dict:
         """The answer, "" for none, and before it the best ones with their scores."""
@@ -190,12 +191,11 @@ def check_answers(example: Example, golds: Sequence) -> None:
         ValueError: the message names the file and the line.
     """
     context = example.values["context"]
-    for answer, start in golds:
-        if context[start : start + len(answer)] != answer:
-            raise ValueError(
-                f"{example.where}: at {start} the context has "
-                f"{context[start : start + len(answer)]!r}, not the answer {answer!r}"
-            )
+    for answer, start in misplaced(context, golds):
+        found = context[start : start + len(answer)]
+        raise ValueError(
+            f"{example.where}: at {start} the context has {found!r}, not the answer {answer!r}"
+        )
 
 
 def spans(scores: Tensor, window: Window, longest: int) -> Found:
