@@ -21,8 +21,8 @@ class Step:
 
     Args:
         accumulate: batches in a step.
-        weight: batch → how many things the loss is SUMMED over, examples or tokens. As it is, every
-            batch weighs 1: the loss is the mean over a batch.
+        weight: batch → how many things its loss is the mean over, examples or tokens. As it is,
+            every batch counts alike.
         schedule: step, from 0 → factor of the learning rates that the optimizer came with.
         clip: maximum gradient norm.
     """
@@ -42,8 +42,7 @@ def loop(
 
     Args:
         loader: a DataLoader.
-        loss: (model, batch) → what to minimise: the mean over the batch; or the sum over what
-            ``step.weight`` counts.
+        loss: (model, batch) → what to minimise, the mean over the batch.
         step: how many batches it takes, warm-up, clipping.
         evaluate: () → metrics on the development data.
         run: logs, saves and resumes; without one nothing is written.
@@ -57,12 +56,13 @@ def loop(
             for group in optimizer.param_groups:  # before the step, not after
                 group["lr"] = group["initial_lr"] * step.schedule(run.step)
 
-            # One division by the weight of the whole step. The mean of the batches' means would be
+            # Each batch has its share in the mean over the step. The mean of their means would be
             # wrong: their weights differ, and the last batch of an epoch is short.
-            total = distributed.add_up(sum(map(step.weight, batches)))
+            weights = [step.weight(batch) for batch in batches]
+            total = distributed.add_up(sum(weights))
             value = 0.0
-            for batch in batches:
-                share = loss(model, batch) / total
+            for batch, weight in zip(batches, weights, strict=True):
+                share = loss(model, batch) * (weight / total)
                 share.backward()  # gradients add up in .grad
                 value += share.item()
 

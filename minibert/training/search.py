@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -109,11 +110,13 @@ def find_lr(
 def losses_now(task: Task, model: nn.Module, loader: DataLoader, accumulate: int) -> list[float]:
     """The loss of every step to come, with the model as it is and dropout on."""
     model.train()
-    return [
-        sum(task.loss(model, batch).item() for batch in batches) / sum(map(task.weight, batches))
-        for epoch in range(len(loader.batch_sampler.plan))
-        for batches in steps_of(loader, accumulate, epoch, 0)
-    ]
+    found = []
+    for epoch in range(len(loader.batch_sampler.plan)):
+        for batches in steps_of(loader, accumulate, epoch, 0):
+            weights = [task.weight(batch) for batch in batches]
+            losses = [task.loss(model, batch).item() for batch in batches]
+            found.append(float(np.average(losses, weights=weights)))
+    return found
 
 
 def draw_rates(found: Sequence[dict]) -> str:

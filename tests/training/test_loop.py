@@ -27,7 +27,7 @@ def line_of_numbers(weights=(3, 1, 2)):
 
 def run_loop(model, batches, **how):
     def loss(model, batch):
-        return (model.weight - batch).square().sum()
+        return (model.weight - batch).square().mean()
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     step = Step(**{"weight": len, "clip": 1e9, **how})

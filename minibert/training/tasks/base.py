@@ -77,7 +77,7 @@ class Task(ABC):
 
     @abstractmethod
     def criterion(self, outputs: Tensor, batch: dict) -> Tensor:
-        """The loss, a SUM over what `weight` counts: the loop divides by the weight of a step."""
+        """The loss, a SUM over what `weight` counts."""
 
     @abstractmethod
     def decode(self, outputs: Tensor, batch: dict) -> list:
@@ -196,8 +196,8 @@ class Task(ABC):
         return len(batch["targets"])
 
     def loss(self, model: nn.Module, batch: dict) -> Tensor:
-        """The summed loss of a model on a batch, as the loop takes it."""
-        return self.criterion(self.outputs(model, batch), batch)
+        """The mean loss of a model on a batch, as the loop takes it."""
+        return self.criterion(self.outputs(model, batch), batch) / self.weight(batch)
 
     def calibrate(self, predictions: Sequence, features: Sequence[Feature]) -> None:
         """Choose on development data what was not learnt: a threshold, say."""
