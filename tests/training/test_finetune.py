@@ -1,5 +1,4 @@
 import csv
-import dataclasses
 import hashlib
 import itertools
 import json
@@ -8,8 +7,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import time
 import warnings
 from collections import Counter
@@ -19,6 +16,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 from support import small
+from support.processes import Training
 
 from minibert.cli.train import predict_text
 from minibert.io.checkpoint import read_safetensors
@@ -30,7 +28,6 @@ from minibert.training.seeds import several
 from minibert.training.settings import Settings, with_recipe
 from minibert.training.tasks import TASKS, Classification, Similarity, task_class
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 slow = pytest.mark.slow
 
 
@@ -178,19 +175,19 @@ def test_a_run_continues_as_it_was_begun(world, tmp_path, monkeypatch):
 
 def test_one_process_at_a_time_and_a_killed_one_holds_nothing(world, tmp_path):
     wanted, out = settings(world, epochs=200), tmp_path / "out"
-    process = start_process(out, wanted)
+    process = Training(out, wanted)
     wait_for_lines(process, out, 3)
     for again in (False, True):
         with pytest.raises(ValueError, match=f"process {process.pid} is training in {out}; wait"):
             finetune(wanted, out, resume=again)
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    assert "saved after step" in process.communicate(timeout=300)[1]
+    assert process.is_alive()
+    os.kill(process.pid, signal.SIGINT)
+    assert "saved after step" in process.end()[1]
     assert not (out / "run" / "lock").exists()
-    process = start_process(out, wanted)  # resumed
+    process = Training(out, wanted)  # resumed
     wait_for_lines(process, out, len(log_of(out)) + 1)
     process.kill()
-    process.wait()
+    process.join()
     assert (out / "run" / "lock").exists(), "what follows would show nothing"
     with pytest.raises(ValueError, match="already holds a run"):
         finetune(wanted, out)
@@ -241,27 +238,10 @@ def test_an_unfinished_run_predicts_nothing_and_notices_changed_data(world, tmp_
         finetune(None, tmp_path / "run", resume=True)
 
 
-PROGRAM = """
-import sys
-from minibert.training.finetune import Settings, finetune
-wanted = eval(sys.argv[2])
-finetune(wanted and Settings(**wanted), sys.argv[1], resume=not wanted)
-"""
-
-
-def start_process(out, wanted, before="", **env):
-    """Begin the run, or resume it where it has begun."""
-    begun = (out / "run" / "settings.json").exists()
-    arguments = [str(out), repr(None if begun else dataclasses.asdict(wanted))]
-    env = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", **env}
-    command = [sys.executable, "-c", before + PROGRAM, *arguments]
-    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
-
-
 def wait_for_lines(process, out, lines):
     """Wait until the log of a run has so many lines, or the run has ended."""
     log = out / "run" / "log.jsonl"
-    while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= lines):
+    while process.is_alive() and not (log.exists() and log.read_text().count("\n") >= lines):
         time.sleep(0.001)
 
 
@@ -274,25 +254,18 @@ def test_killed_at_a_random_moment(world, tmp_path, seed):
     draw = random.Random(seed)
     while True:
         out = tmp_path / f"home-{draw.random()}" / "out"
-        process = start_process(out, wanted)
+        process = Training(out, wanted)
         wait_for_lines(process, out, draw.randint(0, len(log_of(tmp_path / "whole"))))
         time.sleep(draw.random() * 0.02)
-        process.send_signal(signal.SIGKILL)
-        if process.wait() == -signal.SIGKILL:
+        process.kill()
+        process.join()
+        if process.exitcode == -signal.SIGKILL:
             break  # else it was done before
     for path in out.rglob("*.json"):
         read_json(path)  # whole, or not there
-    again = start_process(out, wanted)
-    assert again.wait(300) == 0, again.stderr.read()
+    assert Training(out, wanted).end() == (0, "")
     assert files_of(out) == files_of(tmp_path / "whole")
     assert [path.name for path in out.parent.iterdir()] == ["out"]
-
-
-FULL = """
-import resource, signal
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-"""
 
 
 @pytest.mark.parametrize("limit", [60_000, *(pytest.param(n, marks=slow) for n in (100, 120_000))])
@@ -300,9 +273,8 @@ def test_a_full_disk_leaves_nothing_half_written(world, tmp_path, limit):
     wanted = settings(world, checkpoint_every=2)
     finetune(wanted, tmp_path / "whole")
     out = tmp_path / "home" / "cut"
-    process = start_process(out, wanted, before=FULL.format(limit=limit))
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 1 and "Error" in errors.splitlines()[-1], errors
+    status, error = Training(out, wanted, limit).end()
+    assert status == 1 and "Error: " in error, error
     readers = {".json": read_json, ".safetensors": read_safetensors}
     for path in (path for path in out.rglob("*") if path.is_file()):
         assert "tmp" not in path.name
@@ -319,10 +291,8 @@ def test_two_processes_take_the_steps_of_one(world, tmp_path):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    both = [start_process(tmp_path / "two", wanted, RANK=str(n), **address) for n in range(2)]
-    for process in both:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+    both = [Training(tmp_path / "two", wanted, RANK=str(n), **address) for n in range(2)]
+    assert [process.end() for process in both] == [(0, "")] * 2
     lines = [log_of(tmp_path / name) for name in ("one", "two")]
     assert len(lines[0]) == len(lines[1]) == 1 + 2 * (4 + 1)
     for one, two in zip(*lines, strict=True):
