@@ -213,7 +213,7 @@ class BertTokenizer(PretrainedTokenizer):
         self.strip_accents = strip_accents
         self.tokenize_chinese_chars = tokenize_chinese_chars
         self.model_max_length = model_max_length
-        self.rules = _rules(do_lower_case, strip_accents, tokenize_chinese_chars)
+        self.rules = cleaning_rules(do_lower_case, strip_accents, tokenize_chinese_chars)
         self.special_tokens_map = {
             "unk_token": unk_token,
             "sep_token": sep_token,
@@ -487,13 +487,13 @@ class BertTokenizer(PretrainedTokenizer):
         return f"BertTokenizer({len(self)} tokens; {', '.join(r.__name__ for r in self.rules)})"
 
 
-def _rules(do_lower_case: bool, strip: bool | None, tokenize_chinese_chars: bool) -> list[Rule]:
+def cleaning_rules(lower: bool, strip: bool | None = None, cjk: bool = True) -> list[Rule]:
     """The cleaning rules in force, in their order."""
     rules = [
         (clean, True),
-        (space_cjk, tokenize_chinese_chars),
-        (strip_accents, do_lower_case if strip is None else strip),
-        (lower_case, do_lower_case),
+        (space_cjk, cjk),
+        (strip_accents, lower if strip is None else strip),
+        (lower_case, lower),
     ]
     return [rule for rule, in_force in rules if in_force]
 
