@@ -14,11 +14,12 @@ import warnings
 from operator import methodcaller
 
 from minibert import __version__
-from minibert.cli import check, encode, models, runs, train
+from minibert.cli import check, encode, models, pretrain, runs, train
 from minibert.cli.common import Result, add_parser, tell
 
 COMMANDS = (  # in the order of the help
     encode.similarity, encode.embed, encode.search, encode.keysentences,
+    pretrain.vocabulary,
     train.finetune, runs.compare, train.predict, train.blend, runs.push, runs.export,
     models.download, models.inspect, models.fill_mask, models.trace, models.explore,
     models.explain, models.show, check.parity, check.check, check.bench,

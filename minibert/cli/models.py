@@ -13,6 +13,7 @@ SHOW = {  # what `minibert show` prints: topic → (file, name in it, or None fo
     "config": ("config.py", "BertConfig"),
     "tokenizer": ("tokenization/tokenizer.py", None),
     "wordpiece": ("tokenization/tokenizer.py", "wordpiece"),
+    "vocabulary": ("training/vocabulary.py", None),
     "embeddings": ("embeddings.py", None),
     "attention": ("attention.py", None),
     "layer": ("encoder.py", "EncoderLayer"),
