@@ -75,6 +75,13 @@ def side_by_side(work: Callable[[Item], None], items: Sequence[Item], threads: i
         torch.set_num_threads(before)
 
 
+def to_device(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """A tensor on a device. The copy to a GPU waits for nothing that the GPU is still computing."""
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 @contextlib.contextmanager
 def progress(total: int, unit: str, show: bool | None = None) -> Iterator[Callable[[int], object]]:
     """A progress bar on stderr, after a second of work; gives the function that moves it on.

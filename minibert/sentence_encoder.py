@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minibert.batching import make_batches, progress, side_by_side
+from minibert.batching import make_batches, progress, side_by_side, to_device
 from minibert.io import sentence_transformers
 from minibert.io.directory import open_directory
+from minibert.io.distributed import own_gpu
 from minibert.io.files import atomic_directory, write_text
 from minibert.io.hub import DEFAULT_MODEL, model_card
 from minibert.model import BertModel
@@ -27,6 +28,7 @@ from minibert.similarity import SIMILARITY
 from minibert.tokenization.tokenizer import BertTokenizer
 
 BATCH_TOKENS = 512  # the most tokens in a batch, padding included
+GPU_BATCH_TOKENS = 32768  # there: a small batch leaves most of a GPU idle
 MIN_BATCH_TOKENS = 256  # fewer are one batch, on all threads: two would fetch all weights twice
 MAX_PADDING = 64  # tokens of padding in a batch: more would cost more than another batch
 
@@ -110,7 +112,7 @@ class SentenceEncoder:
 
     @property
     def engine(self) -> str:
-        """What the linear layers are: "packed", "int8", or "textbook" where none was swapped."""
+        """What was swapped in: "packed", "int8" or "sdpa"; "textbook" where nothing was."""
         engines = (getattr(type(part), "engine", None) for part in self.model.modules())
         return next(filter(None, engines), "textbook")
 
@@ -137,7 +139,7 @@ class SentenceEncoder:
         texts: str | Iterable[str],
         *,
         batch_size: int | None = None,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
         on_long: str = "warn",
         normalize_embeddings: bool | None = None,
         convert_to_tensor: bool = False,
@@ -151,13 +153,14 @@ class SentenceEncoder:
         come back in the order of the texts. A vector does not depend on the other texts (by at most
         2e-6 in float32, not at all in int8).
 
-        What runs is ``self.model``, the `BertModel` in ``model.py``; with the default engine its
-        ``nn.Linear`` layers have been swapped for faster ones (``engine`` says so).
+        What runs is ``self.model``, the `BertModel` in ``model.py``; with the default engine of a
+        CPU its ``nn.Linear`` layers have been swapped for faster ones (``engine`` says so).
 
         Args:
             texts: a text, or texts; for more than fit into memory see `stream`.
             batch_size: the most texts in a batch; None = as many as ``batch_tokens`` allows.
-            batch_tokens: the most tokens in a batch, padding included.
+            batch_tokens: the most tokens in a batch, padding included; None = 512 on a CPU, 32,768
+                on a GPU.
             on_long: what to do with a text of more than ``max_length`` tokens: ``"warn"`` cuts it
                 and says how many were cut, ``"error"`` raises, ``"window"`` encodes overlapping
                 windows and averages their vectors, weighted by their tokens.
@@ -198,7 +201,7 @@ class SentenceEncoder:
         self,
         rows: list[list[int]],
         batch_size: int | None,
-        batch_tokens: int,
+        batch_tokens: int | None,
         show_progress_bar: bool | None,
     ) -> Tensor:
         """The pooled vectors of lists of token ids, computed in batches; not normalised.
@@ -206,14 +209,23 @@ class SentenceEncoder:
         Shapes: returns (rows, dimension), in the order of the rows.
         """
         lengths = [len(row) for row in rows]
-        threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+        cpu = self.device.type == "cpu"
+        threads = torch.get_num_threads() if cpu else 1
+        if batch_tokens is None:
+            batch_tokens = BATCH_TOKENS if cpu else GPU_BATCH_TOKENS
         if threads > 1 and batch_size is None:  # at least four batches a thread, so that all end
             share = sum(lengths) // (4 * threads)  # at about the same time
             batch_tokens = min(batch_tokens, max(share, MIN_BATCH_TOKENS))
-        padding = 0 if self.engine == "int8" else MAX_PADDING  # see `encode_batch`
+        padding = MAX_PADDING if cpu else max(MAX_PADDING, batch_tokens // 16)
+        padding = 0 if self.engine == "int8" else padding  # see `encode_batch`
         batches = make_batches(lengths, tokens=batch_tokens, size=batch_size, padding=padding)
         batches.sort(key=lambda batch: -len(batch) * lengths[batch[0]])  # the largest first
+        # A GPU is not waited for, so nothing is looked at before all batches are on their way:
+        # where the vectors go is there at once, and not copied with each batch.
         vectors = torch.empty(len(rows), self.dimension, device=self.device)
+        starts = itertools.accumulate(map(len, batches), initial=0)
+        order = torch.tensor([i for batch in batches for i in batch], dtype=torch.long)
+        order = to_device(order, self.device)  # (rows,)
 
         training = [part for part in self.model.modules() if part.training]
         if training:
@@ -221,12 +233,14 @@ class SentenceEncoder:
         try:
             with progress(len(rows), "texts", show_progress_bar) as advance:
 
-                def work(batch: list[int]) -> None:
+                def work(item: tuple[int, list[int]]) -> None:
+                    start, batch = item
                     with torch.inference_mode():
-                        vectors[batch] = self.encode_batch([rows[i] for i in batch])
+                        found = self.encode_batch([rows[i] for i in batch])
+                        vectors[order[start : start + len(batch)]] = found
                     advance(len(batch))
 
-                side_by_side(work, batches, threads)
+                side_by_side(work, list(zip(starts, batches, strict=False)), threads)
         finally:
             for part in training:
                 part.training = True
@@ -263,11 +277,16 @@ class SentenceEncoder:
         ids = np.full((len(rows), T), self.tokenizer.pad_token_id)  # (B, T)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = row
-        ids = torch.from_numpy(ids).to(self.device)  # (B, T)
+        ids = to_device(torch.from_numpy(ids), self.device)  # (B, T)
         mask = None  # where there is no padding there is nothing to mask
         if min(lengths) < T:
-            mask = (torch.arange(T) < torch.tensor(lengths)[:, None]).to(self.device)  # (B, T)
-        return self.pool(self.model(ids, mask).last_hidden_state, lengths)  # (B, dimension)
+            mask = torch.arange(T) < torch.tensor(lengths)[:, None]
+            mask = to_device(mask, self.device)  # (B, T)
+        hidden = self.model(ids, mask).last_hidden_state  # (B, T, H)
+        if self.device.type != "cpu":  # few large kernels rather than some for each length
+            pooled = [POOLING[name](hidden, mask) for name in self.pooling]
+            return torch.cat(pooled, dim=1).float()  # (B, dimension)
+        return self.pool(hidden, lengths)  # (B, dimension)
 
     def pool(self, hidden: Tensor, lengths: list[int]) -> Tensor:
         """Pool the real tokens of every text, in all of ``pooling``.
@@ -362,11 +381,12 @@ class SentenceEncoder:
             name_or_path: a directory, or a name for ``hub.locate``.
             device: ``"auto"`` = cuda, then mps, then cpu.
             dtype: of the weights and of the computation; vectors are float32 always.
-            engine: what the linear layers are. ``"textbook"``: ``nn.Linear``, bit for bit the
-                reference. ``"packed"``: the same with the weights laid out for the processor,
-                faster, within 2e-6 (`speed.packed`). ``"int8"``: whole numbers, about twice as
-                fast with VNNI, a cosine of about 0.999 (`speed.int8`). None = as it was saved
-                where that is int8; else packed on a CPU in float32, textbook elsewhere.
+            engine: what is swapped in. ``"textbook"``: nothing, bit for bit the reference.
+                ``"packed"``: linear layers whose weights are laid out for the processor, faster,
+                within 2e-6 (`speed.packed`). ``"int8"``: linear layers of whole numbers, about
+                twice as fast with VNNI, a cosine of about 0.999 (`speed.int8`). ``"sdpa"``:
+                torch's fused attention, for GPUs and long texts (`speed.sdpa`). None = as it was
+                saved where that is int8; else packed on a CPU in float32, textbook elsewhere.
             precision: ``"int8"`` = the engine of that name; ``"float32"`` = the default, not int8.
             hub: options of ``hub.locate``, such as ``revision`` and ``cache_dir``.
 
@@ -445,14 +465,14 @@ def merge_windows(vectors: Tensor, rows: list[list[int]], owners: list[int], tex
 def best_device(device: str | torch.device) -> torch.device:
     """``"auto"`` = cuda, then mps, then cpu; anything else as it is.
 
+    Under ``torchrun`` "cuda" is a GPU for each process.
+
     Raises:
         ValueError: a device that torch does not find here.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     found = [name for name in there if there[name]] + ["cpu"]
-    if device == "auto":
-        return torch.device(found[0])
-    device = torch.device(device)
+    device = torch.device(found[0] if device == "auto" else device)
     if not there.get(device.type, True):
         raise ValueError(f"device {str(device)!r} is not there; torch found {' and '.join(found)}")
-    return device
+    return own_gpu() if device == torch.device("cuda") else device

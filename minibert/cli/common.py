@@ -93,10 +93,10 @@ def encoding_options(parser: argparse.ArgumentParser) -> None:
     """The options of all commands that encode texts."""
     add_model(parser)
     parser.add_argument(
-        "--engine", choices=("packed", "textbook", "int8"),
+        "--engine", choices=("packed", "textbook", "int8", "sdpa"),
         help="how the model computes: packed (the default on a CPU) is fast; textbook is plain "
         "PyTorch, bit for bit the reference; int8 is about twice as fast as packed on a CPU with "
-        "VNNI, and its vectors differ a little",
+        "VNNI, and its vectors differ a little; sdpa is torch's fused attention, for a GPU",
     )  # fmt: skip
     parser.add_argument("--precision", choices=("float32", "int8"), help="int8: --engine int8")
     parser.add_argument(

@@ -18,10 +18,34 @@ from torch import Tensor, nn
 Item = TypeVar("Item")
 
 
-def start(device: str) -> None:
-    """Join the other processes, if ``torchrun`` has started any: gloo on CPUs, nccl on GPUs."""
-    if "RANK" in os.environ and dist.is_available() and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+def own_gpu() -> torch.device:
+    """The GPU of this process: under ``torchrun`` one for each, else torch's current one.
+
+    Raises:
+        ValueError: there are more processes than GPUs.
+    """
+    if "LOCAL_RANK" not in os.environ:
+        return torch.device("cuda")
+    number, found = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if number >= found:
+        raise ValueError(
+            f"process {number} of torchrun has no GPU: {found} found here; start as many processes "
+            f"(--nproc-per-node={found}), or compute on the CPU (device cpu)"
+        )
+    return torch.device("cuda", number)
+
+
+def start(device: torch.device) -> None:
+    """Join the other processes, if ``torchrun`` has started any.
+
+    Numbers and random states, which lie on the CPU, go through gloo; what lies on a GPU, the
+    gradients, through nccl.
+    """
+    if "RANK" not in os.environ or not dist.is_available() or dist.is_initialized():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device if device.index is not None else own_gpu())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
 
 
 def processes() -> int:

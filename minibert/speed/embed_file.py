@@ -84,7 +84,7 @@ def embed_file(
         before = read_json(state_file)
         if isinstance(before, dict) and before.get("run") == run:
             done = before["rows"]
-    distributed.start(encoder.device.type)
+    distributed.start(encoder.device)
     chief = distributed.rank() == 0
     distributed.wait()  # all have read how far it is
     if chief and done == 0:

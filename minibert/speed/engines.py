@@ -1,4 +1,4 @@
-"""Choose the linear layers a model computes with: plain ``nn.Linear``, packed, or int8."""
+"""Choose the parts a model computes with: the textbook's, or faster ones swapped in for them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ import torch
 
 from minibert.io.directory import ModelDirectory
 from minibert.model import BertModel
-from minibert.speed import int8, packed
+from minibert.speed import int8, packed, sdpa
 
-ENGINES = ("packed", "textbook", "int8")
+ENGINES = ("packed", "textbook", "int8", "sdpa")
+ON_CPU = ("packed", "int8")  # and in float32
 
 
 def load_model(
     home: ModelDirectory, engine: str | None, dtype: torch.dtype, device: torch.device
 ) -> BertModel:
-    """The model of a directory with the linear layers of an engine.
+    """The model of a directory with the parts of an engine.
 
     Args:
-        engine: one of `ENGINES`; "float32": the fastest that is not int8; None: int8 where the
-            directory was saved so, else as "float32". Where int8 would be slow a warning says why,
-            and the model is float32.
+        engine: one of `ENGINES`; "float32": packed on a CPU, textbook elsewhere; None: int8 where
+            the directory was saved so, else as "float32". Where int8 would be slow a warning says
+            why, and the model is float32. sdpa has to be asked for: with it another attention runs
+            than the one that is read.
 
     Raises:
         ValueError: an unknown engine, or one that is not for this device or dtype.
@@ -33,7 +35,7 @@ def load_model(
     best = "packed" if on_cpu and packed.available() else "textbook"
     if engine in ("float32", None):
         engine = "int8" if engine is None and saved and on_cpu else best
-    if engine != "textbook" and not on_cpu:
+    if engine in ON_CPU and not on_cpu:
         raise ValueError(f'engine "{engine}" needs a CPU and float32, not {device} and {dtype}')
     if engine == "packed" and best != "packed":
         raise ValueError('engine "packed" needs oneDNN, which this torch lacks; "textbook" works')
@@ -44,4 +46,6 @@ def load_model(
     if engine == "int8":
         return model if saved else int8.quantize(model)
     model = (int8.dequantize(model) if saved else model).to(device, dtype)
+    if engine == "sdpa":
+        return sdpa.fuse(model)
     return packed.pack(model) if engine == "packed" else model

@@ -146,21 +146,27 @@ class Run:
 
     # ------------------------------------------------------------------------------- checkpoints
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
     def trained(self) -> dict[str, Tensor]:
         """The parameters that are being trained, by name."""
         return {n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
 
     def save(self) -> None:
         """Write ``checkpoint.safetensors``: one file, replaced in one moment."""
-        states = distributed.gather(torch.get_rng_state())
+        states, device = distributed.gather(torch.get_rng_state()), self.device
+        gpu = device.type == "cuda"  # dropout there has a generator of its own
+        gpu_states = distributed.gather(torch.cuda.get_rng_state(device)) if gpu else []
         if not self.directory or distributed.rank():
             return
         tensors = {f"model.{name}": tensor for name, tensor in self.trained().items()}
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items() if v is not None}
         tensors |= {f"random.{i}": state for i, state in enumerate(states)}
-        if torch.cuda.is_available():
-            tensors |= {f"cuda.{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
+        tensors |= {f"cuda.{i}": state for i, state in enumerate(gpu_states)}
         position = {name: getattr(self, name) for name in POSITION} | {"lines": len(self.lines)}
         metadata = {"position": json.dumps(position)}
         write_safetensors(Path(self.directory, "checkpoint.safetensors"), tensors, metadata)
@@ -201,15 +207,15 @@ class Run:
             state[int(number)][key] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        states, cuda = parts["random"], parts["cuda"]
+        states, rank = parts["random"], str(distributed.rank())
         if len(states) != distributed.processes():
             raise ValueError(
                 f"the checkpoint is that of {len(states)} processes, this run has "
                 f"{distributed.processes()}; resume with as many"
             )
-        torch.set_rng_state(states[str(distributed.rank())])
-        if cuda:
-            torch.cuda.set_rng_state_all([cuda[str(i)] for i in range(len(cuda))])
+        torch.set_rng_state(states[rank])
+        if parts["cuda"] and self.device.type == "cuda":
+            torch.cuda.set_rng_state(parts["cuda"][rank], self.device)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Copy tensors into the parameters that are being trained; all of them, and no others."""

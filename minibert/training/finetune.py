@@ -94,7 +94,7 @@ def whole_run(settings: Settings, out: Path, resume: bool, say: Say) -> dict:
     if settings.tensorboard:
         need_tensorboard()
     device = best_device(settings.device)
-    distributed.start(device.type)
+    distributed.start(device)
     say = say if distributed.rank() == 0 else silent
 
     examples = read_data(settings, say)

@@ -60,15 +60,17 @@ def loop(
             # wrong: their weights differ, and the last batch of an epoch is short.
             weights = [step.weight(batch) for batch in batches]
             total = distributed.add_up(sum(weights))
-            value = 0.0
+            shares = []
             for batch, weight in zip(batches, weights, strict=True):
                 share = loss(model, batch) * (weight / total)
                 share.backward()  # gradients add up in .grad
-                value += share.item()
+                shares.append(share.detach())
 
             distributed.add_up_gradients(model.parameters())
-            value = distributed.add_up(value)
             norm = clip_grad_norm_(model.parameters(), step.clip)
+            # The only numbers of a step that are looked at, all at once: a GPU waits for a look.
+            *values, norm = torch.stack([*shares, norm]).tolist()
+            value = distributed.add_up(sum(values))
             run.check(value, norm)  # NaN stops here, before it gets into the weights
             optimizer.step()
             optimizer.zero_grad()

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from minibert import batching
 from minibert.batching import make_batches
 from minibert.config import BertConfig
 from minibert.io.directory import ModelDirectory
@@ -276,4 +277,4 @@ def to_device(value: Any, device: torch.device | str) -> Any:
     """A batch with all its tensors on a device."""
     if isinstance(value, dict):
         return {key: to_device(entry, device) for key, entry in value.items()}
-    return value.to(device) if isinstance(value, Tensor) else value
+    return batching.to_device(value, device) if isinstance(value, Tensor) else value
