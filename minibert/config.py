@@ -18,6 +18,9 @@ from minibert.io.files import atomic_directory, write_json
 
 ACTIVATIONS = ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh")
 CHOICES = {"hidden_act": ACTIVATIONS, "position_embedding_type": ("absolute", "sinusoidal")}
+SHAPES = {  # name → layers and width of the smaller BERTs of Turc 2019 (1908.08962), table 1
+    "tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768),
+}  # fmt: skip
 LARGEST = 10_000_000  # of any size: far above every BERT, far below what fills a machine
 # Keys whose other values would silently make another model: key -> the one value we implement.
 ONLY = {
@@ -90,6 +93,33 @@ class BertConfig:
         for key, only in ONLY.items():
             if self.extra.get(key, only) != only:
                 raise ValueError(f"{key} is {self.extra[key]!r}; minibert implements {only!r} only")
+
+    @classmethod
+    def of_size(cls, size: str, **changes: object) -> BertConfig:
+        """The config of a size of Turc 2019, such as ``"tiny"``, or of layers x width: ``"6x192"``.
+
+        As there, a head is 64 wide and the feed-forward network four times the width.
+
+        >>> BertConfig.of_size("mini", vocab_size=8000).hidden_size
+        256
+
+        Raises:
+            ValueError: no such size.
+        """
+        layers, _, width = size.partition("x")
+        if layers.isdecimal() and width.isdecimal() and int(width) % 64 == 0:
+            layers, width = int(layers), int(width)
+        elif size in SHAPES:
+            layers, width = SHAPES[size]
+        else:
+            raise ValueError(
+                f"no size is named {size!r}; there are {', '.join(SHAPES)}, or layers x width, "
+                "such as 6x192 (a width that 64 divides)"
+            )
+        return cls.from_dict({
+            "hidden_size": width, "num_hidden_layers": layers,
+            "num_attention_heads": width // 64, "intermediate_size": 4 * width, **changes,
+        })  # fmt: skip
 
     @classmethod
     def names(cls) -> list[str]:

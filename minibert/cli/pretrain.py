@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from minibert.cli.common import Result, option, table, tell
+from minibert.cli.common import Result, option, options, table, tell
+from minibert.cli.train import add_settings, given
 
 
 @option("texts", nargs="+", metavar="TEXT", help="a sentence a line, a blank line between "
@@ -44,3 +45,59 @@ def vocabulary_text(value: dict) -> str:
     where = f"{held_out} documents held out" if held_out else "the text it was learnt from"
     tokens = f"{value['tokens']:,} tokens, {'cased' if value['cased'] else 'uncased'}"
     return f"{value['out']}: {tokens}\non {where}, {value['words']:,} words:\n{table(rows)}"
+
+
+@options
+def pretrain_settings(parser: argparse.ArgumentParser) -> None:
+    """An option for every setting of a pre-training."""
+    from minibert.training.pretrain_settings import GROUPS, PretrainSettings
+
+    parser.add_argument("texts", nargs="*", metavar="TEXT",
+                        help="text files: a sentence a line, a blank line between documents")
+    parser.add_argument("--heldout", nargs="+", default=argparse.SUPPRESS, metavar="FILE",
+                        help="texts to measure on (default: a twentieth of the documents)")
+    add_settings(parser, PretrainSettings, GROUPS, files=("vocabulary",))
+
+
+@option("--out", required=True, metavar="DIR", help="directory to write")
+@option("--resume", action="store_true", help="continue the run in --out")
+@pretrain_settings
+def pretrain(args: argparse.Namespace) -> Result | None:
+    """Pre-train a BERT from random weights on plain text: hidden words and next sentences.
+
+    Example: minibert pretrain text.txt --vocabulary vocab.txt --size tiny --minutes 9 --out bert
+
+    It tells how many hidden words it guesses, beside what counting reaches, and what it answers
+    for three held-out sentences. The result opens in transformers; minibert fill-mask shows it.
+    Under torchrun several processes share every batch.
+    """
+    from minibert.io.distributed import rank
+    from minibert.training.pretrain import pretrain as run
+    from minibert.training.pretrain_settings import PretrainSettings
+
+    asked = given(args, PretrainSettings)
+    if not args.texts:
+        asked.pop("texts")
+    if not args.resume:
+        if not args.texts:
+            raise ValueError("name a text: minibert pretrain TEXT --vocabulary FILE --out DIR")
+        asked = PretrainSettings(**asked)
+    try:
+        value = run(asked, args.out, resume=args.resume, say=tell)
+    except KeyboardInterrupt:
+        tell(f"to continue a run that had begun: minibert pretrain --resume --out {args.out}")
+        raise
+    return None if rank() else Result({"out": args.out, **value}, pretrain_text)
+
+
+def pretrain_text(value: dict) -> str:
+    """Every measure at the end, beside what it was at the start and what counting reaches."""
+    rows = [("", "at the end", "at the start", "most frequent", "left neighbour")]
+    for name, after in value["after"].items():
+        short = name.removeprefix("heldout_")
+        cells = (value["before"].get(name), *(value["baselines"].get(f"{kind}_{short}")
+                                              for kind in ("unigram", "bigram")))  # fmt: skip
+        form = ".4f" if isinstance(after, float) else "d"
+        rows.append((name, f"{after:{form}}", *("" if c is None else f"{c:{form}}" for c in cells)))
+    out = value["out"]
+    return f"{table(rows)}\n{out}: the model; {out}/run: settings, log, curves, guesses"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from minibert.cli.common import Result, option, options, reading, reading_options, table, tell
 
@@ -15,31 +17,48 @@ finetuned_option = option(
 @options
 def settings_options(parser: argparse.ArgumentParser) -> None:
     """The task, and an option for every setting of a fine-tuning, with its help and default."""
-    import dataclasses
-
-    from minibert.training.settings import CHOICES, FILES, GROUPS, Settings
+    from minibert.training.settings import FILES, GROUPS, Settings
     from minibert.training.tasks import TASKS
 
     parser.add_argument("task", nargs="?", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
     parser.add_argument("train", nargs="?", metavar="TRAIN",
                         help="training data; the layout for each task is below")
+    add_settings(parser, Settings, GROUPS, FILES)
+
+
+def add_settings(
+    parser: argparse.ArgumentParser, kind: type, groups: dict[str, str], files: Sequence[str] = ()
+) -> None:
+    """An option for every setting, with its help and default.
+
+    Args:
+        kind: the class of the settings.
+        groups: the field that begins each group → its title.
+        files: the fields that name a file.
+    """
+    import dataclasses
+
+    from minibert.training.settings import CHOICES
+
     kinds = {"int": int, "float": float}
-    for field in dataclasses.fields(Settings):
+    group: Any = parser
+    for field in dataclasses.fields(kind):
         if "help" not in field.metadata:
             continue
-        if field.name in GROUPS:
-            group = parser.add_argument_group(GROUPS[field.name])
+        if field.name in groups:
+            group = parser.add_argument_group(groups[field.name])
         option = "--" + field.name.replace("_", "-")
         text = field.metadata["help"]
         if field.type == "bool":
             group.add_argument(option, action="store_true", default=GIVEN, help=text)
             continue
-        kind = number_or_word if field.name == "freeze" else kinds.get(field.type.split()[0], str)
+        of_type = kinds.get(field.type.split()[0], str)
+        of_type = number_or_word if field.name == "freeze" else of_type
         text += "" if field.default is None else f" (default {field.default})"
         choices = [name for name in CHOICES.get(field.name, ()) if name] or None
-        shown = "FILE" if field.name in FILES else field.type.split()[0].upper()
+        shown = "FILE" if field.name in files else field.type.split()[0].upper()
         group.add_argument(
-            option, type=kind, default=GIVEN, choices=choices, help=text,
+            option, type=of_type, default=GIVEN, choices=choices, help=text,
             metavar=None if choices else shown,
         )  # fmt: skip
 
@@ -147,15 +166,15 @@ def settings_of(args: argparse.Namespace):
     return Settings(**given(args))
 
 
-def given(args: argparse.Namespace) -> dict:
-    """The settings that were given, whatever the others are."""
+def given(args: argparse.Namespace, kind: type | None = None) -> dict:
+    """The settings that were given, whatever the others are; ``kind``: their class."""
     import dataclasses
 
     from minibert.training.settings import Settings
 
-    names = [field.name for field in dataclasses.fields(Settings)]
+    names = [field.name for field in dataclasses.fields(kind or Settings)]
     found = {name: vars(args)[name] for name in names if vars(args).get(name) is not None}
-    if args.resume and not args.skip_incomplete:
+    if args.resume and found.get("skip_incomplete") is False:
         del found["skip_incomplete"]
     return found
 

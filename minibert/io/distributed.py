@@ -63,13 +63,13 @@ def share(items: Sequence[Item]) -> Sequence[Item]:
     return items[rank() :: processes()]
 
 
-def add_up(value: float) -> float:
-    """The sum of a number over all processes."""
+def add_up(value: float | Tensor) -> float | Tensor:
+    """The sum of a number, or of each in a tensor, over all processes."""
     if processes() == 1:
         return value
-    total = torch.tensor(float(value), dtype=torch.float64)
+    total = torch.as_tensor(value, dtype=torch.float64).clone()
     dist.all_reduce(total)
-    return total.item()
+    return total if isinstance(value, Tensor) else total.item()
 
 
 def add_up_gradients(parameters: Iterable[nn.Parameter]) -> None:

@@ -14,7 +14,7 @@ import os
 import platform
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -49,7 +49,7 @@ from minibert.training.loader import data_loader
 from minibert.training.loop import Step, loop
 from minibert.training.optim import SCHEDULES, make_optimizer, parameter_groups
 from minibert.training.plots import card_text, curves, smooth
-from minibert.training.settings import LITTLE, Settings, with_recipe
+from minibert.training.settings import LITTLE, Checked, Settings, with_recipe
 from minibert.training.tasks import task_class
 from minibert.training.tasks.base import Task, failures
 from minibert.training.tasks.pairs import Similarity
@@ -139,7 +139,9 @@ def whole_run(settings: Settings, out: Path, resume: bool, say: Say) -> dict:
 # ---------------------------------------------------------------------------------- before training
 
 
-def settings_of(out: Path, settings: Settings | Mapping | None, resume: bool) -> Settings:
+def settings_of(
+    out: Path, settings: Checked | Mapping | None, resume: bool, kind: type[Checked] = Settings
+) -> Checked:
     """The settings of the run in ``out``, or those of a new one if there is none.
 
     Raises:
@@ -156,7 +158,7 @@ def settings_of(out: Path, settings: Settings | Mapping | None, resume: bool) ->
     if not path.exists():
         raise FileNotFoundError(f"{path.parent} holds no run that could be resumed; start one")
     begun = read_json(path)
-    if isinstance(settings, Settings):
+    if isinstance(settings, kind):
         chosen = (None, "auto")  # by the recipe, in the run
         settings = {k: v for k, v in vars(settings).items() if v not in chosen}
     asked = json.loads(json.dumps(settings or {}))  # of a tuple a list
@@ -166,7 +168,7 @@ def settings_of(out: Path, settings: Settings | Mapping | None, resume: bool) ->
             f"the run in {out} was begun with {told}, and is continued so: leave these out, or "
             "start a new run in another directory"
         )
-    return Settings(**begun)
+    return kind(**begun)
 
 
 @contextlib.contextmanager
@@ -279,7 +281,7 @@ def start_optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimiz
     return optimizer
 
 
-def begin(settings: Settings, origin: dict[str, str], out: Path, resume: bool) -> None:
+def begin(settings: Checked, origin: dict[str, str], out: Path, resume: bool) -> None:
     """Write the settings of a new run and what it starts from; a resumed run must have the same.
 
     Raises:
@@ -326,7 +328,12 @@ def train(
     events = event_files(run) if settings.tensorboard else contextlib.nullcontext()
     schedule = SCHEDULES[settings.schedule](warmup, plan.steps)
     step = Step(settings.accumulate, task.weight, schedule, settings.clip)
-    with run.interruptible(), narrator(run, plan.steps, say), events:
+
+    def scores(line: dict) -> str:
+        named = ((name, line.get(name)) for name in (run.best_on, "general_spearman"))
+        return ", ".join(f"{name} {score:.4g}" for name, score in named if score is not None)
+
+    with run.interruptible(), narrator(run, plan.steps, say, scores), events:
         loop(
             run.model, loader, loss, run.optimizer, epochs=len(plan.plan), step=step,
             evaluate=lambda: evaluation.on("dev", "general"), run=run,
@@ -336,8 +343,13 @@ def train(
 
 
 @contextlib.contextmanager
-def narrator(run: Run, total: int, say: Say) -> Iterator[None]:
-    """Draw a progress bar (in a file: a line every ten seconds), and say the scores of an epoch."""
+def narrator(
+    run: Run, total: int, say: Say, scores: Callable[[dict], str]
+) -> Iterator[None]:
+    """Draw a progress bar (in a file: a line every ten seconds), and say the scores of an epoch.
+
+    ``scores`` makes them of a line of the log.
+    """
     options = {"unit": "step", "mininterval": 0.1 if sys.stderr.isatty() else 10}
     bar = tqdm(total=total, initial=run.step, disable=say is silent, **options)
 
@@ -346,10 +358,8 @@ def narrator(run: Run, total: int, say: Say) -> Iterator[None]:
             bar.set_postfix_str(f"loss {line['loss']:.4g}, lr {line['lr']:.3g}", refresh=False)
             bar.update()
             return
-        scores = ((name, line.get(name)) for name in (run.best_on, "general_spearman"))
-        told = ", ".join(f"{name} {score:.4g}" for name, score in scores if score is not None)
         with tqdm.external_write_mode(sys.stderr):
-            say(f"epoch {line['epoch']}, step {line['step']} of {total}: {told}")
+            say(f"epoch {line['epoch']}, step {line['step']} of {total}: {scores(line)}")
 
     run.on_line = on_line
     with bar:

@@ -26,10 +26,11 @@ Points = list[tuple[int, float]]
 def as_csv(lines: Sequence[dict]) -> str:
     """The lines of a log as a csv table: a row each, a column for everything that was logged."""
     text = io.StringIO()
-    names = dict.fromkeys(name for line in lines for name in line)
+    cells = [{k: v for k, v in line.items() if not isinstance(v, list)} for line in lines]
+    names = dict.fromkeys(name for line in cells for name in line)
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows(cells)
     return text.getvalue()
 
 

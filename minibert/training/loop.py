@@ -22,13 +22,14 @@ class Step:
     Args:
         accumulate: batches in a step.
         weight: batch → how many things its loss is the mean over, examples or tokens. As it is,
-            every batch counts alike.
+            every batch counts alike. A tensor, if the loss is one of several parts: the mean
+            of each is then over things of its own.
         schedule: step, from 0 → factor of the learning rates that the optimizer came with.
         clip: maximum gradient norm.
     """
 
     accumulate: int = 1
-    weight: Callable[[Any], float] = lambda batch: 1.0
+    weight: Callable[[Any], float | Tensor] = lambda batch: 1.0
     schedule: Callable[[int], float] = lambda step: 1.0
     clip: float = 1.0
 
@@ -62,7 +63,7 @@ def loop(
             total = distributed.add_up(sum(weights))
             shares = []
             for batch, weight in zip(batches, weights, strict=True):
-                share = loss(model, batch) * (weight / total)
+                share = (loss(model, batch) * (weight / total)).sum()  # of its parts, if several
                 share.backward()  # gradients add up in .grad
                 shares.append(share.detach())
 

@@ -38,8 +38,31 @@ def setting(default: Any, text: str, low: float = -math.inf, high: float = math.
     return dataclasses.field(default=default, metadata={"help": text, "low": low, "high": high})
 
 
+class Checked:
+    """What all settings have: a dataclass that refuses values which cannot be."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        for field in dataclasses.fields(self):
+            value, kinds = getattr(self, field.name), field.type.split(" | ")
+            if type(value) is bool and "bool" not in kinds or not isinstance(value, types(kinds)):
+                allowed, kind = " or ".join(kinds), type(value).__name__
+                raise TypeError(f"{field.name} is {value!r} ({kind}); {allowed} is allowed")
+            allowed = CHOICES.get(field.name, (value,))
+            if value not in allowed:
+                raise ValueError(f"{field.name} is {value!r}; one of {list(allowed)}")
+            low, high = field.metadata.get("low", -math.inf), field.metadata.get("high", math.inf)
+            if isinstance(value, (int, float)) and not low <= value <= high:
+                limits = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
+                raise ValueError(f"{field.name} is {value}; {limits} is allowed")
+
+    def replace(self, **changes: object) -> Checked:
+        """A copy with some values changed."""
+        return dataclasses.replace(self, **changes)
+
+
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """What a fine-tuning is asked for. The fields explain themselves; data files: ``data.read``.
 
     Raises:
@@ -102,23 +125,6 @@ class Settings:
     device: str = setting("auto", "cpu, cuda or mps; auto takes the best available")
     autocast: bool = setting(False, "mixed precision: bfloat16 matrix products")
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot be."""
-        for field in dataclasses.fields(self):
-            value, kinds = getattr(self, field.name), field.type.split(" | ")
-            if type(value) is bool and "bool" not in kinds or not isinstance(value, types(kinds)):
-                allowed, kind = " or ".join(kinds), type(value).__name__
-                raise TypeError(f"{field.name} is {value!r} ({kind}); {allowed} is allowed")
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; one of {list(allowed)}")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            low, high = field.metadata.get("low", -math.inf), field.metadata.get("high", math.inf)
-            if isinstance(value, (int, float)) and not low <= value <= high:
-                limits = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
-                raise ValueError(f"{field.name} is {value}; {limits} is allowed")
-
     @property
     def files(self) -> dict[str, str]:
         """The data files: name of the setting → file."""
@@ -131,10 +137,6 @@ class Settings:
             "columns": self.columns, "header": self.header, "delimiter": self.delimiter,
             "skip_incomplete": self.skip_incomplete,
         }  # fmt: skip
-
-    def replace(self, **changes: object) -> Settings:
-        """A copy with some values changed."""
-        return dataclasses.replace(self, **changes)
 
 
 def types(names: Sequence[str]) -> tuple[type, ...]:

@@ -1,0 +1,443 @@
+"""A BERT from nothing: random weights, plain text, hidden words and next sentences.
+
+`pretrain` is the whole way, from text files to a directory that opens everywhere. It uses the one
+loop, the one checkpoint and the run directory of a fine-tuning.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from minibert.config import BertConfig
+from minibert.heads import BertForMaskedLM, BertForPreTraining
+from minibert.io import distributed
+from minibert.io.directory import ModelDirectory
+from minibert.io.files import atomic_directory, read_json, sha256, write_json, write_text
+from minibert.io.hub import model_card
+from minibert.sentence_encoder import best_device
+from minibert.tokenization.files import read_settings
+from minibert.tokenization.tokenizer import BertTokenizer
+from minibert.training import measuring
+from minibert.training.checkpoints import Run
+from minibert.training.corpus import Document, hold_out, read_documents
+from minibert.training.data import Say, silent
+from minibert.training.finetune import begin, claimed, clear, narrator, settings_of
+from minibert.training.loop import Step, loop
+from minibert.training.optim import SCHEDULES, make_optimizer, parameter_groups
+from minibert.training.packing import (
+    Packed,
+    Stretches,
+    Texts,
+    held_out_batches,
+    loader_of,
+    tokenise,
+)
+from minibert.training.plots import card_text, curves, smooth
+from minibert.training.pretrain_settings import PretrainSettings
+
+QUICK, ALL = 512, 5000  # held-out examples, while it trains and at the end
+
+
+def pretrain(
+    settings: PretrainSettings | Mapping[str, object] | None, out: str | os.PathLike, *,
+    resume: bool = False, say: Say = silent,
+) -> dict:  # fmt: skip
+    """Pre-train a BERT and write ``out``: the model with its heads, and ``out/run``.
+
+    Args:
+        settings: what to do; with ``resume`` they are read from ``out``, and if some are given
+            they must be the same.
+        out: a directory; ``out/run/metrics.json`` says that the run is finished.
+        resume: continue the run in ``out``.
+        say: gets a line of text whenever something happens.
+
+    Returns:
+        What ``metrics.json`` says: measures on held-out text before and after, and those of
+        counting (``baselines``).
+
+    Raises:
+        ValueError: texts, vocabulary and settings do not fit, or ``out`` already has a run in it.
+        Diverged: loss or gradients became NaN; the last checkpoint stands.
+        KeyboardInterrupt: Ctrl-C; the run was saved before.
+    """
+    out = Path(out)
+    with claimed(out, resume):
+        settings = settings_of(out, settings, resume, PretrainSettings)
+        return whole_run(settings, out, resume, say)
+
+
+def whole_run(settings: PretrainSettings, out: Path, resume: bool, say: Say) -> dict:
+    """The run itself, in a directory that is ours."""
+    here = out / "run"
+    if resume and (here / "metrics.json").exists():
+        say(f"{out} is finished already")
+        return clear(here)
+    device = best_device(settings.device)
+    distributed.start(device.type)
+    say = say if distributed.rank() == 0 else silent
+
+    tokenizer = read_vocabulary(settings)
+    train, heldout = read_texts(settings, tokenizer, say)
+    torch.manual_seed(settings.seed)
+    model = new_model(settings, tokenizer).to(device)
+    packed, examples = (packing(settings, texts, tokenizer) for texts in (train, heldout))
+    refuse_too_little(settings, packed)
+    settings = with_defaults(settings, packed, model, device, say)
+    evaluation = Evaluation(settings, tokenizer, model, examples, train)
+
+    sampler = batches_of(settings, packed)
+    optimizer = make_optimizer(
+        settings.optimizer, parameter_groups(model, settings.lr, settings.decay)
+    )
+    origin = {name: digest(path) for name, path in settings.files.items()}
+    begin(settings, origin, out, resume)
+    run = Run(model, optimizer, here, every=settings.checkpoint_every)
+    if run.resume():
+        say(f"resumed after step {run.step} of {sampler.steps}")
+    else:
+        torch.manual_seed(settings.seed + distributed.rank())  # each process its own dropout
+        run.log(step=0, epoch=0, **evaluation.quick())
+    say(evaluation.beside())
+    train_model(settings, loader_of(sampler, device), run, evaluation, say)
+
+    before = {k: v for k, v in run.lines[0].items() if k.startswith("heldout")}
+    after = {"steps": run.step, **evaluation.all()}
+    result = {"before": before, "after": after, "baselines": evaluation.counted, "remarks": []}
+    if measuring.plateau(evaluation.last, evaluation.counted):
+        result["remarks"].append(why_on_plateau(settings, run.step))
+    if distributed.rank() == 0:
+        save(settings, run, tokenizer, result, out)
+        write_json(here / "metrics.json", result)  # from now on the run is finished
+        clear(here)
+    distributed.wait()
+    for remark in result["remarks"]:
+        say(f"warning: {remark}")
+    return result
+
+
+# ---------------------------------------------------------------------------------- before training
+
+
+def read_vocabulary(settings: PretrainSettings) -> BertTokenizer:
+    """The tokenizer of a ``vocab.txt`` or of a directory.
+
+    Raises:
+        ValueError: it has no [MASK].
+    """
+    path = Path(settings.vocabulary)
+    if path.is_dir():
+        tokenizer = BertTokenizer.from_pretrained(path)
+    else:
+        found = ModelDirectory(path.parent)
+        lines = found.text(path.name).replace("\r\n", "\n").removesuffix("\n").split("\n")
+        if "[MASK]" not in lines:
+            raise ValueError(f"{path} has no [MASK], which pre-training needs")
+        tokenizer = BertTokenizer(lines, do_lower_case=not settings.cased)
+    if tokenizer.mask_token_id is None:
+        raise ValueError(f"{path} has no [MASK], which pre-training needs")
+    return tokenizer
+
+
+def read_texts(
+    settings: PretrainSettings, tokenizer: BertTokenizer, say: Say
+) -> tuple[Texts, Texts]:
+    """The tokenised texts to learn from, and those to measure on; says what is remarkable.
+
+    Raises:
+        ValueError: no text, one document where pairs are wanted, a vocabulary that does not fit.
+    """
+    documents = read_documents(settings.texts)
+    if settings.heldout:
+        if shared := {*map(os.path.realpath, settings.texts)} & {
+            *map(os.path.realpath, settings.heldout)
+        }:
+            raise ValueError(f"{min(shared)} is to be learnt from and held out; name it once")
+        heldout = read_documents(settings.heldout)
+    else:
+        documents, heldout = set_aside(documents)
+        say(f"{len(heldout)} of {len(documents) + len(heldout)} documents are held out")
+    found = []
+    for name, part in (("to learn from", documents), ("held out", heldout)):
+        texts = tokenise(part, tokenizer)
+        if not settings.no_next_sentence and len(texts.documents) < 3:
+            raise ValueError(
+                f"the text {name} is one document: there is no other to take a next sentence from "
+                "that does not follow. Put a blank line between documents, give more files, or "
+                "train without next sentences: --no-next-sentence"
+            )
+        unknown = (texts.ids == tokenizer.unk_token_id).mean() if len(texts.ids) else 1.0
+        remark = f"{unknown:.0%} of the tokens {name} are {tokenizer.unk_token}"
+        if unknown > 0.5:
+            raise ValueError(
+                f"{remark}: {settings.vocabulary} is no vocabulary for this text. Learn one from "
+                "it: minibert vocabulary"
+            )
+        say(
+            f"{name}: {len(texts.documents) - 1:,} documents, {len(texts.sentences) - 1:,} "
+            f"sentences, {len(texts.ids):,} tokens"
+        )
+        if unknown > 0.02:
+            say(f"warning: {remark}: the vocabulary fits badly")
+        found.append(texts)
+    long = (found[0].lengths > settings.max_length - 3).sum()
+    if long:
+        say(
+            f"warning: {long:,} sentences are longer than {settings.max_length} tokens (special "
+            "ones included) and are cut; is there a sentence a line?"
+        )
+    return found[0], found[1]
+
+
+def set_aside(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
+    """Hold a twentieth out; of a single document its end."""
+    if len(documents) > 1:
+        most = 2 if len(documents) < 40 else 0  # next sentences need two documents
+        share = max(0.05, most / len(documents)) if len(documents) > 3 else 0.05
+        return hold_out(documents, share)
+    (only,) = documents
+    cut = len(only) - max(1, len(only) // 20)
+    return [only[:cut]], [only[cut:]]
+
+
+def new_model(settings: PretrainSettings, tokenizer: BertTokenizer) -> nn.Module:
+    """A model with random weights; as many positions as will be trained."""
+    config = BertConfig.of_size(
+        settings.size, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id,
+        max_position_embeddings=settings.max_length,
+    )  # fmt: skip
+    model = (BertForMaskedLM if settings.no_next_sentence else BertForPreTraining)(config)
+    for part in model.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = settings.dropout
+    return model
+
+
+def packing(settings: PretrainSettings, texts: Texts, tokenizer: BertTokenizer) -> Packed:
+    """The examples of a text."""
+    return Packed(
+        texts, tokenizer, max_length=settings.max_length, seed=settings.seed,
+        pairs=not settings.no_next_sentence, whole_words=settings.whole_words,
+    )  # fmt: skip
+
+
+def refuse_too_little(settings: PretrainSettings, packed: Packed) -> None:
+    """Refuse fewer examples than a batch, and fewer in a batch than there are processes."""
+    n, size = len(packed.of_epoch(0)), settings.batch_size
+    if n < size:
+        raise ValueError(
+            f"the texts make {n} examples of {settings.max_length} tokens, fewer than a batch of "
+            f"{size}: give more text, or a smaller --batch-size or --max-length"
+        )
+    if size < distributed.processes():
+        raise ValueError(
+            f"a batch of {size} examples cannot be shared by {distributed.processes()} processes"
+        )
+
+
+def batches_of(settings: PretrainSettings, packed: Packed) -> Stretches:
+    """The batches of the training."""
+    return Stretches(
+        packed, steps=settings.steps, every=settings.every, size=settings.batch_size,
+        accumulate=settings.accumulate,
+    )  # fmt: skip
+
+
+def with_defaults(
+    settings: PretrainSettings, packed: Packed, model: nn.Module, device: torch.device, say: Say
+) -> PretrainSettings:
+    """The settings with rate and steps; what was asked for stays as it is."""
+    lr = settings.lr or 1e-3 * (256 / model.config.hidden_size) ** 0.5
+    settings = settings.replace(lr=lr)
+    in_a_step = settings.batch_size * settings.accumulate
+    pass_ = len(packed.of_epoch(0)) / in_a_step
+    if settings.steps is None and settings.minutes:
+        seconds = seconds_a_step(settings, packed, model, device)
+        steps = max(int(0.97 * 60 * settings.minutes / seconds), 1)
+        settings = settings.replace(steps=steps)
+        say(f"{seconds * 1000:.0f} ms a step: {steps:,} steps in {settings.minutes:g} minutes")
+    elif settings.steps is None:
+        settings = settings.replace(steps=max(2000, round(20 * pass_)))
+    size = sum(p.numel() for p in model.parameters())
+    say(
+        f"{settings.size}: {size / 1e6:.1f} million weights; {settings.steps:,} steps of "
+        f"{in_a_step} examples, {settings.steps / pass_:.1f} passes; learning rate {lr:.2g}"
+    )
+    return settings
+
+
+def seconds_a_step(
+    settings: PretrainSettings, packed: Packed, model: nn.Module, device: torch.device, n: int = 8
+) -> float:
+    """How long a step takes, tried on a copy of the model."""
+    tried = settings.replace(steps=2 * n, every=n)
+    model = copy.deepcopy(model)
+    optimizer = make_optimizer(settings.optimizer, parameter_groups(model, 1e-9))
+    sampler, ends = batches_of(tried, packed), []
+    loop(
+        model, loader_of(sampler, device), loss_of(settings, device), optimizer, epochs=2,
+        step=Step(settings.accumulate, weight), evaluate=lambda: ends.append(time.time()) or {},
+    )  # fmt: skip
+    return (ends[1] - ends[0]) / n  # the first ones are slow
+
+
+def digest(path: str) -> str:
+    """The sha256 of a file; of a directory, that of its tokenizer."""
+    if not Path(path).is_dir():
+        return sha256(Path(path))
+    return str(sorted(read_settings(ModelDirectory(Path(path)))["vocab"]).__hash__())
+
+
+# ------------------------------------------------------------------------- training and measuring
+
+
+class Evaluation:
+    """Measures a model on held-out text while it trains, and what counting reaches there."""
+
+    def __init__(
+        self, settings: PretrainSettings, tokenizer: BertTokenizer, model: nn.Module,
+        heldout: Packed, train: Texts,
+    ) -> None:  # fmt: skip
+        self.model, self.tokenizer, self.heldout = model, tokenizer, heldout
+        self.device = next(model.parameters()).device
+        self.characters = measuring.characters_of(tokenizer).to(self.device)
+        self.batches = held_out_batches(heldout, self.device, QUICK)
+        self.counts = measuring.Counts.of(train, len(tokenizer))
+        self.counted = self.counts.measure(self.batches, self.characters)
+        self.shown = measuring.sentences_to_show(heldout.texts, tokenizer)
+        self.last: dict[str, float] = {}
+
+    def quick(self) -> dict:
+        """Measures on the same few hundred examples, and guesses."""
+        self.last = measuring.measure(self.model, self.batches, self.characters)
+        found = {f"heldout_{name}": value for name, value in self.last.items()}
+        return found | {"guesses": measuring.guesses(self.model, self.tokenizer, self.shown)}
+
+    def all(self) -> dict[str, float]:
+        """Measures on (nearly) all that is held out, and of counting on the same."""
+        batches = held_out_batches(self.heldout, self.device, ALL)
+        self.counted = self.counts.measure(batches, self.characters)
+        self.last = measuring.measure(self.model, batches, self.characters)
+        return {f"heldout_{name}": value for name, value in self.last.items()}
+
+    def beside(self) -> str:
+        """What counting reaches, in a sentence."""
+        c = self.counted
+        return (
+            f"of the hidden tokens counting guesses {c['unigram_accuracy']:.3f} (the most frequent "
+            f"one, perplexity {c['unigram_perplexity']:.0f}) or {c['bigram_accuracy']:.3f} (by the "
+            f"left neighbour, perplexity {c['bigram_perplexity']:.0f})"
+        )
+
+
+def weight(batch: dict) -> torch.Tensor:
+    """How many things each part of the loss is summed over."""
+    return batch["counts"]
+
+
+def loss_of(settings: PretrainSettings, device: torch.device):
+    """The loss as the loop takes it."""
+
+    def loss(model: nn.Module, batch: dict) -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.autocast):
+            return measuring.loss(model, batch)
+
+    return loss
+
+
+def train_model(
+    settings: PretrainSettings, loader: DataLoader, run: Run, evaluation: Evaluation, say: Say
+) -> None:
+    """Train to the end; say after every stretch how far it is, and what it guesses."""
+    plan = loader.batch_sampler
+    schedule = SCHEDULES[settings.schedule](math.ceil(settings.warmup * plan.steps), plan.steps)
+
+    def told(line: dict) -> str:
+        parts = [f"masked accuracy {line['heldout_accuracy']:.3f}",
+                 f"perplexity {line['heldout_perplexity']:.1f}"]  # fmt: skip
+        if "heldout_next_sentence_accuracy" in line:
+            parts.append(f"next sentence {line['heldout_next_sentence_accuracy']:.3f}")
+        lines = [", ".join(parts), *(f"    {guess}" for guess in line["guesses"])]
+        if measuring.plateau(evaluation.last, evaluation.counted):
+            lines.append(f"    {why_on_plateau(settings, line['step'])}")
+        return "\n".join(lines)
+
+    step = Step(settings.accumulate, weight, schedule, settings.clip)
+    with run.interruptible(), narrator(run, plan.steps, say, told):
+        loop(
+            run.model, loader, loss_of(settings, evaluation.device), run.optimizer,
+            epochs=len(plan.plan), step=step, evaluate=evaluation.quick, run=run,
+        )  # fmt: skip
+
+
+def why_on_plateau(settings: PretrainSettings, step: int) -> str:
+    """That a run knows frequent tokens only so far, and what may be the reason."""
+    reasons = []
+    if step < 2 * settings.warmup * settings.steps:
+        reasons.append("the warm-up has just ended" if step > settings.warmup * settings.steps
+                       else "the warm-up is not over")  # fmt: skip
+    if settings.lr < 3e-4:
+        reasons.append(f"a learning rate of {settings.lr:g} is one for fine-tuning; try 1e-3")
+    if settings.batch_size * settings.accumulate < 16:
+        reasons.append(f"batches of {settings.batch_size * settings.accumulate} are noisy; try 32")
+    if settings.steps < 3000:
+        reasons.append(f"{settings.steps} steps are few; 3,000 and more are usual")
+    why = "; ".join(reasons) or "wait; if it stays so, try another learning rate or more steps"
+    return f"on the plateau of frequent tokens: little better than counting ({why})"
+
+
+# ---------------------------------------------------------------------------------- what remains
+
+
+def save(
+    settings: PretrainSettings, run: Run, tokenizer: BertTokenizer, result: dict, out: Path
+) -> None:
+    """Write the model, its tokenizer, its card, the curves and the guesses."""
+    after, counted = result["after"], result["baselines"]
+    facts = {name.replace("_", " "): f"{value:.4f}" for name, value in after.items()
+             if isinstance(value, float)} | {
+        name.replace("_", " "): f"{value:.4f}" for name, value in counted.items()}  # fmt: skip
+    asked = read_json(out / "run" / "settings.json")
+    tokenizer.model_max_length = settings.max_length
+    failed = "".join(f"**{remark}**\n\n" for remark in result["remarks"])
+    text = failed + card_text(f"BERT {settings.size}, pre-trained from nothing", facts, asked)
+    transcript = [
+        f"step {line['step']}\n" + "".join(f"    {guess}\n" for guess in line["guesses"])
+        for line in run.lines if "guesses" in line
+    ]  # fmt: skip
+    with atomic_directory(out) as staging:
+        run.model.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+        write_text(staging / "README.md", model_card(text, "transformers", "fill-mask"))
+        write_text(staging / "run" / "curves.svg", draw(settings, run, counted))
+        write_text(staging / "run" / "guesses.txt", "".join(transcript))
+
+
+def draw(settings: PretrainSettings, run: Run, counted: dict[str, float]) -> str:
+    """The curves of a run: loss of every step, held-out measures beside those of counting."""
+    steps = [line for line in run.lines if "norm" in line]
+    measured = [line for line in run.lines if "norm" not in line]
+
+    def curve(name: str, lines: list[dict] = measured) -> list[tuple[int, float]]:
+        return [(line["step"], line[name]) for line in lines if name in line]
+
+    def level(value: float) -> list[tuple[int, float]]:
+        return [(0, value), (run.step, value)]
+
+    accuracy = {"model": curve("heldout_accuracy")}
+    accuracy |= {name: level(counted[f"{name}_accuracy"]) for name in ("unigram", "bigram")}
+    panels = {
+        "loss": {"train": smooth(curve("loss", steps)), "held out": curve("heldout_loss")},
+        "masked accuracy": accuracy,
+    }
+    if found := curve("heldout_next_sentence_accuracy"):
+        panels["next sentence accuracy"] = {"model": found}
+    return curves(f"{settings.size}, from nothing", "step", panels)
