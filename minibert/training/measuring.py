@@ -145,18 +145,18 @@ class Counts:
 
 
 def sentences_to_show(texts: Texts, tokenizer: BertTokenizer, n: int = 3) -> list[tuple[str, str]]:
-    """Some sentences of a held-out text with a word hidden: (with [MASK], the word)."""
+    """Some sentences of a held-out text with a whole word hidden: (with [MASK], the word)."""
     random, found = np.random.default_rng(0), []
     whole = texts.lengths
     for number in random.permutation(np.flatnonzero((whole >= 6) & (whole <= 16))):
         ids = texts.ids[texts.sentences[number] : texts.sentences[number + 1]].tolist()
         tokens = tokenizer.convert_ids_to_tokens(ids)
-        pairs = zip(tokens, [*tokens[1:], ""], strict=True)
-        words = [i for i, (token, after) in enumerate(pairs)
-                 if len(token) > 3 and token.isalpha() and not after.startswith("##")]  # fmt: skip
+        after = [*tokens[1:], ""]
+        words = [i for i, token in enumerate(tokens)
+                 if token.isalpha() and not after[i].startswith("##")]  # fmt: skip
         if not words or tokenizer.unk_token in tokens:
             continue
-        place = words[int(random.integers(len(words)))]
+        place = max(words, key=lambda i: len(tokens[i]))  # the longest says the most
         word, ids[place] = tokens[place], tokenizer.mask_token_id
         found.append((tokenizer.decode(ids), word))
         if len(found) == n:

@@ -233,7 +233,7 @@ class Packed:
             "places": torch.from_numpy(np.flatnonzero(places)),  # in (B · T)
             "targets": torch.from_numpy(found),  # (M,)
             "unrelated": torch.from_numpy(rows[:, 4]) if self.pairs else None,  # (B,)
-            "counts": torch.tensor(counts, dtype=torch.float32),
+            "counts": torch.tensor(counts, dtype=torch.float64),
         }
 
     def put_together(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -316,10 +316,15 @@ class Stretches(Sampler):
 
 def loader_of(sampler: Stretches, device: torch.device | str = "cpu") -> DataLoader:
     """A DataLoader of the batches, on a device."""
+
+    def moved(batch: dict) -> dict:
+        if torch.device(device).type == "mps":  # has no float64
+            batch["counts"] = batch["counts"].float()
+        return to_device(batch, device)
+
     return DataLoader(
-        sampler.packed, batch_sampler=sampler, generator=torch.Generator(),
-        collate_fn=lambda batch: to_device(batch, device),
-    )  # fmt: skip
+        sampler.packed, batch_sampler=sampler, generator=torch.Generator(), collate_fn=moved
+    )
 
 
 def held_out_batches(
@@ -328,8 +333,7 @@ def held_out_batches(
     """Batches of at most that many examples, always the same: for measuring."""
     n = len(packed.of_epoch(0))
     numbers = np.random.default_rng(0).permutation(n)[:most]
+    most = len(numbers)
     size = max(tokens // (packed.room + 3), 1)
-    return [
-        to_device(packed.__getitems__((0, numbers[i : i + size])), device)
-        for i in range(0, len(numbers), size)
-    ]
+    batches = (packed.__getitems__((0, numbers[i : i + size])) for i in range(0, most, size))
+    return [to_device({**batch, "counts": None}, device) for batch in batches]

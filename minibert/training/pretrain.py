@@ -82,7 +82,7 @@ def whole_run(settings: PretrainSettings, out: Path, resume: bool, say: Say) -> 
         say(f"{out} is finished already")
         return clear(here)
     device = best_device(settings.device)
-    distributed.start(device.type)
+    distributed.start(device)
     say = say if distributed.rank() == 0 else silent
 
     tokenizer = read_vocabulary(settings)
