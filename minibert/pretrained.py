@@ -93,10 +93,15 @@ class Pretrained:
         model.load_report = report
         return model.eval()
 
-    def save_pretrained(self, directory: str | os.PathLike) -> None:
+    def save_pretrained(self, directory: str | os.PathLike, *, half: bool = False) -> None:
         """Write ``config.json`` and ``model.safetensors``, under the official names.
 
         Both are complete before the first one takes its place: a full disk leaves what was there.
+
+        Args:
+            half: store the weights as float16, in half the bytes. The config goes on saying what
+                the model computes in, so transformers too computes in float32 what it loads; the
+                numbers are those of a model whose weights were rounded so (`round_to_half`).
 
         Raises:
             OSError: the directory cannot be written.
@@ -105,9 +110,23 @@ class Pretrained:
         config = self.config.replace(
             architectures=[type(self).__name__], dtype=dtype, torch_dtype=dtype
         )
+        state = {k: v.half() if half else v for k, v in self.state_dict().items()}
         with atomic_directory(directory) as staging:
             config.save_pretrained(staging)
-            checkpoint.save(staging, self.state_dict(), (*checkpoint.ENCODER_NAMES, *self.names))
+            checkpoint.save(staging, state, (*checkpoint.ENCODER_NAMES, *self.names))
+
+
+@torch.no_grad()
+def round_to_half(model: nn.Module) -> None:
+    """Round all parameters, in place, to what float16 can hold: a save as ``half`` loses nothing.
+
+    Raises:
+        ValueError: one is too large for float16.
+    """
+    for name, parameter in model.named_parameters():
+        parameter.copy_(parameter.half())
+        if not parameter.isfinite().all():
+            raise ValueError(f"{name} has numbers over 65,504, which float16 cannot hold")
 
 
 def initialise(model: nn.Module, config: BertConfig) -> None:

@@ -410,11 +410,11 @@ class SentenceEncoder:
         model = load_model(home, engine or precision, dtype, best_device(device))
         return cls(model, tokenizer, **settings)
 
-    def save_pretrained(self, directory: str | os.PathLike) -> None:
+    def save_pretrained(self, directory: str | os.PathLike, *, half: bool = False) -> None:
         """Write a directory that opens in sentence-transformers, transformers and minibert.
 
         An int8 encoder is a quarter of the size, and opens in minibert alone (`speed.int8`). All
-        files are complete before the first one takes its place.
+        files are complete before the first one takes its place. ``half``: weights as float16.
 
         Raises:
             OSError: the directory cannot be written.
@@ -427,7 +427,7 @@ class SentenceEncoder:
 
                 save(self.model, staging, instead_of=directory)
             else:
-                self.model.save_pretrained(staging)
+                self.model.save_pretrained(staging, half=half)
             self.tokenizer.model_max_length = self.max_length
             self.tokenizer.save_pretrained(staging)
             sentence_transformers.write_settings(staging, self.model.config.hidden_size, settings)

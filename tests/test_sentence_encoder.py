@@ -1,5 +1,6 @@
 """The sentence encoder: same vector in any company, both directory formats, nothing cut unsaid."""
 
+import copy
 import itertools
 import json
 import random
@@ -12,6 +13,8 @@ import torch
 from support.tiny import WORDS, words
 
 from minibert.batching import make_batches
+from minibert.io.checkpoint import read_safetensors
+from minibert.pretrained import round_to_half
 from minibert.sentence_encoder import SentenceEncoder
 from minibert.tokenization.tokenizer import BertTokenizer
 
@@ -337,3 +340,32 @@ def test_sts_benchmark(official, data, pairs, expected):
     print(f"\n{len(texts)} sentences, max difference {difference:.1e}, Spearman {score:.5f}")
     assert len(texts) == 2 * pairs and difference <= 1e-6
     assert expected is None or f"{score:.5f}" == expected
+
+
+@pytest.mark.parity
+def test_a_half_precision_save_gives_the_same_numbers_everywhere(tiny, tmp_path):
+    """float16 holds the weights exactly once they are rounded; everybody computes in float32."""
+    transformers = pytest.importorskip("transformers")
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    encoder = copy.deepcopy(tiny)
+    round_to_half(encoder.model)
+    texts = ["a b c", "d e f g h"]
+    wanted = encoder.encode(texts)
+    assert 1e-6 < np.abs(wanted - tiny.encode(texts)).max() < 1e-2, "rounded, and not much"
+    encoder.save_pretrained(tmp_path / "half", half=True)
+    encoder.save_pretrained(tmp_path / "whole")
+    stored = read_safetensors(tmp_path / "half" / "model.safetensors")[0]
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours = SentenceEncoder.from_pretrained(tmp_path / "half", engine="textbook").encode(texts)
+        theirs = sentence_transformers.SentenceTransformer(str(tmp_path / "half"), device="cpu")
+        model = transformers.AutoModel.from_pretrained(tmp_path / "half")
+        whole = transformers.AutoModel.from_pretrained(tmp_path / "whole")
+    assert np.array_equal(ours, encoder.encode(texts))
+    assert np.abs(theirs.encode(texts) - wanted).max() < 1e-6
+    assert all(map(torch.equal, model.parameters(), whole.parameters()))
+    with torch.no_grad():
+        encoder.model.pooler.dense.weight[0, 0] = 1e6
+    with pytest.raises(ValueError, match="pooler.dense.weight has numbers over 65,504"):
+        round_to_half(encoder.model)

@@ -52,8 +52,9 @@ def add_settings(
         if field.type == "bool":
             group.add_argument(option, action="store_true", default=GIVEN, help=text)
             continue
+        types = {*field.type.split(" | ")}
         of_type = kinds.get(field.type.split()[0], str)
-        of_type = number_or_word if field.name == "freeze" else of_type
+        of_type = number_or_word if {"int", "str"} <= types else of_type
         text += "" if field.default is None else f" (default {field.default})"
         choices = [name for name in CHOICES.get(field.name, ()) if name] or None
         shown = "FILE" if field.name in files else field.type.split()[0].upper()

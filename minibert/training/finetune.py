@@ -388,12 +388,13 @@ def save(settings: Settings, run: Run, evaluation: Evaluation, result: dict, out
         text = "".join(failed) + card_text(title, facts, asked)
         card = model_card(text, task.library, task.pipeline)
         write_text(staging / "README.md", card)
-        write_text(staging / "run" / "curves.svg", draw(settings, run))
+        drawn = f"{settings.task}: {Path(settings.train).name}"
+        write_text(staging / "run" / "curves.svg", draw(drawn, run))
         for name, table in evaluation.tables.items():
             write_text(staging / "run" / name, table)
 
 
-def draw(settings: Settings, run: Run) -> str:
+def draw(title: str, run: Run) -> str:
     """The curves of a run: loss of every step, scores of every epoch."""
     steps = [line for line in run.lines if "norm" in line]
     epochs = [line for line in run.lines if "norm" not in line]
@@ -405,7 +406,6 @@ def draw(settings: Settings, run: Run) -> str:
     if "general_spearman" in epochs[0]:
         scores["general"] = curve("general_spearman")
     loss = {"train": smooth(curve("loss", steps)), "dev": curve("dev_loss")}
-    title = f"{settings.task}: {Path(settings.train).name}"
     return curves(title, "step", {"loss": loss, "score": scores})
 
 

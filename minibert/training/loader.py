@@ -27,12 +27,15 @@ class BatchSampler(Sampler):
             own).
         accumulate: batches in a step.
         by_length: whether examples of similar length stand together.
+        every: steps after which to evaluate, instead of at the end of an epoch: what is an epoch
+            here, in ``plan`` and in the loop, is then a part of one.
+        least: batches of fewer examples are left out.
     """
 
     def __init__(
         self, lengths: Sequence[int], *, epochs: int = 1, steps: int | None = None,
         size: int | None = 16, tokens: int | None = None, accumulate: int = 1, seed: int = 0,
-        by_length: bool = True,
+        by_length: bool = True, every: int | None = None, least: int = 1,
     ) -> None:  # fmt: skip
         if not size and not tokens:
             raise ValueError("a batch needs a limit: size, tokens, or both")
@@ -41,10 +44,17 @@ class BatchSampler(Sampler):
         limits = {"size": size, "tokens": tokens}
         while len(self.plan) < epochs if steps is None else self.steps < steps:
             batches = shuffled(lengths, limits, [seed, len(self.plan)], by_length)
+            batches = [batch for batch in batches if len(batch) >= least]
             if steps is not None:
                 batches = batches[: (steps - self.steps) * accumulate]
             self.plan.append(batches)
             self.steps += -(-len(batches) // accumulate)
+        if every:
+            self.plan = [
+                batches[start : start + every * accumulate]
+                for batches in self.plan
+                for start in range(0, len(batches), every * accumulate)
+            ]
 
     def set_epoch(self, epoch: int, done: int = 0) -> None:
         """Go to an epoch of which some batches are done."""

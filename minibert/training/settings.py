@@ -139,6 +139,52 @@ class Settings(Checked):
         }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class DistilSettings(Checked):
+    """What a distillation is asked for."""
+
+    texts: tuple[str, ...] = ()
+    teacher: str = setting(
+        "sentence-transformers/all-MiniLM-L6-v2", "sentence encoder: a directory or a hub name"
+    )
+    layers: int | str = setting(
+        3, "layers of the student: how many, spread evenly over the teacher's, or which: 0,2,5"
+    )
+    vocabulary: int | None = setting(
+        None, "tokens that stay, the most frequent in the texts (default: all)", 1
+    )
+    from_nothing: bool = setting(False, "begin with random weights, not with the teacher's")
+    similarities: float = setting(
+        1.0, "weight of the similarities inside a batch; 0: learn the vectors alone", 0
+    )
+    max_length: int = setting(128, "maximum tokens of a text while learning", 3)
+    scored: str | None = setting(None, "scored pairs to measure on: two texts and a score a row")
+    vectors: str | None = setting(
+        None, "where the teacher's vectors are kept (default: OUT-vectors.safetensors)"
+    )
+    half: bool = setting(False, "store the weights as float16: half the size")
+
+    epochs: int = setting(1, "passes over the texts", 1)
+    steps: int | None = setting(None, "optimizer steps, instead of epochs", 1)
+    batch_size: int = setting(64, "texts in a batch", 2)
+    batch_tokens: int | None = setting(None, "tokens in a batch, if that is fewer texts", 1)
+    accumulate: int = setting(1, "gradient accumulation: batches in a step", 1)
+    lr: float = setting(3e-4, "peak learning rate", 1e-12)
+    schedule: str = setting("linear", "learning rate after the warm-up")
+    warmup: float = setting(0.05, "share of the steps that are warm-up", 0, 1)
+    optimizer: str = setting("adamw", "optimizer")
+    decay: float = setting(0.01, "weight decay of matrices; biases and LayerNorms have none", 0)
+    clip: float = setting(1.0, "maximum gradient norm", 1e-12)
+    dropout: float = setting(0.0, "dropout while learning", 0, 1)
+    seed: int = setting(0, "random seed", 0)
+    evaluate_every: int = setting(500, "steps between evaluations", 1)
+    checkpoint_every: int = setting(500, "steps between checkpoints", 1)
+    tensorboard: bool = setting(False, "write event files for TensorBoard into OUT/run, too")
+
+    device: str = setting("auto", "cpu, cuda or mps; auto takes the best available")
+    autocast: bool = setting(False, "mixed precision: bfloat16 matrix products")
+
+
 def types(names: Sequence[str]) -> tuple[type, ...]:
     """The types that a value may have, for those in an annotation."""
     kinds = {"str": (str,), "int": (int,), "float": (float, int), "bool": (bool,), "dict": (dict,),
