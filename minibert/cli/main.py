@@ -19,8 +19,8 @@ from minibert.cli.common import Result, add_parser, tell
 
 COMMANDS = (  # in the order of the help
     encode.similarity, encode.embed, encode.search, encode.keysentences,
-    pretrain.vocabulary, pretrain.pretrain, train.finetune, runs.compare, train.predict,
-    train.blend, runs.push, runs.export,
+    pretrain.vocabulary, pretrain.pretrain, pretrain.distil,
+    train.finetune, runs.compare, train.predict, train.blend, runs.push, runs.export,
     models.download, models.inspect, models.fill_mask, models.trace, models.explore,
     models.explain, models.show, check.parity, check.check, check.bench,
 )  # fmt: skip

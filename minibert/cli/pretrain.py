@@ -101,3 +101,67 @@ def pretrain_text(value: dict) -> str:
         rows.append((name, f"{after:{form}}", *("" if c is None else f"{c:{form}}" for c in cells)))
     out = value["out"]
     return f"{table(rows)}\n{out}: the model; {out}/run: settings, log, curves, guesses"
+
+
+@options
+def distil_options(parser: argparse.ArgumentParser) -> None:
+    """An option for every setting of a distillation."""
+    from minibert.training.settings import DistilSettings
+
+    groups = {"epochs": "training", "device": "hardware"}
+    add_settings(parser, DistilSettings, groups, ("scored", "vectors"))
+
+
+@option("texts", nargs="*", metavar="TEXT", help="text files, a sentence a line")
+@option("--out", required=True, metavar="DIR", help="directory to write")
+@option("--resume", action="store_true", help="continue the run in --out")
+@distil_options
+def distil(args: argparse.Namespace) -> Result | None:
+    """Teach a small sentence encoder the vectors of a large one.
+
+    Example: minibert distil texts.txt --layers 3 --vocabulary 12000 --half --out student
+
+    The student begins as some layers of the teacher and a part of its vocabulary. Nothing is
+    labelled: the teacher's vectors of the texts are what is learnt. They are computed once and kept
+    in a file, which other runs on the same texts can share (--vectors).
+    """
+    import dataclasses
+
+    from minibert.io.distributed import rank
+    from minibert.training.distil import beside_the_teacher
+    from minibert.training.distil import distil as run
+    from minibert.training.settings import DistilSettings
+
+    names = [field.name for field in dataclasses.fields(DistilSettings)]
+    given = {name: vars(args)[name] for name in names if vars(args).get(name)}
+    given |= {name: 0.0 for name in ("similarities", "decay") if vars(args).get(name) == 0}
+    if not args.resume and not args.texts:
+        raise ValueError("name one or more text files: minibert distil TEXT... --out DIR")
+    settings = given if args.resume else DistilSettings(**given)
+    try:
+        value = run(settings, args.out, resume=args.resume, say=tell)
+    except KeyboardInterrupt:
+        tell(f"to continue a run that had begun: minibert distil --resume --out {args.out}")
+        raise
+    if rank():
+        return None
+    if not args.resume:
+        value["beside"] = beside_the_teacher(settings, args.out)
+    return Result({"out": args.out, **value}, distil_text)
+
+
+def distil_text(value: dict) -> str:
+    """The measures before and after, then size and speed beside the teacher."""
+    shown = {"dev_cosine": "cosine to the teacher, held-out texts",
+             "general_spearman": "Spearman, scored pairs"}  # fmt: skip
+    rows = [("", "before", "after", "teacher")]
+    for name, words in shown.items():
+        if name in value["after"]:
+            of_teacher = value.get("teacher", {}).get(name, "")
+            rows.append((words, value["before"][name], value["after"][name], of_teacher))
+    lines = [table(rows)]
+    for name, row in value.get("beside", {}).items():
+        lines.append(f"{name}: {row['parameters'] / 1e6:.1f} million parameters, "
+                     f"{row['texts_per_s']:,.0f} texts/s")  # fmt: skip
+    out = value["out"]
+    return "\n".join([*lines, f"{out}: the student; {out}/run: settings, log, metrics, curves"])
