@@ -125,19 +125,18 @@ def distil(args: argparse.Namespace) -> Result | None:
     labelled: the teacher's vectors of the texts are what is learnt. They are computed once and kept
     in a file, which other runs on the same texts can share (--vectors).
     """
-    import dataclasses
-
     from minibert.io.distributed import rank
     from minibert.training.distil import beside_the_teacher
     from minibert.training.distil import distil as run
     from minibert.training.settings import DistilSettings
 
-    names = [field.name for field in dataclasses.fields(DistilSettings)]
-    given = {name: vars(args)[name] for name in names if vars(args).get(name)}
-    given |= {name: 0.0 for name in ("similarities", "decay") if vars(args).get(name) == 0}
-    if not args.resume and not args.texts:
-        raise ValueError("name one or more text files: minibert distil TEXT... --out DIR")
-    settings = given if args.resume else DistilSettings(**given)
+    settings = given(args, DistilSettings)
+    if not args.texts:
+        settings.pop("texts")
+    if not args.resume:
+        if not args.texts:
+            raise ValueError("name one or more text files: minibert distil TEXT... --out DIR")
+        settings = DistilSettings(**settings)
     try:
         value = run(settings, args.out, resume=args.resume, say=tell)
     except KeyboardInterrupt:

@@ -86,7 +86,7 @@ def whole_run(settings: DistilSettings, out: Path, resume: bool, say: Say) -> di
         say(f"{out} is finished already")
         return clear(here)
     device = best_device(settings.device)
-    distributed.start(device.type)
+    distributed.start(device)
     say = say if distributed.rank() == 0 else silent
 
     texts = read_texts(settings, say)
