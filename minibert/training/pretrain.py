@@ -7,6 +7,7 @@ loop, the one checkpoint and the run directory of a fine-tuning.
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import os
 import time
@@ -157,9 +158,8 @@ def read_texts(
     """
     documents = read_documents(settings.texts)
     if settings.heldout:
-        if shared := {*map(os.path.realpath, settings.texts)} & {
-            *map(os.path.realpath, settings.heldout)
-        }:
+        learnt, measured = ({*map(os.path.realpath, f)} for f in (settings.texts, settings.heldout))
+        if shared := learnt & measured:
             raise ValueError(f"{min(shared)} is to be learnt from and held out; name it once")
         heldout = read_documents(settings.heldout)
     else:
@@ -214,6 +214,7 @@ def new_model(settings: PretrainSettings, tokenizer: BertTokenizer) -> nn.Module
         settings.size, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id,
         max_position_embeddings=settings.max_length,
     )  # fmt: skip
+    config = config.replace(initializer_range=settings.init or config.hidden_size**-0.5)
     model = (BertForMaskedLM if settings.no_next_sentence else BertForPreTraining)(config)
     for part in model.modules():
         if isinstance(part, nn.Dropout):
@@ -293,7 +294,8 @@ def digest(path: str) -> str:
     """The sha256 of a file; of a directory, that of its tokenizer."""
     if not Path(path).is_dir():
         return sha256(Path(path))
-    return str(sorted(read_settings(ModelDirectory(Path(path)))["vocab"]).__hash__())
+    words = read_settings(ModelDirectory(Path(path)))["vocab"]
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 
 # ------------------------------------------------------------------------- training and measuring

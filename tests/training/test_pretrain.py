@@ -392,8 +392,16 @@ def test_from_a_text_to_a_model_that_opens_everywhere(world, tmp_path, capsys):
     assert "finished already" in capsys.readouterr().err
 
 
-def test_without_next_sentences_the_model_has_no_pooler(world, tmp_path):
-    pretrain(settings(world, no_next_sentence=True), tmp_path / "bert")
+def test_without_next_sentences_the_model_has_no_pooler(world, tmp_path, monkeypatch):
+    BertTokenizer(VOCABULARY).save_pretrained(tmp_path / "words")  # a directory does as well
+    wanted = settings(world, no_next_sentence=True, vocabulary=str(tmp_path / "words"))
+    undo = stop_at(monkeypatch, 4)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(wanted, tmp_path / "bert")
+    undo()
+    digests = json.loads((tmp_path / "bert" / "run" / "versions.json").read_text())["sha256"]
+    assert len(digests["vocabulary"]) == 64
+    pretrain(None, tmp_path / "bert", resume=True)
     config = json.loads((tmp_path / "bert" / "config.json").read_text())
     assert config["architectures"] == ["BertForMaskedLM"]
 
