@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from minibert.training.entities import is_scheme
-from minibert.training.files import lines
+from minibert.training.tables import lines
 
 # What a column may be called -> what it is. A task asks for some of these roles.
 NAMES = {

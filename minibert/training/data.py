@@ -19,7 +19,8 @@ from minibert.io.files import no_such_file
 from minibert.training.columns import MISSING, TEXTS, content, is_number, match_columns, shown
 from minibert.training.columns import NAMES as NAMES  # what a column may be called
 from minibert.training.columns import header as is_header
-from minibert.training.files import Table, lines, read_table, some
+from minibert.training.files import read_table
+from minibert.training.tables import Table, lines, some
 from minibert.training.values import Unusable, agreeing, split_labels, value
 
 # What is to be learnt about the others:

@@ -7,55 +7,25 @@ cannot be decided is an error that names the option to use.
 
 from __future__ import annotations
 
-import codecs
 import csv
-import gzip
 import io
 import itertools
 import json
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minibert.io.files import no_such_file, stand_in
-from minibert.training.entities import is_scheme
+from minibert.training.conll import in_columns, read_words
+from minibert.training.tables import Table, columns, lines, numbered, text_of
 
-MARKS = {  # the byte order marks, the longest first: only with one is an encoding certain
-    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
-}  # fmt: skip
 DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 WORDS = (".conll", ".iob", ".iob2", ".iob1", ".bio")  # a word and its tags a line
 OTHERS = dict.fromkeys((".xlsx", ".xls", ".ods"), 'save it as "CSV UTF-8"') | {
     ".parquet": 'pandas writes what is read by to_json("a.jsonl", orient="records", lines=True)'
 }
-HEADER = ("word", "words", "token", "tokens"), ("tag", "tags", "label", "ner", "ner_tags")
 LABEL = "__label__"  # fastText's mark
 LONGEST_CELL = 20  # lines; a quoted cell over more has probably lost its closing quote
-
-
-@dataclass
-class Table:
-    """The rows of a file. A blank line has no cells.
-
-    ``names``: None where the file has not said (csv, tsv). ``problems``: (line, what is wrong) of
-    rows that are left out of ``rows``. ``unit``: what ``line`` counts, such as "question".
-    """
-
-    names: list[str] | None
-    rows: list[tuple[int, list]]
-    remarks: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    problems: list[tuple[int, str]] = field(default_factory=list)
-    unit: str = "line"
-
-    @property
-    def things(self) -> str:
-        """What the rows are called."""
-        return "rows" if self.unit == "line" else f"{self.unit}s"
 
 
 def read_table(
@@ -100,61 +70,6 @@ def read_table(
     if kind == ".csv" or delimiter not in (None, "\t"):
         return read_csv(file, text, delimiter)
     return read_tsv(text)
-
-
-# ------------------------------------------------------------------------------- bytes and lines
-
-
-def text_of(file: Path) -> str:
-    """The text of a file, unzipped and decoded where both are certain; else an error says how.
-
-    Raises:
-        FileNotFoundError, ValueError: as `read_table`.
-    """
-    try:
-        data = file.read_bytes()
-        if data.startswith(b"\x1f\x8b"):
-            data = gzip.decompress(data)
-    except FileNotFoundError:
-        raise no_such_file(file) from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{file}: damaged gzip ({error}); get the file again") from None
-    if data.startswith(b"PK\x03\x04"):
-        raise ValueError(f'{file} is an Excel workbook or a zip; save it as "CSV UTF-8"')
-    if data and (instead := stand_in(data[:64])):
-        raise ValueError(f"{file} {instead}")
-    encoding = next((MARKS[mark] for mark in MARKS if data.startswith(mark)), "utf-8")
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise ValueError(how_to_convert(file, data, error)) from None
-    if "\0" in text:
-        name = "UTF-16BE" if text.startswith("\0") else "UTF-16LE"
-        raise ValueError(
-            f"{file}: zero bytes, as in UTF-16 without its mark; convert the file: iconv -f {name} "
-            f"-t UTF-8 {file.name} > utf8-{file.name}"
-        )
-    return text if "\n" in text else text.replace("\r", "\n")  # line ends of old Macs
-
-
-def how_to_convert(file: Path, data: bytes, error: UnicodeDecodeError) -> str:
-    """What to do about a file that is not UTF-8: how its line would read in other encodings."""
-    start = data.rfind(b"\n", 0, error.start) + 1
-    line = data[max(start, error.start - 30) : error.start + 30].splitlines()[0]
-    ways = []
-    for encoding, name in (("gb18030", "GB18030"), ("cp1252", "WINDOWS-1252")):
-        command = f"iconv -f {name} -t UTF-8 {file.name} > utf8-{file.name}"
-        ways.append(f"if it says {line.decode(encoding, 'replace')!r}: {command}")
-    return (
-        f"{file}, line {data.count(10, 0, error.start) + 1}: byte 0x{data[error.start]:02x} is not "
-        f'UTF-8. Save it as "CSV UTF-8" or UTF-8 text, or convert it: {"; ".join(ways)}'
-    )
-
-
-def numbered(text: str) -> list[tuple[int, str]]:
-    """The lines of a text with their numbers, as an editor counts them: \\n and \\r\\n end one."""
-    lines = text.replace("\r\n", "\n").split("\n")
-    return list(enumerate(lines[:-1] if lines[-1] == "" else lines, 1))
 
 
 # ---------------------------------------------------------------------------------- csv, tsv, txt
@@ -249,11 +164,6 @@ def even(table: Table, hint: str = "") -> Table:
     return table
 
 
-def columns(n: int) -> str:
-    """"1 column", "2 columns"."""
-    return f"{n} column{'s' * (n != 1)}"
-
-
 def read_lines(text: str, several: bool, delimiter: str | None) -> Table:
     """A txt: a text a line; or fastText's, with labels in front; or, if asked for, columns."""
     rows = numbered(text)
@@ -289,86 +199,6 @@ def read_fasttext(rows: Iterable[tuple[int, str]]) -> Table:
         names = [label.removeprefix(LABEL) for label in labels]
         table.rows.append((n, [names, rest[0].rstrip() if rest else ""] if labels else []))
     return table
-
-
-# ----------------------------------------------------------------------------- words and tags
-
-
-def read_words(file: Path, text: str) -> Table:
-    """CoNLL columns: a word and its tags a line, a blank line after a sentence.
-
-    A row is a sentence, a cell a whole column of it. The words are the first column, or the second
-    where the first counts them; the tags are the last one, as they are: BIO, IOB1, IOBES.
-    """
-    filled: list[tuple[int, list[str]]] = []
-    for n, line in numbered(text):
-        if line.startswith("-DOCSTART-"):
-            line = ""
-        parts = line.split("\t") if "\t" in line.strip() else line.split(" ")
-        cells = [part.strip() for part in parts if part.strip() or "\t" in line]
-        filled.append((n, cells if line.strip() else []))
-    counts = Counter(len(cells) for _, cells in filled if cells)
-    width = max(counts, key=counts.get, default=0)
-    table = Table(None, [])
-    first = next((cells for _, cells in filled if len(cells) == width), [])
-    if width > 1 and first[0].lower() in HEADER[0] and first[-1].lower() in HEADER[1]:
-        table.remarks.append(f"the first row is a header: it has the names {first}")
-        filled = [(n, [] if cells is first else cells) for n, cells in filled]
-    comments, sentence, start, whole = [], [], 0, True
-    known = {cells[-1] for _, cells in filled if cells and not cells[0].startswith("#")}
-    for n, cells in [*filled, (0, [])]:
-        hash_first = bool(cells) and cells[0].startswith("#")  # a comment, or a word such as #1
-        strange = hash_first and cells[0][1:2] in ("", " ") and cells[-1] not in known
-        if hash_first and (len(cells) != width or strange):
-            comments.append(n)
-        elif cells:
-            start = start or n
-            sentence.append(cells)
-            if len(cells) != width or not all(cells):
-                table.problems.append((n, f"{columns(sum(map(bool, cells)))}, not {width}"))
-                whole = False
-        else:
-            if sentence and whole:  # half a sentence is no example
-                table.rows.append((start, [list(c) for c in zip(*sentence, strict=True)]))
-            sentence, start, whole = [], 0, True
-    tags = [tag for _, row in table.rows for tag in row[-1]]
-    tags_first = is_scheme(word for _, row in table.rows for word in row[0])  # `columns` sees to it
-    if width > 1 and len(tags) >= 10 and 2 * len(set(tags)) > len(tags) and not tags_first:
-        raise ValueError(
-            f"{file}: {len(set(tags))} different tags for {len(tags)} words, such as {tags[:3]}; a "
-            "word and its tag a line are needed, and a blank line after a sentence"
-        )
-    if tags and all("/" in cell[1:] for _, row in table.rows for cells in row for cell in cells):
-        raise ValueError(f"{file}: word/TAG, as in {tags[0]!r}; a word and its tag a line is read")
-    if width > 1 and len(tags) >= 10 and len(set(tags)) == 1:
-        table.warnings.append(f"all words have the tag {tags[0]!r}; another: --columns tags=4")
-    if comments:
-        table.remarks.append(f"{len(comments)} comments left out ({lines(comments)})")
-    name_columns(table, width)
-    return table
-
-
-def name_columns(table: Table, width: int) -> None:
-    """Say which column has the words and which the tags."""
-    counting = width > 1 and table.rows and all(
-        row[0] == [str(i) for i in range(1, len(row[0]) + 1)] for _, row in table.rows
-    )  # fmt: skip
-    table.names = [str(n) for n in range(1, width + 1)]
-    if width:
-        table.names[bool(counting)] = "tokens"
-    if width > 1 + bool(counting):
-        table.names[-1] = "tags"
-    if width > 2:
-        table.remarks.append(
-            f"{width} columns: the words are column {table.names.index('tokens') + 1}, the tags "
-            "the last one (others: --columns tokens=1 tags=3)"
-        )
-
-
-def in_columns(text: str) -> bool:
-    """Whether all lines have the same number of cells, two or more, and blank lines between."""
-    counts = Counter(len(line.split()) for _, line in numbered(text))
-    return len(counts) == 2 and 0 in counts and 1 not in counts
 
 
 # --------------------------------------------------------------------------------------- json
@@ -438,17 +268,3 @@ def squad(articles: Iterable[dict]) -> Iterator[dict[str, Any]]:
                 elif "answers" in qa:
                     row["answers"] = qa["answers"]
                 yield row
-
-
-# --------------------------------------------------------------------------------------- words
-
-
-def lines(numbers: Sequence[object], unit: str = "line", n: int = 20) -> str:
-    """"lines 3, 7, 9": the first of them, and how many more there are."""
-    return f"{unit}{'s' * (len(numbers) > 1)} {some(numbers, n)}"
-
-
-def some(items: Sequence[object], n: int = 3) -> str:
-    """The first few of a list, and how many more there are."""
-    more = f" and {len(items) - n} more" if len(items) > n else ""
-    return ", ".join(map(str, items[:n])) + more

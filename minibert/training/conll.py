@@ -1,0 +1,88 @@
+"""CoNLL columns: a word and its tags a line, a blank line after a sentence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from minibert.training.entities import is_scheme
+from minibert.training.tables import Table, columns, lines, numbered
+
+HEADER = ("word", "words", "token", "tokens"), ("tag", "tags", "label", "ner", "ner_tags")
+
+
+def read_words(file: Path, text: str) -> Table:
+    """CoNLL columns: a word and its tags a line, a blank line after a sentence.
+
+    A row is a sentence, a cell a whole column of it. The words are the first column, or the second
+    where the first counts them; the tags are the last one, as they are: BIO, IOB1, IOBES.
+    """
+    filled: list[tuple[int, list[str]]] = []
+    for n, line in numbered(text):
+        if line.startswith("-DOCSTART-"):
+            line = ""
+        parts = line.split("\t") if "\t" in line.strip() else line.split(" ")
+        cells = [part.strip() for part in parts if part.strip() or "\t" in line]
+        filled.append((n, cells if line.strip() else []))
+    counts = Counter(len(cells) for _, cells in filled if cells)
+    width = max(counts, key=counts.get, default=0)
+    table = Table(None, [])
+    first = next((cells for _, cells in filled if len(cells) == width), [])
+    if width > 1 and first[0].lower() in HEADER[0] and first[-1].lower() in HEADER[1]:
+        table.remarks.append(f"the first row is a header: it has the names {first}")
+        filled = [(n, [] if cells is first else cells) for n, cells in filled]
+    comments, sentence, start, whole = [], [], 0, True
+    known = {cells[-1] for _, cells in filled if cells and not cells[0].startswith("#")}
+    for n, cells in [*filled, (0, [])]:
+        hash_first = bool(cells) and cells[0].startswith("#")  # a comment, or a word such as #1
+        strange = hash_first and cells[0][1:2] in ("", " ") and cells[-1] not in known
+        if hash_first and (len(cells) != width or strange):
+            comments.append(n)
+        elif cells:
+            start = start or n
+            sentence.append(cells)
+            if len(cells) != width or not all(cells):
+                table.problems.append((n, f"{columns(sum(map(bool, cells)))}, not {width}"))
+                whole = False
+        else:
+            if sentence and whole:  # half a sentence is no example
+                table.rows.append((start, [list(c) for c in zip(*sentence, strict=True)]))
+            sentence, start, whole = [], 0, True
+    tags = [tag for _, row in table.rows for tag in row[-1]]
+    tags_first = is_scheme(word for _, row in table.rows for word in row[0])  # `columns` sees to it
+    if width > 1 and len(tags) >= 10 and 2 * len(set(tags)) > len(tags) and not tags_first:
+        raise ValueError(
+            f"{file}: {len(set(tags))} different tags for {len(tags)} words, such as {tags[:3]}; a "
+            "word and its tag a line are needed, and a blank line after a sentence"
+        )
+    if tags and all("/" in cell[1:] for _, row in table.rows for cells in row for cell in cells):
+        raise ValueError(f"{file}: word/TAG, as in {tags[0]!r}; a word and its tag a line is read")
+    if width > 1 and len(tags) >= 10 and len(set(tags)) == 1:
+        table.warnings.append(f"all words have the tag {tags[0]!r}; another: --columns tags=4")
+    if comments:
+        table.remarks.append(f"{len(comments)} comments left out ({lines(comments)})")
+    name_columns(table, width)
+    return table
+
+
+def name_columns(table: Table, width: int) -> None:
+    """Say which column has the words and which the tags."""
+    counting = width > 1 and table.rows and all(
+        row[0] == [str(i) for i in range(1, len(row[0]) + 1)] for _, row in table.rows
+    )  # fmt: skip
+    table.names = [str(n) for n in range(1, width + 1)]
+    if width:
+        table.names[bool(counting)] = "tokens"
+    if width > 1 + bool(counting):
+        table.names[-1] = "tags"
+    if width > 2:
+        table.remarks.append(
+            f"{width} columns: the words are column {table.names.index('tokens') + 1}, the tags "
+            "the last one (others: --columns tokens=1 tags=3)"
+        )
+
+
+def in_columns(text: str) -> bool:
+    """Whether all lines have the same number of cells, two or more, and blank lines between."""
+    counts = Counter(len(line.split()) for _, line in numbered(text))
+    return len(counts) == 2 and 0 in counts and 1 not in counts
