@@ -1,7 +1,6 @@
 """The command line: its commands, and how one of them is run.
 
 Exit status: 0 done, 1 a check or a training run failed, 2 wrong use or bad input, 130 interrupted.
-A fine-tuning that has learnt nothing is done as well: its last line says so.
 """
 
 from __future__ import annotations

@@ -28,8 +28,10 @@ def compare_text(value: dict) -> str:
     """A column for each run; a row for each setting that differs, then for each measure."""
     runs = value["runs"]
     rows = [["", *(run["run"] for run in runs)], ["state", *(run["state"] for run in runs)]]
-    for part, form in (("settings", "g"), ("measures", ".4f")):
-        for name in dict.fromkeys(name for run in runs for name in run[part]):
+    measured = dict.fromkeys(name for run in runs for name in run["measures"])
+    asked = [name for name in runs[0]["settings"] if name not in measured]  # steps: those taken
+    for part, names, form in (("settings", asked, "g"), ("measures", measured, ".4f")):
+        for name in names:
             cells = [run[part].get(name, "-") for run in runs]
             rows.append([name, *(f"{c:{form}}" if isinstance(c, float) else str(c) for c in cells)])
     return f"{table(rows)}\n{value['picture']}: the curves of all"

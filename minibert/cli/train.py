@@ -103,10 +103,12 @@ def finetune(args: argparse.Namespace) -> Result | None:
     from minibert.training.finetune import finetune as run
     from minibert.training.seeds import several
 
-    if args.resume and args.seeds > 1:
-        raise ValueError("several seeds continue by themselves what was stopped: omit --resume")
+    if args.resume and (args.seeds > 1 or args.sweep):
+        raise ValueError("seeds and sweeps continue by themselves what was stopped: omit --resume")
+    if args.resume and args.find_lr:
+        raise ValueError("--find-lr trains nothing that could be resumed: omit --resume")
     settings = given(args) if args.resume else settings_of(args)
-    if not args.resume and (args.find_lr or args.sweep):
+    if args.find_lr or args.sweep:
         return None if rank() else search(args, settings)
     try:
         if args.seeds > 1:
@@ -229,11 +231,13 @@ def predict(args: argparse.Namespace) -> Result:
 
 
 def predict_text(answers: list[dict]) -> str:
-    """A line for each row: the answer, its probability if it has one, the text."""
+    """The names, then a line for each row: the answer, its probability if it has one, the text."""
     lines = []
     for answer in answers:
-        first, *rest = (cell(value) for value in answer.values())
-        lines.append("\t".join([*rest[-(2 if "probability" in answer else 1) :], first]))
+        first, *rest = answer
+        names = [*rest[-(2 if "probability" in answer else 1) :], first]
+        lines += ["\t".join(names)] * (not lines)
+        lines.append("\t".join(cell(answer[name]) for name in names))
     return "\n".join(lines)
 
 
@@ -271,6 +275,7 @@ def measures_text(value: dict) -> str:
 @option("--data", metavar="FILE", help="sweep alpha from 0 to 1; measure on this domain data ...")
 @option("--keep", metavar="FILE", help="... and on these scored pairs of general texts")
 @option("--svg", metavar="FILE.svg", help="draw both curves over alpha")
+@reading_options
 def blend(args: argparse.Namespace) -> Result:
     """Average the weights of a model and of what was fine-tuned from it.
 
@@ -286,7 +291,7 @@ def blend(args: argparse.Namespace) -> Result:
     from minibert.training.inference import Blend, draw_sweep
 
     mix = Blend(args.base, args.tuned)
-    rows = mix.sweep(args.data, args.keep) if args.data else []
+    rows = mix.sweep(args.data, args.keep, tell, **reading(args)) if args.data else []
     if args.svg and rows:
         draw_sweep(rows, args.svg)
     if args.out:

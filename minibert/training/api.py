@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def finetune(
     Args:
         train: a file; or a pandas frame; or rows in a list, each a tuple of the inputs and then
             what is to be learnt, such as (text, label) or (text, pair, score), or a dict with
-            names. What is no file is kept as ``out/run/data/train.jsonl``; its line 7 is row 7.
+            names. What is no file is kept as ``out/run/data/train.json``.
         task: what to learn, a name in ``tasks.TASKS``; classify if it is not given.
         out: the directory to write.
         resume: continue the run in ``out``; data and settings need not be given again.
@@ -62,20 +63,49 @@ def finetune(
             given[name] = os.fspath(given[name])
         else:
             kind = "similarity" if name == "keep" else given.get("task", "classify")
-            path = Path(out, "run", "data", f"{name}.jsonl")
-            tables[path] = as_jsonl(name, given[name], task_class(kind).columns())
+            path = Path(out, "run", "data", f"{name}.json")
+            tables[path] = as_json(name, given[name], task_class(kind).columns())
             given[name] = str(path)
-    if resume:
-        for path, text in tables.items():
-            if path.exists() and read_text(path) != text:
-                raise ValueError(f"{path.stem} is not what the run began with; start a new run")
-        return inner.finetune(given, out, resume=True, say=say)
-    tables = {path.name: text for path, text in tables.items()}
-    return inner.finetune(Settings(**given), out, say=say, tables=tables)
+    for path, text in tables.items() if resume else ():
+        if path.exists() and read_text(path) != text:
+            raise ValueError(f"{path.stem} is not what the run began with; start a new run")
+    asked = given if resume else Settings(**given)
+    how = {"resume": resume, "tables": {path.name: text for path, text in tables.items()}}
+    try:
+        return inner.finetune(asked, out, say=lambda line: say(in_python(line, tables)), **how)
+    except (ValueError, TypeError, OSError) as error:
+        if len(error.args) == 1:
+            error.args = (in_python(str(error), tables),)
+        raise
 
 
-def as_jsonl(name: str, data: Any, roles: Iterable[str]) -> str:
-    """Rows of data as jsonl; ``roles``: what the values of a tuple are."""
+def in_python(text: str, tables: Iterable[Path] = ()) -> str:
+    """A message about files and options of the command line, in the words of a call in Python.
+
+    >>> in_python("train.json, row 3: ... --no-header, or --columns label=2")
+    "train, row 3: ... header=False, or columns={'label': '2'}"
+
+    Args:
+        tables: the files that data of other kinds are kept in; they get the names of arguments.
+    """
+
+    def argument(found: re.Match) -> str:
+        no, name, words = found["no"], found["name"].replace("-", "_"), found["words"].split()
+        if name == "columns" and words:
+            return f"columns={dict(word.split('=', 1) for word in words)}"
+        if name == "scale" and words:
+            return f"scale=({', '.join(words)})"
+        flag = name in ("header", "skip_incomplete", "resume")
+        return f"{name}={not no}" if flag else name
+
+    for path in tables:
+        text = text.replace(str(path), path.stem).replace(path.name, path.stem)
+    words = r"(?P<words>(?: \d+| \w+=[^\s,;:)]*[^\s,;:).])*)"  # 0 5, or text=2 label=1
+    return re.sub(rf"--(?P<no>no-)?(?P<name>[a-z][a-z-]*){words}", argument, text)
+
+
+def as_json(name: str, data: Any, roles: Iterable[str]) -> str:
+    """Rows of data as json; ``roles``: what the values of a tuple are."""
 
     def plain(value: Any) -> Any:  # numpy's numbers and arrays, pandas' missing values
         if hasattr(value, "tolist"):
@@ -83,7 +113,8 @@ def as_jsonl(name: str, data: Any, roles: Iterable[str]) -> str:
         return None if type(value).__name__ in ("NAType", "NaTType") else str(value)
 
     how = {"ensure_ascii": False, "default": plain}
-    return "".join(json.dumps(row, **how) + "\n" for row in rows_of(name, data, roles))
+    rows = ",\n".join(json.dumps(row, **how) for row in rows_of(name, data, roles))
+    return f"[{rows}]\n"
 
 
 def rows_of(name: str, data: Any, roles: Iterable[str]) -> list[dict]:

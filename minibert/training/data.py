@@ -265,7 +265,11 @@ def odd(examples: Sequence[Example], unit: str) -> list[str]:
     remarks = [f"{what} ({lines(where, unit)})" for what, where in found.items()]
     for alike in looks.values():
         if len(alike) > 1:
-            remarks.append(f"labels that look alike are different classes: {' and '.join(alike)}")
+            told = " and ".join(alike)
+            remarks.append(
+                f"labels that look alike are different classes: {told}; if they are one, "
+                "write them alike in the data"
+            )
     return remarks
 
 

@@ -125,7 +125,8 @@ def whole_run(settings: Settings, out: Path, resume: bool, say: Say) -> dict:
     after = {"best_epoch": run.best_epoch or run.epoch, "steps": run.step}
     after |= evaluation.on("dev", "test", "general", calibrate=True)
     before = {name: run.lines[0][name] for name in after if name in run.lines[0]}
-    result = {"before": before, "after": after, "remarks": task.remarks(evaluation.last)}
+    remarks = task.remarks(evaluation.last) + of_best_epoch(run, len(examples["dev"]))
+    result = {"before": before, "after": after, "remarks": remarks}
     if distributed.rank() == 0:
         save(settings, run, evaluation, result, out)
         write_json(here / "metrics.json", result)  # from now on the run is finished
@@ -226,7 +227,7 @@ def read_data(settings: Settings, say: Say) -> dict[str, list[data.Example]]:
         say(f"the scores are taken as on a scale of {low:g} to {high:g} (another: --scale)")
     if "dev" not in sets:
         if len(sets["train"]) < 10:
-            raise ValueError(f"{settings.train} is too small to set a tenth aside; name --dev FILE")
+            raise ValueError(f"{settings.train} is too small to set a tenth aside; give --dev")
         tenth = round(0.1 * len(sets["train"]))
         sets["dev"], sets["train"] = data.split(sets["train"], tenth, settings.seed)
         say(f"{len(sets['dev'])} rows of the training data are set aside as development data")
@@ -253,12 +254,29 @@ def start(settings: Settings, examples: Sequence[data.Example]) -> tuple[Task, n
 def take_recipe(settings: Settings, model: nn.Module, examples: int, say: Say) -> Settings:
     """The settings with all that the recipe decides; says so where it was not asked for."""
     found = with_recipe(settings, examples, encoder_of(model).config.hidden_size)
-    if settings.recipe == "auto" and found.recipe == "small":
+    decides = settings.lr is None or (settings.epochs or settings.steps) is None
+    if settings.recipe == "auto" and decides:
+        little = f", fewer than {LITTLE}" if found.recipe == "small" else ""
+        length = f"{found.steps} steps" if found.steps else f"{found.epochs} epochs"
         say(
-            f"{examples} examples, fewer than {LITTLE}: the small recipe is taken, {found.epochs} "
-            f"epochs at a learning rate of {found.lr:.3g}; for another give recipe, lr or epochs"
+            f"{examples} examples{little}: the {found.recipe} recipe is taken, {length} at a "
+            f"learning rate of {found.lr:.3g}; for another give recipe, lr or epochs"
         )
     return found
+
+
+def of_best_epoch(run: Run, n: int) -> list[str]:
+    """What is to be said of the epoch that the ``n`` development examples have chosen."""
+    name, before = run.best_on.replace("_", " "), run.lines[0].get(run.best_on)
+    if not run.best_epoch:
+        return [f"{name} could not be computed in any epoch: the weights of the last are kept"]
+    few = f" With {n} development examples this may be chance: give more" if n < 100 else ""
+    if before is not None and run.best <= before:
+        kept = f"epoch {run.best_epoch}, the best, is kept"
+        return [f"no epoch beats the untrained model on dev ({name} {before:.4g}): {kept}.{few}"]
+    if few and run.best_epoch == 1 and run.epoch > 2:
+        return [f"the first of {run.epoch} epochs is the best on dev, and is kept.{few}"]
+    return []
 
 
 def training_batches(

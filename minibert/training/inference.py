@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +22,7 @@ from minibert.model import BertModel
 from minibert.sentence_encoder import best_device
 from minibert.training import data
 from minibert.training.adapt import blend, encoder_of
+from minibert.training.files import some
 from minibert.training.plots import curves
 from minibert.training.tasks import TASKS, task_class
 from minibert.training.tasks.base import Task
@@ -41,7 +43,7 @@ def load(name_or_path: AnyPath) -> tuple[Task, nn.Module]:
     if (run / "settings.json").exists() and not (run / "metrics.json").exists():
         raise ValueError(
             f"the fine-tuning in {name_or_path} is not finished; continue it: "
-            f"minibert finetune --resume --out {name_or_path}"
+            f"minibert finetune --resume --out {name_or_path}, or in Python finetune(resume=True)"
         )
     directory = open_directory(name_or_path)
     if directory.has("modules.json"):
@@ -139,9 +141,19 @@ class FineTuned:
         """What the model says about some examples."""
         if not examples:
             return []
-        predictions, _ = self.task.predict(self.model, self.task.encode(examples))
-        both = zip(predictions, examples, strict=True)
+        both = zip(self.predictions(examples), examples, strict=True)
         return [self.task.answer(prediction, example) for prediction, example in both]
+
+    def predictions(self, examples: Sequence[data.Example]) -> list:
+        """What the task predicts for some examples; warns of those that say nothing."""
+        empty = [e.where for e in examples if not all(text.strip() for text in e.texts)]
+        if empty:
+            warnings.warn(
+                f"{len(empty)} of {len(examples)} inputs have an empty text, so what is predicted "
+                f"for them means nothing: {some(empty)}",
+                stacklevel=4,
+            )
+        return self.task.predict(self.model, self.task.encode(examples))[0]
 
 
 class Classifier(FineTuned):
@@ -158,7 +170,7 @@ class Classifier(FineTuned):
         """The probability of every class, in the order of ``classes``. Shapes: (n, C)."""
         if not (examples := self.examples(inputs)):
             return np.empty((0, len(self.classes)))
-        return np.stack(self.task.predict(self.model, self.task.encode(examples))[0])
+        return np.stack(self.predictions(examples))
 
 
 class TokenTagger(FineTuned):
@@ -278,10 +290,16 @@ class Blend:
         with atomic_directory(directory) as staging:
             self.task.save(self.model, staging)
 
-    def sweep(self, domain: AnyPath, general: AnyPath) -> list[dict[str, float]]:
-        """For alpha from 0 to 1, the best metric on domain data and Spearman on general pairs."""
-        pairs = data.read(general, Similarity.columns())
-        examples = {"dev": data.read(domain, self.task.columns()), "keep": pairs}
+    def sweep(
+        self, domain: AnyPath, general: AnyPath, say: data.Say = data.silent, **reading: object
+    ) -> list[dict[str, float]]:
+        """For alpha from 0 to 1, the best metric on domain data and Spearman on general pairs.
+
+        ``say`` gets remarks on both files; ``reading``: options of ``data.read`` for ``domain``.
+        """
+        pairs = data.read(general, Similarity.columns(), say=say)
+        domain = data.read(domain, self.task.columns(), say=say, **reading)
+        examples = {"dev": domain, "keep": pairs}
         evaluation = Evaluation(self.task, self.model, examples)
         rows = []
         for alpha in (tenth / 10 for tenth in range(11)):

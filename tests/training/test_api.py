@@ -1,6 +1,7 @@
 """Fine-tuning and its results in Python: `finetune`, `FineTuned`, types of settings."""
 
 import json
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -8,7 +9,8 @@ from support import small
 
 import minibert
 from minibert.io.files import read_json
-from minibert.training.inference import predict_file
+from minibert.training.api import in_python
+from minibert.training.inference import evaluate_file, predict_file
 from minibert.training.settings import Settings
 
 ROWS = small.sentences(40, seed=0)
@@ -83,8 +85,8 @@ def test_what_pandas_and_numpy_have_in_cells_arrives(tmp_path, world):
     frame["label"] = (frame["label"] == "good").astype("int64")
     frame["unused"] = pandas.Series([1] * 39, dtype="Int64")  # the last is <NA>
     minibert.finetune(frame, out=tmp_path / "run", say=[].append, **world[1])
-    rows = (tmp_path / "run" / "run" / "data" / "train.jsonl").read_text().splitlines()
-    first, last = json.loads(rows[0]), json.loads(rows[-1])
+    rows = json.loads((tmp_path / "run" / "run" / "data" / "train.json").read_text())
+    first, last = rows[0], rows[-1]
     assert first == {"text": ROWS[0][0], "label": int(ROWS[0][1] == "good"), "unused": 1}
     assert last["unused"] is None
     classes = minibert.Classifier.from_pretrained(tmp_path / "run").classes
@@ -177,3 +179,42 @@ def test_settings_of_the_right_types_pass_and_come_back(tmp_path, world, models)
     Settings("classify", "x", lr=1, scale=[0, 5], columns={"text": "1"}, freeze="encoder", seed=3)
     written = read_json(models["classify"] / "run" / "settings.json")
     assert Settings(**written).lr == 1e-3
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("a/train.json: 2 rows (rows 3, 7)", "train: 2 rows (rows 3, 7)"),
+    ("train.json, row 3: x. Say --header or --no-header", "train, row 3: x. Say header=True or "
+     "header=False"),
+    ("leave them out: --skip-incomplete", "leave them out: skip_incomplete=True"),
+    ("--columns tokens=2 tags=1 (--delimiter)?", "columns={'tokens': '2', 'tags': '1'} "
+     "(delimiter)?"),
+    ("as in --scale 0 20", "as in scale=(0, 20)"),
+])  # fmt: skip
+def test_messages_in_python_name_rows_and_arguments(text, expected):
+    assert in_python(text, [Path("a/train.json")]) == expected
+
+
+def test_rows_that_cannot_be_used_are_named_as_they_were_given(world, tmp_path):
+    data = [*ROWS, ("no label", ""), ("nor here", None)]
+    said = []
+    with pytest.raises(ValueError, match=r"^train: .*\(rows 41, 42\).*skip_incomplete=True$"):
+        minibert.finetune(data, out=tmp_path / "run", say=said.append, **world[1])
+    assert said[0].startswith("train: 42 rows;"), said
+    minibert.finetune(ROWS, out=tmp_path / "run", say=said.append, **world[1])
+    with pytest.raises(ValueError, match=r"continue it \(resume=True\)"):
+        minibert.finetune(ROWS, out=tmp_path / "run", say=said.append, **world[1])
+
+
+def test_an_empty_text_is_warned_of(models):
+    model = minibert.Classifier.from_pretrained(models["classify"])
+    for ask in (model.predict, model.predict_proba):
+        with pytest.warns(UserWarning, match="1 of 2 inputs have an empty text.*: row 2"):
+            ask(["a good film", " "])
+
+
+def test_a_scale_is_that_of_the_training(models, tmp_path):
+    """Scores of 0 and 1 were learnt; a file that goes to 5 is on another scale."""
+    file = tmp_path / "scores.csv"
+    file.write_text("sentence1,sentence2,score\na film,a film,5\na film,a song,0\n")
+    with pytest.raises(ValueError, match="5.0 is not on the scale 0"):
+        evaluate_file(models["regression"], file)

@@ -26,7 +26,7 @@ MULTI_LABEL = "multi_label_classification"  # the problem_type of official confi
 
 def collapsed(what: str) -> str:
     """The remark on a model that says the same of everything."""
-    cure = "Another seed, more steps, a longer warm-up or --recipe small usually help"
+    cure = "Another seed, more steps, a longer warm-up or the small recipe usually help"
     return f"{what}: {FAILED}. {cure}"
 
 

@@ -47,6 +47,12 @@ class MaskedLM(Task):
     def start(cls, base: ModelDirectory, settings: Any, train: Sequence[Example]) -> Started:
         """The task and the model; warns if the base has no masked-LM head."""
         task, model = super().start(base, settings, train)
+        if base.has("modules.json") and not settings.keep:
+            warnings.warn(
+                "masked LM can cost a sentence encoder much of its general similarity, and here "
+                "nothing measures it: the setting keep (--keep) takes general pairs",
+                stacklevel=2,
+            )
         if any(name.startswith("predictions") for name in model.load_report.new):
             warnings.warn(
                 "the base model has no masked-LM head: a new one begins untrained and needs many "

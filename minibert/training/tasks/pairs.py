@@ -42,6 +42,11 @@ class ScoreTask(Task):
         """The scale of the scores."""
         return {"scale": settings.scale or score_scale(train)}
 
+    @classmethod
+    def options_in(cls, config: BertConfig) -> dict:
+        """The scale that was learnt on."""
+        return {"scale": config.extra.get("score_scale")}
+
     def targets(self, examples: Sequence[Example]) -> list[float | None]:
         """The score of every example, brought to 0 to 1; None where there is none."""
         if any(example.values.get("score") is None for example in examples):
@@ -76,12 +81,16 @@ class PairRegression(ScoreTask):
     """How alike are two texts read together (a cross-encoder)? Squared error of one logit."""
 
     head = BertForSequenceClassification
-    config = {
-        "id2label": {0: "score"},
-        "problem_type": "regression",
-        # sentence-transformers would put a sigmoid behind one logit; ours is the score already
-        "sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"},
-    }
+
+    @property
+    def config(self) -> dict:
+        """One score, and its scale; sentence-transformers would put a sigmoid behind the logit."""
+        return {
+            "id2label": {0: "score"},
+            "problem_type": "regression",
+            "sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"},
+            "score_scale": self.scale and list(self.scale),
+        }
 
     @classmethod
     def fits(cls, config: BertConfig) -> bool:
