@@ -38,7 +38,8 @@ def test_from_a_file_to_predictions(world, tmp_path, capsys):
     assert "train: bad" in err and "epoch 2, step 6 of 6: " in err
     assert "dev_accuracy" in out and "before:" in out and "general_spearman" in out
     out, _ = run(capsys, "predict", world / "new.txt", "--model", model)
-    lines = [line.split("\t") for line in out.splitlines()]
+    names, *lines = [line.split("\t") for line in out.splitlines()]
+    assert names == ["label", "probability", "text"]
     assert [line[2] for line in lines] == ["a good film", "the song was awful"]
     assert {line[0] for line in lines} <= {"good", "bad"}
     data = ("--model", model, "--data", world / "dev.tsv", "--json")
@@ -47,11 +48,11 @@ def test_from_a_file_to_predictions(world, tmp_path, capsys):
     assert measured["accuracy"] == result["after"]["dev_accuracy"]
     (tmp_path / "gaps.txt").write_text("a good film\n\nthe song was awful\n \n")
     out, err = run(capsys, "predict", tmp_path / "gaps.txt", "--model", model)
-    rows = [line.split("\t") for line in out.splitlines()]
+    _, *rows = [line.split("\t") for line in out.splitlines()]
     assert [rows[0], rows[2]] == lines and [rows[1][2], rows[3][2]] == ["", ""]
     (tmp_path / "gaps.tsv").write_text("text\na good film\n\nthe song was awful\n")
     out, err = run(capsys, "predict", tmp_path / "gaps.tsv", "--model", model)
-    assert len(out.splitlines()) == 2 and "1 blank line left out (line 3)" in err
+    assert len(out.splitlines()) == 1 + 2 and "1 blank line left out (line 3)" in err
     half, base = tmp_path / "half", world / "base"
     out, _ = run(capsys, "blend", base, model, "--out", half)
     share = f"{half}: 0.5 of {model}, the rest {base}"
@@ -66,14 +67,20 @@ def test_from_a_file_to_predictions(world, tmp_path, capsys):
 
 
 def test_blend_writes_and_sweeps(world, tmp_path, capsys):
-    how = ["--columns", "text=1", "pair=2", "score=3", "--scale", 0, 5, "--freeze", "embeddings"]
+    columns = ["--columns", "text=1", "pair=2", "score=3"]
+    how = [*columns, "--scale", 0, 5, "--freeze", "embeddings"]
     tuned, half, pairs = tmp_path / "tuned", tmp_path / "half", world / "pairs.csv"
     train(capsys, world, tuned, *how, task="similarity")
     sweep = ["--data", pairs, "--keep", pairs, "--svg", tmp_path / "sweep.svg"]
-    out, _ = run(capsys, "blend", world / "base", tuned, "--out", half, *sweep)
-    assert len(out.splitlines()) == 1 + 11 + 1 and (tmp_path / "sweep.svg").exists()
+    first, _ = run(capsys, "blend", world / "base", tuned, "--out", half, *sweep)
+    assert len(first.splitlines()) == 1 + 11 + 1 and (tmp_path / "sweep.svg").exists()
     out, _ = run(capsys, "predict", pairs, "--model", half)
-    assert len(out.splitlines()) == 24
+    assert len(out.splitlines()) == 1 + 24
+    semicolons = tmp_path / "pairs.txt"
+    semicolons.write_text(pairs.read_text().replace(",", ";"))
+    sweep = ["--data", semicolons, "--delimiter", ";", "--no-header", *columns, "--keep", pairs]
+    again, err = run(capsys, "blend", world / "base", tuned, *sweep)
+    assert again.splitlines()[1:12] == first.splitlines()[1:12] and "pairs.txt: 24 rows" in err
     before = (half / "model.safetensors").read_bytes()
     words = ("blend", world / "base", tuned, "--alpha", 0.9, "--out")
     _, err = run(capsys, *words, half, status=2)
@@ -94,6 +101,8 @@ def test_seeds_and_the_small_recipe(world, tmp_path, capsys):
     (["finetune", "--out", "x"], "name a task and a training file"),
     (["finetune", "classify", "none.csv", "--out", "x"], "none.csv: no such file"),
     (["finetune", "--resume", "--seeds", "2", "--out", "x"], "omit --resume"),
+    (["finetune", "--resume", "--sweep", "lr=1,2", "--out", "x"], "omit --resume"),
+    (["finetune", "--resume", "--find-lr", "--out", "x"], "trains nothing"),
     (["finetune", "classify", "a.csv", "--dropout", "2", "--out", "x"], "dropout is 2.0; 0 to 1"),
     (["finetune", "--resume", "--out", "x"], "no run that could be resumed"),
     (["finetune", "classify", "none.csv", "--lr", "0", "--out", "x"], "lr is 0.0"),
@@ -148,7 +157,7 @@ def test_a_messy_file_is_read_as_the_options_say(world, tmp_path, capsys):
     for options, lines in (("--header", 1), ("--no-header", 2)):
         words = ("--columns", "text=1", "--delimiter", "|", options)
         out, _ = run(capsys, "predict", tmp_path / "new.csv", *model, *words)
-        assert len(out.splitlines()) == lines
+        assert len(out.splitlines()) == 1 + lines
     _, err = run(capsys, "predict", tmp_path / "new.csv", *model, "--columns", "text=1", status=2)
     assert "a header? Say --header or --no-header" in err
     data = ("--data", messy, "--skip-incomplete", "--no-header")

@@ -5,12 +5,14 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import socket
 import time
 import warnings
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -22,7 +24,7 @@ from minibert.cli.train import predict_text
 from minibert.io.checkpoint import read_safetensors
 from minibert.io.files import read_json
 from minibert.training.checkpoints import Run
-from minibert.training.finetune import finetune
+from minibert.training.finetune import finetune, of_best_epoch, take_recipe
 from minibert.training.inference import Blend, draw_sweep, evaluate_file, load, predict_file
 from minibert.training.seeds import several
 from minibert.training.settings import Settings, with_recipe
@@ -346,7 +348,7 @@ def test_what_was_measured_at_the_end_is_what_the_directory_gives(world, tmp_pat
     measures = evaluate_file(tmp_path / "run", wanted.dev, wanted.columns)
     assert measures[best] == pytest.approx(result["after"][f"dev_{best}"], abs=1e-6)
     answers = predict_file(tmp_path / "run", wanted.dev, wanted.columns)
-    assert len(answers) == len(predict_text(answers).splitlines()) >= 12
+    assert len(answers) + 1 == len(predict_text(answers).splitlines()) > 12
 
 
 def test_the_best_epoch_is_kept_and_patience_ends_the_run(world, tmp_path):
@@ -375,7 +377,10 @@ def test_forgetting_is_measured_before_during_and_after(world, tmp_path):
 
 
 def test_a_fresh_masked_lm_head_is_told_and_perplexity_is_measured(world, tmp_path):
-    with pytest.warns(UserWarning, match="no masked-LM head: a new one begins untrained"):
+    with (
+        pytest.warns(UserWarning, match="no masked-LM head: a new one begins untrained"),
+        pytest.warns(UserWarning, match="general similarity.*nothing measures it.*--keep"),
+    ):
         result = finetune(settings(world, "mlm"), tmp_path / "one")["after"]
     assert result["dev_perplexity"] == pytest.approx(math.exp(result["dev_loss"]), rel=1e-5)
     with warnings.catch_warnings():
@@ -415,6 +420,38 @@ def test_the_recipe_for_little_data():
     assert (found.lr, found.reinit) == (5e-5, None)
     found = with_recipe(wanted.replace(lr=1e-3, epochs=2, reinit=1), 250, 384)
     assert (found.epochs, found.lr, found.reinit) == (2, 1e-3, 1), "what was asked for stays"
+
+
+@pytest.mark.parametrize("asked, said", [
+    ({}, ["40 examples, fewer than 1000: the small recipe is taken, 20 epochs at a"]),
+    ({"epochs": 3}, ["40 examples: the plain recipe is taken, 3 epochs at a learning rate of 2e"]),
+    ({"lr": 1e-3}, ["40 examples: the plain recipe is taken, 3 epochs at a learning rate of 0"]),
+    ({"lr": 1e-3, "steps": 9}, []), ({"recipe": "small"}, []),
+])  # fmt: skip
+def test_what_the_recipe_decides_is_said(asked, said):
+    lines = []
+    model = small.bert()
+    found = take_recipe(Settings("classify", "train.tsv", **asked), model, 40, lines.append)
+    assert found.lr and [line[: len(part)] for line, part in zip(lines, said, strict=True)] == said
+
+
+@pytest.mark.parametrize("scores, remark", [
+    ([0.5, 0.5, 0.4], r"no epoch beats the untrained model on dev \(dev accuracy 0.5\): epoch 1, "
+     "the best, is kept. With 12 development examples this may be chance"),
+    ([0.5, 0.6, 0.5, 0.4], "the first of 3 epochs is the best on dev, and is kept. With 12"),
+    ([0.5, math.nan, math.nan], "dev accuracy could not be computed in any epoch: the weights of"),
+    ([0.5, 0.6, 0.7], None),
+])  # fmt: skip
+def test_a_best_epoch_that_may_be_chance_is_remarked_on(scores, remark):
+    before, *after = scores
+    best = max((s for s in after if s == s), default=-math.inf)
+    number = after.index(best) + 1 if best in after else 0
+    run = SimpleNamespace(best_on="dev_accuracy", best=best, best_epoch=number, epoch=len(after),
+                          lines=[{"dev_accuracy": before}])  # fmt: skip
+    said = of_best_epoch(run, 12)
+    assert len(said) == bool(remark) and all(re.match(remark, line) for line in said)
+    for line in of_best_epoch(run, 200):
+        assert "chance" not in line
 
 
 @pytest.mark.parametrize("examples, asked, recipe", [

@@ -11,6 +11,7 @@ import pytest
 from support import small
 from support.command import run as command
 
+from minibert.cli.runs import compare_text
 from minibert.training.finetune import finetune
 from minibert.training.history import as_csv, compare, draw, read_run, read_runs
 from minibert.training.plots import curves, matrix
@@ -90,6 +91,14 @@ def test_the_command(runs, tmp_path, capsys, monkeypatch):
     assert rows[-1][0] == "compare.svg:" and (tmp_path / "compare.svg").exists()
     value = json.loads(command(capsys, *words, "--svg", "x.svg", "--json")[1])
     assert value == {"runs": compare([runs / "slow", runs / "fast"]), "picture": "x.svg"}
+
+
+def test_what_was_asked_for_and_what_was_done_are_one_row():
+    run = {"run": "a", "state": "finished", "settings": {"steps": None, "seed": 1},
+           "measures": {"steps": 6}}  # fmt: skip
+    table = compare_text({"runs": [run], "picture": "x.svg"})
+    names = [line.split()[0] for line in table.splitlines()[2:-1]]
+    assert names == ["seed", "steps"] and "6" in table
 
 
 def test_a_legend_of_many_curves_stays_inside(tmp_path):

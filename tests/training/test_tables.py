@@ -228,6 +228,7 @@ def test_one_number_in_two_spellings_and_one_word_in_two(tmp_path):
         found, said = read(tmp_path / "b.csv", f"text,label\na,{one}\nb,{other}\n", CLASSIFY)
         assert both(found) == [("a", one), ("b", other)]
         assert f"warning: b.csv: labels that look alike are different classes: {one!r}" in said
+        assert "if they are one, write them alike in the data" in said
 
 
 def test_odd_texts_are_remarked_on(tmp_path):
