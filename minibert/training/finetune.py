@@ -98,18 +98,12 @@ def whole_run(settings: Settings, out: Path, resume: bool, say: Say) -> dict:
     say = say if distributed.rank() == 0 else silent
 
     examples = read_data(settings, say)
-    torch.manual_seed(settings.seed)  # of the new head
-    task, model = start(settings, examples["train"])
+    task, model, settings = start(settings, examples["train"], say)
     origin = {name: sha256(data.locate(path)) for name, path in settings.files.items()}
     origin["base"] = content_digest(model.state_dict())
-    settings = take_recipe(settings, model, len(examples["train"]), say)
     evaluation = Evaluation(task, model, examples)
     known = evaluation.on("general")  # before anything is re-initialised
-    adapt(model, settings)
-    model.to(device)
-    learnt = examples["train"] + examples.get("replay", [])
-    loader = training_batches(settings, task, learnt, device)
-    optimizer = start_optimizer(settings, model)
+    loader, optimizer = make_ready(settings, task, model, examples, device)
 
     begin(settings, origin, out, resume)
     run = Run(
@@ -243,12 +237,17 @@ def read_data(settings: Settings, say: Say) -> dict[str, list[data.Example]]:
     return sets
 
 
-def start(settings: Settings, examples: Sequence[data.Example]) -> tuple[Task, nn.Module]:
-    """The task, and the model to train for it."""
+def start(
+    settings: Settings, train: Sequence[data.Example], say: Say
+) -> tuple[Task, nn.Module, Settings]:
+    """The task, the model to train for it, and the settings with all that the recipe decides."""
+    torch.manual_seed(settings.seed)  # of the new head
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "new, untrained tensors")  # they are about to be trained
         warnings.filterwarnings("ignore", ".*does not say how to pool")
-        return task_class(settings.task).start(open_directory(settings.base), settings, examples)
+        base = open_directory(settings.base)
+        task, model = task_class(settings.task).start(base, settings, train)
+    return task, model, take_recipe(settings, model, len(train), say)
 
 
 def take_recipe(settings: Settings, model: nn.Module, examples: int, say: Say) -> Settings:
@@ -279,15 +278,20 @@ def of_best_epoch(run: Run, n: int) -> list[str]:
     return []
 
 
-def training_batches(
-    settings: Settings, task: Task, examples: Sequence[data.Example], device: torch.device
-) -> DataLoader:
-    """The batches of the examples to learn from."""
-    return data_loader(
-        task, task.encode(examples), device, epochs=settings.epochs, steps=settings.steps,
+def make_ready(
+    settings: Settings, task: Task, model: nn.Module, examples: Mapping[str, list[data.Example]],
+    device: torch.device,
+) -> tuple[DataLoader, torch.optim.Optimizer]:  # fmt: skip
+    """The batches to learn from, and the optimizer of the model, which is changed as asked for."""
+    adapt(model, settings)
+    model.to(device)
+    features = task.encode(examples["train"] + examples.get("replay", []))
+    loader = data_loader(
+        task, features, device, epochs=settings.epochs, steps=settings.steps,
         size=None if settings.batch_tokens else settings.batch_size, tokens=settings.batch_tokens,
         accumulate=settings.accumulate, seed=settings.seed, by_length=not settings.shuffle,
     )  # fmt: skip
+    return loader, start_optimizer(settings, model)
 
 
 def start_optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimizer:

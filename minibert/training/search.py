@@ -14,16 +14,9 @@ from torch.utils.data import DataLoader
 
 from minibert.io.files import write_json, write_text
 from minibert.sentence_encoder import best_device
-from minibert.training.adapt import adapt
 from minibert.training.checkpoints import Diverged, Run
 from minibert.training.data import Say, silent
-from minibert.training.finetune import (
-    read_data,
-    start,
-    start_optimizer,
-    take_recipe,
-    training_batches,
-)
+from minibert.training.finetune import make_ready, read_data, start
 from minibert.training.history import AnyPath, compare
 from minibert.training.loop import Step, loop
 from minibert.training.loop import steps as steps_of
@@ -60,15 +53,10 @@ def find_lr(
         compared with what it lost before the training.
     """
     examples = read_data(settings, say)
-    torch.manual_seed(settings.seed)
-    task, model = start(settings, examples["train"])
-    settings = take_recipe(settings, model, len(examples["train"]), say)
-    adapt(model, settings)
-    device = best_device(settings.device)
-    model.to(device)
-    learnt = examples["train"] + examples.get("replay", [])
-    loader = training_batches(settings.replace(steps=steps), task, learnt, device)
-    run = Run(model, start_optimizer(settings, model))
+    task, model, settings = start(settings, examples["train"], say)
+    asked, device = settings.replace(steps=steps), best_device(settings.device)
+    loader, optimizer = make_ready(asked, task, model, examples, device)
+    run = Run(model, optimizer)
     rates = [low * (high / low) ** (i / (steps - 1)) for i in range(steps)]
     untrained = losses_now(task, model, loader, settings.accumulate)
     usual = statistics.fmean(untrained)
