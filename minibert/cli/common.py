@@ -44,12 +44,13 @@ def option(*names: str, **settings: Any) -> Callable:
     return options(lambda parser: parser.add_argument(*names, **settings))
 
 
-def add_parser(group: Any, name: str, run: Callable) -> None:
+def add_parser(group: Any, name: str, run: Callable, aliases: Sequence[str] = ()) -> None:
     """Add the parser of a command to a group of commands."""
     summary, _, more = (inspect.getdoc(run) or "").partition("\n\n")
     summary = " ".join(summary.split())
     parser = group.add_parser(
         name,
+        aliases=aliases,
         help=summary[:1].lower() + summary[1:].rstrip("."),
         description=summary,
         epilog=more,

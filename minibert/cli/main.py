@@ -29,6 +29,7 @@ EVALUATE = (encode.evaluate_similarity, train.evaluate_classify)  # below `minib
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command line, with one below it for each command."""
     from minibert.io.hub import DEFAULT_MODEL
+    from minibert.training.tasks import TASKS
 
     parser = argparse.ArgumentParser(
         prog="minibert",
@@ -43,8 +44,10 @@ def build_parser() -> argparse.ArgumentParser:
         add_parser(commands, run.__name__.replace("_", "-"), run)
     evaluate = commands.add_parser("evaluate", help="measure a model on labelled data")
     evaluate = evaluate.add_subparsers(metavar="WHAT", required=True)
-    for run in EVALUATE:
-        add_parser(evaluate, run.__name__.removeprefix("evaluate_"), run)
+    names = [run.__name__.removeprefix("evaluate_") for run in EVALUATE]
+    others = [task for task in TASKS if task not in names]
+    for name, run in zip(names, EVALUATE, strict=True):
+        add_parser(evaluate, name, run, aliases=others if name == "classify" else ())
     return parser
 
 

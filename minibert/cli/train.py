@@ -253,7 +253,7 @@ def cell(value: object) -> str:
 @option("--data", required=True, metavar="FILE", help="csv, tsv or jsonl")
 @reading_options
 def evaluate_classify(args: argparse.Namespace) -> Result:
-    """Measure a fine-tuned model, of any task, on labelled data: accuracy and the like.
+    """Measure a fine-tuned model on labelled data: accuracy, or what its task is measured by.
 
     Example: minibert evaluate classify --model my-model --data test.tsv
     """

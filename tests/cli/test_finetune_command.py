@@ -7,6 +7,7 @@ import pytest
 from support import small
 
 from minibert.cli.main import main
+from minibert.training.tasks import TASKS
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,13 @@ def test_from_a_file_to_predictions(world, tmp_path, capsys):
     assert "finished already" in err
     _, err = run(capsys, "finetune", "--resume", "--out", model, "--lr", 2e-3, status=2)
     assert "begun with lr 0.001 (not 0.002), and is continued so: leave these out" in err
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "similarity"])
+def test_evaluate_takes_the_name_of_every_task(capsys, task):
+    with pytest.raises(SystemExit):
+        main(["evaluate", task, "--data", "x.csv"])
+    assert "required: --model" in capsys.readouterr().err
 
 
 def test_blend_writes_and_sweeps(world, tmp_path, capsys):
