@@ -195,6 +195,8 @@ def as_asked(names: Sequence[str], columns: Mapping[str, str]) -> dict[str, int]
     for role, name in columns.items():
         by_number = int(name) - 1 if str(name).isdigit() and 0 < int(name) <= len(names) else None
         named = names.index(name) if name in names else None
+        if named is not None and by_number is None:
+            refuse_twins(names, role, named)
         if by_number is None and named is None:
             raise ValueError(f"no column {name!r} for {role}; there are {names}")
         if None not in (by_number, named) and by_number != named:
@@ -205,6 +207,20 @@ def as_asked(names: Sequence[str], columns: Mapping[str, str]) -> dict[str, int]
     if len(set(positions.values())) < len(positions):
         raise ValueError(f"--columns takes one column twice: {dict(columns)}")
     return positions
+
+
+def refuse_twins(names: Sequence[str], role: str, at: int) -> None:
+    """Notice that another column has the name of the one at ``at``.
+
+    Raises:
+        ValueError: there is one.
+    """
+    twins = [i for i, name in enumerate(names, 1) if name.lower() == names[at].lower()]
+    if len(twins) > 1:
+        raise ValueError(
+            f"columns {' and '.join(map(str, twins))} are both called {names[at]!r}; say which one "
+            f"it is, as in --columns {role}={twins[-1]}"
+        )
 
 
 def match_columns(
@@ -233,6 +249,9 @@ def match_columns(
             say("the four columns of GLUE's CoLA: source, label, mark, text")
             return by_name(COLA, ["text", "label"])
     positions |= by_name(names, roles, list(positions.values()))
+    for role in roles:
+        if role in positions:
+            refuse_twins(names, role, positions[role])
     missing = [role for role, needed in wanted.items() if needed and role not in positions]
     refuse_swapped(names, cells, positions, [role for role in roles if role in positions])
     if not missing:

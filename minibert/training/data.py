@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,10 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minibert.io.files import no_such_file
-from minibert.training.columns import MISSING, TEXTS, content, is_number, match_columns, shown
 from minibert.training.columns import NAMES as NAMES  # what a column may be called
+from minibert.training.columns import content, is_number, match_columns, shown
 from minibert.training.columns import header as is_header
 from minibert.training.files import read_table
+from minibert.training.oddities import odd
 from minibert.training.tables import Table, lines, some
 from minibert.training.values import Unusable, agreeing, split_labels, value
 
@@ -27,6 +27,10 @@ from minibert.training.values import Unusable, agreeing, split_labels, value
 TRUTH = ("label", "labels", "score", "tags", "answers", "start")
 SCALES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 5.0), (0.0, 10.0), (0.0, 100.0))
 RATINGS = ((1.0, 5.0), (1.0, 7.0), (1.0, 10.0))
+
+
+# In a column that is not used, what says that a row does not count: Prodigy, Argilla, Label Studio.
+REJECTED = {"answer": ("reject", "ignore"), "status": ("discarded",), "was_cancelled": ("true",)}
 
 
 Say = Callable[[str], None]
@@ -123,6 +127,8 @@ def read(
     unused = [repr(name) for at, name in enumerate(names) if at not in positions.values()]
     also = f"; not used: {some(unused, 8)}" if unused else ""
     say(f"{file.name}: {len(rows)} {table.things}; {found}{also}")
+    if not blank:
+        rows = leave_out_rejected(table, rows, names, positions)
     if blank:
         positions = {role: at for role, at in positions.items() if role not in TRUTH}
     return usable(file, table, rows, positions, say, blank, skip_incomplete)
@@ -143,6 +149,18 @@ def leave_out_blank(file: Path, table: Table, say: Say, blank: bool) -> list[tup
     if not filled and not table.problems:
         raise ValueError(f"{file} has no rows")
     return filled
+
+
+def leave_out_rejected(
+    table: Table, rows: list, names: Sequence[str], positions: Mapping[str, int]
+) -> list[tuple[int, list]]:
+    """The rows that count; one whose annotators did not accept it is a problem of the table."""
+    for at, name in enumerate(names):
+        if at not in positions.values() and (no := REJECTED.get(str(name).strip().lower())):
+            out = [(n, cells[at]) for n, cells in rows if str(cells[at]).strip().lower() in no]
+            table.problems += [(n, f"{name!r} says {cell!r}: not to be used") for n, cell in out]
+            rows = [row for row in rows if str(row[1][at]).strip().lower() not in no]
+    return rows
 
 
 def first_row(
@@ -196,6 +214,10 @@ def usable(
             except Unusable as error:
                 wrong.append(error)
         problems += [(line, error.what, error.cell) for error in wrong]
+    if no_gold({example.values.get("label") for example in examples}):
+        bare = [example for example in examples if float(example.values["label"]) == -1]
+        problems += [(e.line, "the label -1 stands for a missing one", None) for e in bare]
+        examples = [example for example in examples if float(example.values["label"]) != -1]
     if problems:
         bad = len({line for line, *_ in problems})
         told = f"{bad} of {len(examples) + bad} {table.things} cannot be used: "
@@ -209,6 +231,15 @@ def usable(
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     return examples
+
+
+def no_gold(labels: set[str | None]) -> bool:
+    """Whether -1 says "no label": it is alone, or beside 0 and at least two numbers above."""
+    if not labels or not all(map(is_number, labels)):
+        return False
+    numbers = set(map(float, labels))
+    return numbers == {-1} or (-1 in numbers and 0 in numbers and len(numbers) > 3
+                               and min(numbers - {-1}) == 0)  # fmt: skip
 
 
 def report(problems: Sequence[tuple[int, str, Any]], unit: str) -> str:
@@ -231,52 +262,6 @@ def locate(path: str | os.PathLike) -> Path:
     if len(parts) < 3:
         raise ValueError(f"{path}: write hub:owner/name/file, such as hub:me/my-data/train.csv")
     return Path(hf_hub_download("/".join(parts[:2]), parts[2], repo_type="dataset"))
-
-
-def odd(examples: Sequence[Example], unit: str) -> list[str]:
-    """What looks wrong and may be right, a sentence each.
-
-    Raises:
-        ValueError: two classes are the same number.
-    """
-    found: dict[str, list[int]] = defaultdict(list)
-    places: dict[str, list[int]] = defaultdict(list)  # label → lines
-    for example in examples:
-        texts = [text for role in TEXTS if (text := example.values.get(role))]
-        if any(text.strip().lower() in MISSING for text in texts):
-            found["a text that says only N/A, nan or null"].append(example.line)
-        if any("\ufffd" in text for text in texts):
-            found["broken characters (\ufffd): saved in a wrong encoding"].append(example.line)
-        if (label := example.values.get("label")) is not None:
-            places[label].append(example.line)
-        if (tags := example.values.get("tags")) and all(map(is_number, tags)):
-            found["the tags are numbers; entities need names, such as B-PER"].append(example.line)
-    numbers, looks = defaultdict(list), defaultdict(list)
-    for label, where in places.items():
-        looks[plain(label)].append(f"{label!r} ({lines(where, unit, 5)})")
-        if is_number(label):
-            numbers[float(label)].append(f"{label!r} ({lines(where, unit, 5)})")
-        if label.lower() in ("none", "unknown", "?"):
-            found[f"the label {label!r} may stand for a missing one"] = where
-    for alike in numbers.values():
-        if len(alike) > 1:
-            told = " and ".join(alike)
-            raise ValueError(f"the labels {told} are the same number; write them alike")
-    remarks = [f"{what} ({lines(where, unit)})" for what, where in found.items()]
-    for alike in looks.values():
-        if len(alike) > 1:
-            told = " and ".join(alike)
-            remarks.append(
-                f"labels that look alike are different classes: {told}; if they are one, "
-                "write them alike in the data"
-            )
-    return remarks
-
-
-def plain(label: str) -> str:
-    """A label without case, accents' encoding, widths, spacing and invisible characters."""
-    text = unicodedata.normalize("NFKC", label).casefold()
-    return " ".join("".join(c for c in text if unicodedata.category(c) != "Cf").split())
 
 
 # -------------------------------------------------------------------------------------- checking

@@ -209,7 +209,7 @@ def read_jsonl(rows: Sequence[tuple[int, str]]) -> Table:
     objects, problems = [], []
     for n, line in rows:
         try:
-            value = json.loads(line) if line.strip() else None
+            value = json.loads(line, object_pairs_hook=once) if line.strip() else None
         except (ValueError, RecursionError) as error:  # ValueError: a number of 4,300 digits, too
             problems.append((n, f"not JSON ({getattr(error, 'msg', None) or error})"))
             continue
@@ -218,6 +218,19 @@ def read_jsonl(rows: Sequence[tuple[int, str]]) -> Table:
         else:
             problems.append((n, f"an object is needed, not {line[:40]!r}"))
     return of_objects(objects, problems)
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, each key of which stands there once.
+
+    Raises:
+        ValueError: one stands there twice.
+    """
+    found = dict(pairs)
+    for key in found if len(found) < len(pairs) else ():
+        if sum(key == name for name, _ in pairs) > 1:
+            raise ValueError(f"the key {key!r} stands twice in an object")
+    return found
 
 
 def of_objects(objects: Iterable[tuple[int, dict | None]], problems: list, unit="line") -> Table:
@@ -235,15 +248,17 @@ def of_objects(objects: Iterable[tuple[int, dict | None]], problems: list, unit=
 def read_json(file: Path, text: str) -> Table:
     """SQuAD's questions, or a list of objects."""
     try:
-        value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        value = json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
         if getattr(error, "msg", "") == "Extra data":  # an object a line, under another name
             return read_jsonl(numbered(text))
-        raise ValueError(f"{file}: not JSON ({error}); is the file complete?") from None
+        ask = "; is the file complete?" if isinstance(error, json.JSONDecodeError) else ""
+        raise ValueError(f"{file}: not JSON ({error}){ask}") from None
     if isinstance(value, dict) and isinstance(value.get("data"), list):
         entries = value["data"]
         if all(isinstance(entry, dict) and "paragraphs" in entry for entry in entries):
-            return of_objects(enumerate(squad(entries), 1), [], "question")
+            problems = []
+            return of_objects(squad(entries, problems), problems, "question")
         value = entries
     if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
         return of_objects(enumerate(value, 1), [], "row")
@@ -253,18 +268,21 @@ def read_json(file: Path, text: str) -> Table:
     )
 
 
-def squad(articles: Iterable[dict]) -> Iterator[dict[str, Any]]:
+def squad(articles: Iterable[dict], problems: list) -> Iterator[tuple[int, dict[str, Any]]]:
     """The questions of SQuAD 1.1 and 2.0: one that has no answer has an empty list of answers.
 
     Source: Rajpurkar 2016 and 2018; the layout of train-v1.1.json and train-v2.0.json.
     """
-    for article in articles:
-        for paragraph in article["paragraphs"] or ():
-            for qa in paragraph.get("qas") or ():
-                row = {"id": qa.get("id"), "question": qa.get("question"),
-                       "context": paragraph.get("context")}  # fmt: skip
-                if qa.get("is_impossible") in (True, 1, "true", "True") and not qa.get("answers"):
-                    row["answers"] = []
-                elif "answers" in qa:
-                    row["answers"] = qa["answers"]
-                yield row
+    paragraphs = (p for article in articles for p in article["paragraphs"] or ())
+    asked = ((paragraph, qa) for paragraph in paragraphs for qa in paragraph.get("qas") or ())
+    for n, (paragraph, qa) in enumerate(asked, 1):
+        row = {"id": qa.get("id"), "question": qa.get("question"),
+               "context": paragraph.get("context")}  # fmt: skip
+        if "answers" in qa:
+            row["answers"] = qa["answers"]
+        if qa.get("is_impossible") in (True, 1, "true", "True"):
+            if qa.get("answers"):
+                problems.append((n, "is_impossible, and yet it has answers"))
+                continue
+            row["answers"] = []
+        yield n, row

@@ -11,6 +11,8 @@ from typing import Any
 from minibert.training.answers import misplaced
 from minibert.training.columns import MISSING, is_number
 
+HALF = re.compile("[\ud800-\udfff]")  # JSON may have one half of a pair of surrogates
+
 
 class Unusable(ValueError):
     """A row cannot be used: what is wrong, and the cell if it helps to see it."""
@@ -26,6 +28,19 @@ def is_missing(cell: Any) -> bool:
 
 
 def value(role: str, cell: Any, blank: bool = False) -> Any:
+    """The value of a cell, as `read_value`, of whole characters.
+
+    Raises:
+        Unusable: it has none.
+    """
+    found = read_value(role, cell, blank)
+    for text in [found] if isinstance(found, str) else found if isinstance(found, list) else ():
+        if isinstance(text, str) and HALF.search(text):
+            raise Unusable(f"half a character in the {role}", text)
+    return found
+
+
+def read_value(role: str, cell: Any, blank: bool = False) -> Any:
     """The value of a cell, in the kind its role needs.
 
     Raises:
@@ -79,7 +94,7 @@ def listed(role: str, cell: Any) -> list[str]:
     if not isinstance(cell, list) or not (cell or role == "labels"):
         hint = "a list is needed: in jsonl, or a word a line in CoNLL columns"
         raise Unusable(f"no {role} ({hint})", cell)
-    if any(is_missing(item) or isinstance(item, (list, dict)) or item in (-100, "-100")
+    if any(is_missing(item) or isinstance(item, (list, dict)) or item in (-100, "-100", "-100.0")
            for item in cell):  # fmt: skip
         raise Unusable(f"empty {role}, or -100, or lists among them", cell)
     names = [str(item).strip() for item in cell]

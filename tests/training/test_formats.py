@@ -1,6 +1,7 @@
 """The formats of the well-known data sets, read as they come."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -300,11 +301,72 @@ SQUAD = '{"data": [{"paragraphs": [{"context": "It rained.", "qas": %s}]}]}'
         ("a.conll", "B-PER\tJohn\nO\tlives\n\nB-PER\tAnna\nO\tleft\n", WORDS, "tags stand first"),
         ("a.conll", "Jo/B-PER lives/O\n\nAnna/B-PER left/O\n", WORDS, "word/TAG"),
         ("a.json", SQUAD % "null", QUESTIONS, "no rows|question"),
+        ("a.csv", "text,label\na,-1\nb,-1\n", CLASSIFY,
+         r"-1 stands for a missing one \(lines 2, 3"),
+        ("a.csv", "text,label\na,0\nb,1\nc,-1\nd,2\n", CLASSIFY, r"-1 stands .* \(line 4"),
+        ("a.jsonl", '{"tokens": ["a"], "tags": ["-100.0"]}\n', WORDS, "or -100"),
+        ("a.jsonl", '{"text": "a", "label": "b", "answer": "reject"}\n', CLASSIFY,
+         r"'answer' says 'reject': not to be used \(line 1"),
+        ("a.csv", "text,label,status\na,b,discarded\nc,b,valid\n", CLASSIFY, r"1 of 2 .*\(line 2"),
+        ("a.csv", "text,label,was_cancelled\na,b,False\nc,b,True\n", CLASSIFY,
+         r"1 of 2 .*\(line 3"),
+        ("a.csv", "text,label,Label\na,b,c\n", CLASSIFY,
+         "columns 2 and 3 are both called 'label'.*--columns label=3"),
+        ("a.jsonl", '{"text": "a", "label": "b", "label": "c"}\n', CLASSIFY,
+         r"'label' stands twice in an object\) \(line 1"),
+        ("a.json", '[{"text": "a", "label": "b", "label": "c"}]', CLASSIFY, "'label' stands twice"),
+        ("a.json", SQUAD % '[{"question": "q", "is_impossible": true, "answers": [{"text": "It", '
+         '"answer_start": 0}]}]', QUESTIONS, r"yet it has answers \(question 1"),
+        ("a.jsonl", '{"text": "a", "label": true}\n{"text": "b", "label": 1}\n', CLASSIFY,
+         "same number"),
+        ("a.jsonl", '{"text": "a", "labels": ["1", "x"]}\n{"text": "b", "labels": ["1.0"]}\n',
+         LABELS,
+         "the labels '1' .* are the same number"),
+        ("a.jsonl", '{"text": "a \\ud83d", "label": "b"}\n', CLASSIFY,
+         "half a character in the text"),
+        ("a.jsonl", '{"text": "a", "label": "\\ude00"}\n', CLASSIFY,
+         "half a character in the label"),
+        ("a.jsonl", '{"tokens": ["a", "\\ude00"], "tags": ["O", "O"]}\n', WORDS,
+         "half a character"),
     ],
 )
 def test_what_cannot_be_right_is_refused(tmp_path, name, content, roles, message):
     with pytest.raises(ValueError, match=message):
         read(tmp_path / name, content, roles)
+
+
+@pytest.mark.parametrize(
+    "name, content, roles, warning",
+    [
+        ("a.csv", "text,label\na,0\nb,1\nc,-1\n", CLASSIFY, r"-1 beside 0 and 1 .*\(line 4\)"),
+        ("a.csv", "text,label\na,1\nb,-1\n", CLASSIFY, None),
+        ("a.csv", "text,label\na,-1\nb,0\nc,-2\nd,1\ne,2\n", CLASSIFY, None),
+        ("a.csv", "text,label\na,0\nb,-1\n", CLASSIFY, None),
+        ("a.csv", TEXTS + "a,good|new\nb,Good\n", LABELS, "look alike .*'good'.*'Good'"),
+        ("a.conll", "Jo B-PER\nis O\nin O\n\nUlm B-LOC\nAnn b-per\n", WORDS,
+         "tags that look alike"),
+        ("a.conll", "Jo B-PER\nis O\n\nUlm LOC\n", WORDS, r"'B-PER' mark .*'LOC' \(line 4\) not"),
+        ("a.conll", "Jo B-PER\nMay I-PER\n", WORDS, "'B-PER' mark entities, but there is no O"),
+        ("a.conll", "Jo NOUN\nis VERB\n", WORDS, None),
+        ("a.csv", "text,label\ncafÃ©,x\ndonâ€™t,y\nðŸ˜€,x\nÉÃO café,y\n", CLASSIFY,
+         r"another encoding.* \(lines 2, 3, 4\)"),
+    ],
+)
+def test_what_may_be_wrong_is_warned_of(tmp_path, name, content, roles, warning):
+    _, said = read(tmp_path / name, content, roles)
+    found = re.search(warning or "warning", said)
+    assert bool(found) == bool(warning), said
+
+
+def test_what_does_not_count_is_left_out_or_foretold(tmp_path):
+    content = "text,label,answer\na,0,\nb,1,reject\nc,1,accept\nd,-1,accept\ne,2,accept\n"
+    found, _ = read(tmp_path / "a.csv", content, CLASSIFY, skip_incomplete=True)
+    assert both(found) == [("a", "0"), ("c", "1"), ("e", "2")]
+    found, _ = read(tmp_path / "a.csv", content, ("text",), blank=True)
+    assert len(found) == 5
+    twice = "text,label,label\na,b,c\n"
+    found, _ = read(tmp_path / "b.csv", twice, CLASSIFY, columns={"label": "3"})
+    assert both(found) == [("a", "c")]
 
 
 @pytest.mark.parametrize("answer, start", [("", 0), (" ", 2), ("It", 0.7), ("It", float("inf"))])

@@ -1,0 +1,102 @@
+"""Oddities: what looks wrong in the examples of a file and may be right."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from minibert.training.columns import MISSING, TEXTS, is_number
+from minibert.training.entities import TAG, is_scheme
+from minibert.training.tables import lines, some
+
+if TYPE_CHECKING:
+    from minibert.training.data import Example
+
+MOJIBAKE = re.compile("[ÃÂÐÑØÙ][\x80-\xbf]|â€|ðŸ")  # UTF-8 that was read as Windows-1252
+Places = Mapping[str, Sequence[int]]  # label → lines
+
+
+def odd(examples: Sequence[Example], unit: str) -> list[str]:
+    """What looks wrong and may be right, a sentence each.
+
+    Raises:
+        ValueError: two classes are the same number.
+    """
+    found: dict[str, list[int]] = defaultdict(list)
+    for example in examples:
+        texts = [text for role in TEXTS if (text := example.values.get(role))]
+        if any(text.strip().lower() in MISSING for text in texts):
+            found["a text that says only N/A, nan or null"].append(example.line)
+        if any("\ufffd" in text for text in texts):
+            found["broken characters (\ufffd): saved in a wrong encoding"].append(example.line)
+        if any(map(MOJIBAKE.search, texts)):
+            found["UTF-8 that was read as another encoding: 'Ã©' for 'é'"].append(example.line)
+        if (tags := example.values.get("tags")) and all(map(is_number, tags)):
+            found["the tags are numbers; entities need names, such as B-PER"].append(example.line)
+    remarks = []
+    for role in ("label", "labels", "tags"):
+        places: dict[str, list[int]] = defaultdict(list)
+        for example in examples:
+            names = example.values.get(role)
+            for name in dict.fromkeys([names] if isinstance(names, str) else names or ()):
+                places[name].append(example.line)
+        if role == "label":
+            found |= dict(odd_labels(places))
+        remarks += [*lookalikes(role, places, unit), *odd_tags(places if role == "tags" else {})]
+    return [f"{what} ({lines(where, unit)})" for what, where in found.items()] + remarks
+
+
+def odd_labels(places: Places) -> Iterator[tuple[str, Sequence[int]]]:
+    """Labels that may say that there is none: (what is odd, lines)."""
+    for label, where in places.items():
+        if label.lower() in ("none", "unknown", "?"):
+            yield f"the label {label!r} may stand for a missing one", where
+        if label == "-1" and {*places} == {"-1", "0", "1"}:
+            yield "the label -1 beside 0 and 1 may stand for a missing one", where
+
+
+def lookalikes(role: str, places: Places, unit: str) -> list[str]:
+    """Names that look alike, and yet are different classes.
+
+    Raises:
+        ValueError: two are the same number.
+    """
+    numbers, looks = defaultdict(list), defaultdict(list)
+    for label, where in places.items():
+        told = f"{label!r} ({lines(where, unit, 5)})"
+        looks[plain(label)].append(told)
+        number = {"true": "1", "false": "0"}.get(label.lower(), label)
+        if is_number(number):
+            numbers[float(number)].append(told)
+    what = "tags" if role == "tags" else "labels"
+    for alike in numbers.values():
+        if len(alike) > 1:
+            told = " and ".join(alike)
+            raise ValueError(f"the {what} {told} are the same number; write them alike")
+    return [
+        f"{what} that look alike are different classes: {' and '.join(alike)}; if they are one, "
+        "write them alike in the data"
+        for alike in looks.values() if len(alike) > 1
+    ]  # fmt: skip
+
+
+def odd_tags(places: Places) -> Iterator[str]:
+    """Tags that are neither those of entities nor free of them."""
+    entities = [tag for tag in places if tag[1:2] == "-" and TAG.fullmatch(tag)]
+    if entities and not is_scheme(places):
+        odd = [tag for tag in places if not TAG.fullmatch(tag)]
+        others = [f"{tag!r} ({lines(places[tag], n=3)})" for tag in odd]
+        but = f"{some(others)} not" if others else "there is no O"
+        yield (
+            f"tags such as {entities[0]!r} mark entities, but {but}: all are taken as classes of "
+            "words, and no entities are counted"
+        )
+
+
+def plain(label: str) -> str:
+    """A label without case, accents' encoding, widths, spacing and invisible characters."""
+    text = unicodedata.normalize("NFKC", label).casefold()
+    return " ".join("".join(c for c in text if unicodedata.category(c) != "Cf").split())
