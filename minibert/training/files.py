@@ -11,6 +11,7 @@ import csv
 import io
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ OTHERS = dict.fromkeys((".xlsx", ".xls", ".ods"), 'save it as "CSV UTF-8"') | {
     ".parquet": 'pandas writes what is read by to_json("a.jsonl", orient="records", lines=True)'
 }
 LABEL = "__label__"  # fastText's mark
+MARKED = re.compile(rf"(?<!\S){LABEL}\S*")  # a word that has it
 LONGEST_CELL = 20  # lines; a quoted cell over more has probably lost its closing quote
 
 
@@ -65,6 +67,8 @@ def read_table(
         return read_json(file, text)
     if kind in WORDS or (words is None and kind in (".txt", ".tsv") and in_columns(text)):
         return read_words(file, text)
+    if text.lstrip().startswith("{") and only_objects(text):
+        raise ValueError(f"{file}: each line is a JSON object; name the file .jsonl")
     if kind == ".txt":
         return read_lines(text, columns, delimiter)
     if kind == ".csv" or delimiter not in (None, "\t"):
@@ -165,10 +169,10 @@ def even(table: Table, hint: str = "") -> Table:
 
 
 def read_lines(text: str, several: bool, delimiter: str | None) -> Table:
-    """A txt: a text a line; or fastText's, with labels in front; or, if asked for, columns."""
+    """A txt: a text a line; or fastText's, with marked labels; or, if asked for, columns."""
     rows = numbered(text)
     filled = [(n, line) for n, line in rows if line.strip()]
-    marked = sum(line.startswith(LABEL) for _, line in filled)
+    marked = sum(LABEL in line and bool(MARKED.search(line)) for _, line in filled)
     if marked and marked >= len(filled) / 2:
         return read_fasttext(rows)
     tabs = {line.count("\t") for _, line in filled}
@@ -188,16 +192,16 @@ def read_lines(text: str, several: bool, delimiter: str | None) -> Table:
 
 
 def read_fasttext(rows: Iterable[tuple[int, str]]) -> Table:
-    """``__label__good __label__short a nice film``: the labels, then the text."""
+    """``__label__good __label__short a nice film``: marked words are labels, the rest is text."""
     table = Table(["label", "text"], [])
     for n, line in rows:
-        labels = list(itertools.takewhile(lambda word: word.startswith(LABEL), line.split()))
-        if line.strip() and not labels:
-            table.problems.append((n, f"no {LABEL} in front"))
-            continue
-        rest = line.split(maxsplit=len(labels))[len(labels) :]
-        names = [label.removeprefix(LABEL) for label in labels]
-        table.rows.append((n, [names, rest[0].rstrip() if rest else ""] if labels else []))
+        labels = [word.removeprefix(LABEL) for word in MARKED.findall(line)]
+        if any(LABEL in label for label in labels):
+            table.problems.append((n, "labels need a space between them"))
+        elif line.strip() and not labels:
+            table.problems.append((n, f"no {LABEL}"))
+        else:
+            table.rows.append((n, [labels, MARKED.sub("", line).strip()] if labels else []))
     return table
 
 
@@ -218,6 +222,14 @@ def read_jsonl(rows: Sequence[tuple[int, str]]) -> Table:
         else:
             problems.append((n, f"an object is needed, not {line[:40]!r}"))
     return of_objects(objects, problems)
+
+
+def only_objects(text: str) -> bool:
+    """Whether every line is an object."""
+    try:
+        return all(isinstance(json.loads(line), dict) for _, line in numbered(text) if line.strip())
+    except (ValueError, RecursionError):
+        return False
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -46,6 +46,11 @@ def odd(examples: Sequence[Example], unit: str) -> list[str]:
         if role == "label":
             found |= dict(odd_labels(places))
         remarks += [*lookalikes(role, places, unit), *odd_tags(places if role == "tags" else {})]
+    if len(examples) > 1 and {len(e.values.get("labels", ())) for e in examples} == {1}:
+        remarks.append(
+            "every row has exactly one label; if some should have several, a list, or | ; or , "
+            "between them is read"
+        )
     return [f"{what} ({lines(where, unit)})" for what, where in found.items()] + remarks
 
 

@@ -11,6 +11,8 @@ from typing import Any
 from minibert.training.answers import misplaced
 from minibert.training.columns import MISSING, is_number
 
+LIST = re.compile(r"\[.*\]|\(.*\)|\{.*\}", re.DOTALL)  # as Python writes one
+STRONG, WEAK = "|;,\n", "/+& "  # what may separate labels
 HALF = re.compile("[\ud800-\udfff]")  # JSON may have one half of a pair of surrogates
 
 
@@ -79,17 +81,32 @@ def one_label(cell: Any) -> str:
 
 
 def as_list(cell: Any) -> Any:
-    """The list that a cell is, also if it is written as text, as pandas writes it into a csv."""
-    if isinstance(cell, str) and cell.strip().startswith("[") and cell.strip().endswith("]"):
+    """The list that a cell is, also if it is written as text, as pandas writes it into a csv.
+
+    Of label → 0 or 1, as spaCy has it, those with 1.
+
+    Raises:
+        Unusable: it was not written by Python; or it gives a label another number.
+    """
+    if isinstance(cell, str) and LIST.fullmatch(cell.strip()):
         if re.search(r"""['"]\s+['"]""", cell):  # Python would join the two
             raise Unusable("a list without commas, as numpy writes it", cell)
-        with contextlib.suppress(ValueError, SyntaxError):
-            return ast.literal_eval(cell.strip())
-    return cell
+        with contextlib.suppress(ValueError, SyntaxError, TypeError):
+            found = ast.literal_eval(cell.strip())
+            cell = found if isinstance(found, (list, tuple, set, dict)) else cell
+    if isinstance(cell, dict):
+        if not all(is_number(number) and number in (0, 1) for number in cell.values()):
+            raise Unusable("a label with something else than 0 or 1", cell)
+        return [name for name, number in cell.items() if number]
+    if isinstance(cell, set):
+        return sorted(cell, key=str)
+    return list(cell) if isinstance(cell, tuple) else cell
 
 
 def listed(role: str, cell: Any) -> list[str]:
     """The items of a list."""
+    if role == "labels" and is_missing(cell):
+        raise Unusable("the labels are empty (where there are none: [])")
     cell = as_list(cell)
     if not isinstance(cell, list) or not (cell or role == "labels"):
         hint = "a list is needed: in jsonl, or a word a line in CoNLL columns"
@@ -106,18 +123,35 @@ def listed(role: str, cell: Any) -> list[str]:
     return names if role == "labels" else [str(item) for item in cell]
 
 
+def is_text(cell: Any) -> bool:
+    """Whether a cell has a text that is no list."""
+    if not isinstance(cell, str) or is_missing(cell) or cell.strip().startswith(("[", "{")):
+        return False
+    with contextlib.suppress(Unusable):
+        return isinstance(as_list(cell), str)
+    return False
+
+
 def split_labels(rows: list, at: int, say: Callable[[str], None]) -> None:
-    """Cut labels that stand in one cell at what separates them, in place."""
-    texts = [
-        cells for _, cells in rows
-        if isinstance(cells[at], str) and not cells[at].startswith("[")
-    ]  # fmt: skip
-    separator = next((mark for mark in "|;," if any(mark in cells[at] for cells in texts)), None)
+    """Cut labels that stand in one cell at what separates them, in place.
+
+    A mark that may also stand in a label separates only if all it would separate are labels, each
+    alone in another row.
+    """
+    texts = [cells for _, cells in rows if is_text(cells[at])]
+    whole = {cells[at].strip() for cells in texts}
+    separator = next((mark for mark in STRONG if any(mark in label for label in whole)), None)
+    reason = ""
+    for mark in WEAK if separator is None else "":
+        several = {label for label in whole if mark in label}
+        parts = {part.strip() for label in several for part in label.split(mark)}
+        if several and parts <= whole - several:
+            separator, reason = mark, ", as all parts are labels of other rows"
+            break
     if separator:
-        say(f"the labels of a row are separated by {separator!r}")
+        say(f"the labels of a row are separated by {separator!r}{reason}")
     for cells in texts:
-        if not is_missing(cells[at]):
-            cells[at] = cells[at].split(separator) if separator else [cells[at]]
+        cells[at] = cells[at].strip().split(separator) if separator else [cells[at]]
 
 
 def agreeing(values: dict[str, Any]) -> dict[str, Any]:

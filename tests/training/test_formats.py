@@ -211,7 +211,7 @@ def test_a_label_in_front_of_each_line(tmp_path):
     ]  # fmt: skip
     with pytest.raises(ValueError, match=r"several labels in a row .*\(line 1: \['a', 'b'\]\)"):
         read(tmp_path / "a.txt", several, CLASSIFY)
-    with pytest.raises(ValueError, match=r"no __label__ in front \(line 3\)"):
+    with pytest.raises(ValueError, match=r"no __label__ \(line 3\)"):
         read(tmp_path / "a.txt", content + "none\n", CLASSIFY)
 
 
@@ -301,6 +301,14 @@ SQUAD = '{"data": [{"paragraphs": [{"context": "It rained.", "qas": %s}]}]}'
         ("a.conll", "B-PER\tJohn\nO\tlives\n\nB-PER\tAnna\nO\tleft\n", WORDS, "tags stand first"),
         ("a.conll", "Jo/B-PER lives/O\n\nAnna/B-PER left/O\n", WORDS, "word/TAG"),
         ("a.json", SQUAD % "null", QUESTIONS, "no rows|question"),
+        ("a.txt", "__label__a,__label__b tea\n", LABELS, "need a space between them .line 1"),
+        ("a.jsonl", '{"text": "a", "labels": {"x": 0.7}}\n', LABELS, "else than 0 or 1"),
+        ("a.jsonl", '{"text": "a", "label": {"x": 1, "y": 1}}\n', CLASSIFY, "several labels"),
+        ("a.jsonl", '{"text": "a", "label": {"x": 0, "y": 0}}\n', CLASSIFY, "label is empty"),
+        ("a.csv", TEXTS + "a,x|y\nb,\n", LABELS,
+         r"labels are empty \(where there are none: \[\]\)"),
+        ("a.txt", '{"text": "a"}\n\n{"text": "b"}\n', ("text",), "name the file .jsonl"),
+        ("a.csv", '{"text": "a", "label": "b"}\n' * 2, CLASSIFY, "name the file .jsonl"),
         ("a.csv", "text,label\na,-1\nb,-1\n", CLASSIFY,
          r"-1 stands for a missing one \(lines 2, 3"),
         ("a.csv", "text,label\na,0\nb,1\nc,-1\nd,2\n", CLASSIFY, r"-1 stands .* \(line 4"),
@@ -333,6 +341,37 @@ SQUAD = '{"data": [{"paragraphs": [{"context": "It rained.", "qas": %s}]}]}'
 def test_what_cannot_be_right_is_refused(tmp_path, name, content, roles, message):
     with pytest.raises(ValueError, match=message):
         read(tmp_path / name, content, roles)
+
+
+@pytest.mark.parametrize(
+    "name, content, labels, remark",
+    [
+        ("a.csv", TEXTS + "a,joy\nb,fear\nc,joy/fear\n", [["joy"], ["fear"], ["joy", "fear"]],
+         "separated by '/', as all parts are labels of other rows"),
+        ("a.csv", TEXTS + "a,joy\nb,fear\nc,joy fear\n", [["joy"], ["fear"], ["joy", "fear"]],
+         "separated by ' ', as"),
+        ("a.csv", TEXTS + "a,joy\nb,fear\nc,joy & fear\n", [["joy"], ["fear"], ["joy", "fear"]],
+         "separated by '&', as"),
+        ("a.csv", TEXTS + "a,joy\nb,very good\n", [["joy"], ["very good"]],
+         "warning: a.csv: every row has exactly one label"),
+        ("a.csv", TEXTS + 'a,"joy\nfear"\nb,joy\n', [["joy", "fear"], ["joy"]], r"by '\\n'"),
+        ("a.csv", TEXTS + "a,\"{'x', 'y'}\"\nb,\"('x',)\"\nc,{}\n", [["x", "y"], ["x"], []], ""),
+        ("a.csv", TEXTS + "a,(x)\nb,x|y\n", [["(x)"], ["x", "y"]], ""),
+        ("a.jsonl", '{"text": "a", "labels": {"x": 1, "y": 0.0, "z": true}}\n', [["x", "z"]], ""),
+        ("a.txt", "a cup __label__x\n__label__x __label__y of  tea\n", [["x"], ["x", "y"]], ""),
+    ],
+)
+def test_several_labels_as_people_write_them(tmp_path, name, content, labels, remark):
+    found, said = read(tmp_path / name, content, LABELS)
+    assert [example.values["labels"] for example in found] == labels and re.search(remark, said)
+
+
+def test_marked_words_anywhere_are_labels(tmp_path):
+    content = "a  cup __label__x\n__label__y of  tea\nmy __label__x cup\n"
+    found, _ = read(tmp_path / "a.txt", content, CLASSIFY)
+    assert both(found) == [("a  cup", "x"), ("of  tea", "y"), ("my  cup", "x")]
+    found, _ = read(tmp_path / "a.jsonl", '{"text": "a", "label": {"x": 0, "y": 1}}', CLASSIFY)
+    assert both(found) == [("a", "y")]
 
 
 @pytest.mark.parametrize(
