@@ -90,7 +90,7 @@ class Settings(Checked):
 
     recipe: str = setting(
         "auto",
-        "small, for a few hundred examples: at least 200 steps, a higher learning rate and, below "
+        "small, for a few hundred examples: at least 400 steps, a higher learning rate and, below "
         "a new head, a freshly initialised pooler; plain: 3 epochs at 2e-5; auto: small below "
         f"{LITTLE} examples if neither a rate nor epochs nor steps are given",
     )
@@ -218,16 +218,17 @@ PLAIN = 3, 2e-5, None  # epochs, learning rate, what begins anew
 def small(settings: Settings, examples: int, width: int) -> tuple[int, float, int | None]:
     """The recipe for little data: enough steps, a higher learning rate, a fresh pooler.
 
-    Steps, not epochs, are what a run on little data lacks: at least 200 of them, but no example
-    more than 20 times. A wide model takes smaller ones than a narrow one: 1e-4 at H = 384, half of
-    it at 768. A pooler begins anew only below a new head: a sentence encoder keeps what it knows,
-    and learns half as fast.
+    Steps, not epochs, are what a run on little data lacks: at least 400 of them, but no example
+    more than 40 times. A wide model takes smaller ones than a narrow one: 1e-4 at H = 384, half of
+    it at 768. A pooler begins anew only below a new head that reads it: a sentence encoder keeps
+    what it knows, and learns half as fast.
 
     Source: Mosbach 2021 (2006.04884), §6; Zhang 2021 (2006.05987), §4 to §6; Yang 2022
-    (2203.03466), table 3 (width). The numbers were chosen on SST-5's development set.
+    (2203.03466), table 3 (width). The numbers were chosen on development data of seven small sets:
+    notebooks/little_data.md.
     """
     per_epoch = math.ceil(examples / (settings.batch_size * settings.accumulate))
-    epochs = max(3, min(20, math.ceil(200 / per_epoch)))
-    fresh = settings.task in ("classify", "regression")
-    lr = max(2e-5, (1e-4 if fresh else 5e-5) * 384 / width)
+    epochs = max(3, min(40, math.ceil(400 / per_epoch)))
+    fresh = settings.task in ("classify", "multilabel", "regression")
+    lr = max(2e-5, (1e-4 if fresh or settings.task in ("tokens", "qa") else 5e-5) * 384 / width)
     return epochs, lr, 0 if fresh else None

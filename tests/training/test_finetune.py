@@ -412,18 +412,21 @@ def test_several_seeds_and_baselines(world, tmp_path):
 def test_the_recipe_for_little_data():
     wanted = Settings("classify", "train.tsv", recipe="small")
     epochs = [with_recipe(wanted, n, 384).epochs for n in (40, 250, 500, 1000, 100_000)]
-    assert epochs == [20, 13, 7, 4, 3]
+    assert epochs == [40, 25, 13, 7, 3]
     found = [with_recipe(wanted, 250, width) for width in (384, 768)]
     assert [(each.lr, each.reinit) for each in found] == [(1e-4, 0), (5e-5, 0)]
     assert with_recipe(found[0], 250, 384) == found[0], "a resumed run must find its own settings"
     found = with_recipe(wanted.replace(task="similarity"), 250, 384)
     assert (found.lr, found.reinit) == (5e-5, None)
+    for task, reinit in {"multilabel": 0, "tokens": None, "qa": None}.items():
+        found = with_recipe(wanted.replace(task=task), 250, 384)
+        assert (found.lr, found.reinit) == (1e-4, reinit), "a new head; who reads the pooler?"
     found = with_recipe(wanted.replace(lr=1e-3, epochs=2, reinit=1), 250, 384)
     assert (found.epochs, found.lr, found.reinit) == (2, 1e-3, 1), "what was asked for stays"
 
 
 @pytest.mark.parametrize("asked, said", [
-    ({}, ["40 examples, fewer than 1000: the small recipe is taken, 20 epochs at a"]),
+    ({}, ["40 examples, fewer than 1000: the small recipe is taken, 40 epochs at a"]),
     ({"epochs": 3}, ["40 examples: the plain recipe is taken, 3 epochs at a learning rate of 2e"]),
     ({"lr": 1e-3}, ["40 examples: the plain recipe is taken, 3 epochs at a learning rate of 0"]),
     ({"lr": 1e-3, "steps": 9}, []), ({"recipe": "small"}, []),
@@ -473,8 +476,8 @@ def test_the_recipe_that_was_taken_is_said_and_written(world, tmp_path):
     finetune(wanted, tmp_path / "run", say=said.append)
     assert any("40 examples, fewer than 1000: the small recipe is taken" in s for s in said)
     written = read_json(tmp_path / "run" / "run" / "settings.json")
-    assert (written["recipe"], written["epochs"], written["reinit"]) == ("small", 20, 0)
-    assert len([line for line in log_of(tmp_path / "run") if "norm" in line]) == 20
+    assert (written["recipe"], written["epochs"], written["reinit"]) == ("small", 40, 0)
+    assert len([line for line in log_of(tmp_path / "run") if "norm" in line]) == 40
 
 
 @pytest.mark.parametrize(
