@@ -112,9 +112,9 @@ def header(first: Sequence[str], below: list[Content], wanted: Mapping[str, bool
     """Whether the first row is a header, and why.
 
     For it speak: it has a name that ``columns`` asks for, or two that columns usually have; words
-    stand above numbers; its cell is none of the few values below; one or two words stand above
-    many texts, if nothing else speaks. Against it: a number above numbers; a cell that also stands
-    below; a text of six words.
+    stand above numbers; its cell is none of the few values below; if nothing else speaks, one or
+    two words above many texts, or a question above none. Against it: a number above numbers; a cell
+    that also stands below; a text of six words.
 
     Args:
         first: the cells of the first row.
@@ -135,7 +135,10 @@ def header(first: Sequence[str], below: list[Content], wanted: Mapping[str, bool
     elif found := known_names(first, wanted):
         for_it.append(f"it has the names {', '.join(map(repr, found))}")
     for cell, column in zip(first, below, strict=True):
-        if words(cell) >= 6:
+        asks = cell.endswith("?") and column.rows >= 10 and len(first) > 1
+        if asks and not any(text.endswith("?") for text in column.counts):
+            shorter.append(f"{cell!r} is a question, and nothing below it is")
+        elif words(cell) >= 6:
             against.append(f"{cell[:30]!r}... is a text of {words(cell)} words")
         if not cell or not column.rows:
             continue
@@ -146,7 +149,7 @@ def header(first: Sequence[str], below: list[Content], wanted: Mapping[str, bool
                 against.append(f"{cell!r} is a number, as all below it")
         elif column.counts[cell]:
             against.append(f"{cell!r} also stands below it")
-        elif column.few and column.rows >= 10 and max(map(words, first)) <= 3:
+        elif column.few and column.rows >= 10 and not 3 < max(map(words, first)) < 6:
             rare = sum(count == 1 for count in column.counts.values())
             if 50 * rare <= column.rows:
                 values = f"{len(column.counts)} values in the {column.rows} rows below"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -9,21 +10,26 @@ from minibert.training.entities import is_scheme
 from minibert.training.tables import Table, columns, lines, numbered
 
 HEADER = ("word", "words", "token", "tokens"), ("tag", "tags", "label", "ner", "ner_tags")
+NUMBER, PART = re.compile(r"\d+([-.]\d+)?"), re.compile(r"\d+[-.]\d+$")  # of CoNLL-U
+OTHERS = {  # what a file begins with, or has somewhere → whose it is
+    r"\A\s*#begin document": "OntoNotes (CoNLL-2012)",
+    r"\A\s*#FORMAT=WebAnno": "WebAnno",
+    r"\A\s*[TREAMN]\d+\t\S+ \d+ \d+": "brat",
+    r"<([A-Z]{2,})>[^<>\n]+</\1>": "markup in a text, <PER>...</PER>",
+}
 
 
 def read_words(file: Path, text: str) -> Table:
     """CoNLL columns: a word and its tags a line, a blank line after a sentence.
 
     A row is a sentence, a cell a whole column of it. The words are the first column, or the second
-    where the first counts them; the tags are the last one, as they are: BIO, IOB1, IOBES.
+    where the first counts them; the tags are the last one, as they are: BIO, IOB1, IOBES. If the
+    last one does not mark entities and one other does, it is that one; in CoNLL-U, the fourth.
     """
-    filled: list[tuple[int, list[str]]] = []
-    for n, line in numbered(text):
-        if line.startswith("-DOCSTART-"):
-            line = ""
-        parts = line.split("\t") if "\t" in line.strip() else line.split(" ")
-        cells = [part.strip() for part in parts if part.strip() or "\t" in line]
-        filled.append((n, cells if line.strip() else []))
+    for pattern, format in OTHERS.items():
+        if re.search(pattern, text):
+            raise ValueError(f"{file} looks like {format}; a word and its tag a line is read")
+    filled = cells_of(text)
     counts = Counter(len(cells) for _, cells in filled if cells)
     width = max(counts, key=counts.get, default=0)
     table = Table(None, [])
@@ -31,6 +37,10 @@ def read_words(file: Path, text: str) -> Table:
     if width > 1 and first[0].lower() in HEADER[0] and first[-1].lower() in HEADER[1]:
         table.remarks.append(f"the first row is a header: it has the names {first}")
         filled = [(n, [] if cells is first else cells) for n, cells in filled]
+    numbers = [cells[0] for _, cells in filled if len(cells) == 10 == width and cells[0] != "#"]
+    conllu = bool(numbers) and all(map(NUMBER.fullmatch, numbers))
+    if conllu:  # 1-2 is what 1 and 2 are written as, 8.1 a word that is not written
+        filled = [(n, cells) for n, cells in filled if not cells or not PART.match(cells[0])]
     comments, sentence, start, whole = [], [], 0, True
     known = {cells[-1] for _, cells in filled if cells and not cells[0].startswith("#")}
     for n, cells in [*filled, (0, [])]:
@@ -48,7 +58,8 @@ def read_words(file: Path, text: str) -> Table:
             if sentence and whole:  # half a sentence is no example
                 table.rows.append((start, [list(c) for c in zip(*sentence, strict=True)]))
             sentence, start, whole = [], 0, True
-    tags = [tag for _, row in table.rows for tag in row[-1]]
+    at = 3 if conllu else tag_column(table, width)
+    tags = [tag for _, row in table.rows for tag in row[at]]
     tags_first = is_scheme(word for _, row in table.rows for word in row[0])  # `columns` sees to it
     if width > 1 and len(tags) >= 10 and 2 * len(set(tags)) > len(tags) and not tags_first:
         raise ValueError(
@@ -61,11 +72,35 @@ def read_words(file: Path, text: str) -> Table:
         table.warnings.append(f"all words have the tag {tags[0]!r}; another: --columns tags=4")
     if comments:
         table.remarks.append(f"{len(comments)} comments left out ({lines(comments)})")
-    name_columns(table, width)
+    name_columns(table, width, at)
+    if conllu:
+        table.remarks.append("CoNLL-U: lines such as 1-2 and 8.1 are not read")
     return table
 
 
-def name_columns(table: Table, width: int) -> None:
+def cells_of(text: str) -> list[tuple[int, list[str]]]:
+    """The cells of every line, and its number; a blank line and the start of a text have none."""
+    filled = []
+    for n, line in numbered(text):
+        if line.startswith("-DOCSTART-"):
+            line = ""
+        parts = line.split("\t") if "\t" in line.strip() else line.split(" ")
+        cells = [part.strip() for part in parts if part.strip() or "\t" in line]
+        while cells and not cells[-1]:
+            cells.pop()
+        filled.append((n, cells if line.strip() else []))
+    return filled
+
+
+def tag_column(table: Table, width: int) -> int:
+    """The last column; or, if that marks no entities, the only one beside the words that does."""
+    marking = [
+        at for at in range(1, width) if is_scheme(t for _, row in table.rows for t in row[at])
+    ]  # fmt: skip
+    return marking[0] if len(marking) == 1 and table.rows else max(width - 1, 0)
+
+
+def name_columns(table: Table, width: int, at: int) -> None:
     """Say which column has the words and which the tags."""
     counting = width > 1 and table.rows and all(
         row[0] == [str(i) for i in range(1, len(row[0]) + 1)] for _, row in table.rows
@@ -74,11 +109,12 @@ def name_columns(table: Table, width: int) -> None:
     if width:
         table.names[bool(counting)] = "tokens"
     if width > 1 + bool(counting):
-        table.names[-1] = "tags"
+        table.names[at] = "tags"
     if width > 2:
         table.remarks.append(
             f"{width} columns: the words are column {table.names.index('tokens') + 1}, the tags "
-            "the last one (others: --columns tokens=1 tags=3)"
+            f"{'the last one' if at == width - 1 else f'column {at + 1}'} (others: --columns "
+            "tokens=1 tags=3)"
         )
 
 

@@ -127,10 +127,10 @@ def read(
     unused = [repr(name) for at, name in enumerate(names) if at not in positions.values()]
     also = f"; not used: {some(unused, 8)}" if unused else ""
     say(f"{file.name}: {len(rows)} {table.things}; {found}{also}")
-    if not blank:
-        rows = leave_out_rejected(table, rows, names, positions)
     if blank:
         positions = {role: at for role, at in positions.items() if role not in TRUTH}
+    else:
+        rows = leave_out_rejected(table, rows, names, positions)
     return usable(file, table, rows, positions, say, blank, skip_incomplete)
 
 
@@ -173,7 +173,11 @@ def first_row(
     first = [cell.strip() for cell in rows[0][1]]
     if header is None:
         if [n for n, _ in table.problems if n < rows[0][0]]:
-            raise ValueError(f"its first row has {table.problems[0][1]} as below; remove it")
+            commas = "do texts below have a comma in them? They need quotes around them; else "
+            raise ValueError(
+                f"its first row has {table.problems[0][1]} as below; "
+                f"{'' if '.tsv' in name else commas}remove the first row"
+            )
         others = [cells for _, cells in rows[1:] if cells != rows[0][1]]
         below = [content([cells[at] for cells in others]) for at in range(len(first))]
         header, reason = is_header(first, below, wanted, columns)

@@ -62,6 +62,9 @@ def read_table(
         )
     text = text_of(file)
     if kind in (".jsonl", ".ndjson") and not text.lstrip().startswith("["):
+        if text.split(maxsplit=1)[:1] == ["{"] and text.lstrip()[1:2] in ("\n", "\r"):
+            one = f"jq -c . {file.name} > lines-{file.name}"
+            raise ValueError(f"{file}: an object stands on several lines; one a line: {one}")
         return read_jsonl(numbered(text))
     if kind in (".json", ".jsonl", ".ndjson"):
         return read_json(file, text)
@@ -110,7 +113,7 @@ def csv_rows(text: str, delimiter: str) -> Iterator[tuple[list[str], int]]:
     before = csv.field_size_limit(2**31 - 1)
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True,
-                            skipinitialspace=True)  # fmt: skip
+                            skipinitialspace=f'{delimiter} "' in text)  # fmt: skip
         for cells in reader:
             yield cells, reader.line_num
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import gzip
 import zlib
 from collections.abc import Sequence
@@ -14,6 +15,10 @@ from minibert.io.files import no_such_file, stand_in
 MARKS = {  # the byte order marks, the longest first: only with one is an encoding certain
     codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
+}  # fmt: skip
+
+OTHERS = {  # what a file that is not UTF-8 is likely to be, and its name for iconv
+    "gb18030": "GB18030", "cp932": "SHIFT_JIS", "cp1251": "WINDOWS-1251", "cp1252": "WINDOWS-1252",
 }  # fmt: skip
 
 
@@ -49,7 +54,7 @@ def text_of(file: Path) -> str:
     """
     try:
         data = file.read_bytes()
-        if data.startswith(b"\x1f\x8b"):
+        while data.startswith(b"\x1f\x8b"):  # some are zipped twice
             data = gzip.decompress(data)
     except FileNotFoundError:
         raise no_such_file(file) from None
@@ -78,13 +83,22 @@ def how_to_convert(file: Path, data: bytes, error: UnicodeDecodeError) -> str:
     start = data.rfind(b"\n", 0, error.start) + 1
     line = data[max(start, error.start - 30) : error.start + 30].splitlines()[0]
     ways = []
-    for encoding, name in (("gb18030", "GB18030"), ("cp1252", "WINDOWS-1252")):
+    for encoding in [name for name in OTHERS if decodes(data, name)] or OTHERS:
+        name = OTHERS[encoding]
         command = f"iconv -f {name} -t UTF-8 {file.name} > utf8-{file.name}"
         ways.append(f"if it says {line.decode(encoding, 'replace')!r}: {command}")
     return (
         f"{file}, line {data.count(10, 0, error.start) + 1}: byte 0x{data[error.start]:02x} is not "
         f'UTF-8. Save it as "CSV UTF-8" or UTF-8 text, or convert it: {"; ".join(ways)}'
     )
+
+
+def decodes(data: bytes, encoding: str) -> bool:
+    """Whether the whole of a file may be in an encoding."""
+    with contextlib.suppress(UnicodeDecodeError):
+        data.decode(encoding)
+        return True
+    return False
 
 
 def numbered(text: str) -> list[tuple[int, str]]:

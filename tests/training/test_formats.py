@@ -301,6 +301,11 @@ SQUAD = '{"data": [{"paragraphs": [{"context": "It rained.", "qas": %s}]}]}'
         ("a.conll", "B-PER\tJohn\nO\tlives\n\nB-PER\tAnna\nO\tleft\n", WORDS, "tags stand first"),
         ("a.conll", "Jo/B-PER lives/O\n\nAnna/B-PER left/O\n", WORDS, "word/TAG"),
         ("a.json", SQUAD % "null", QUESTIONS, "no rows|question"),
+        ("a.conll", "#begin document (x)\na\tO\n", WORDS, "looks like OntoNotes"),
+        ("a.tsv", "#FORMAT=WebAnno TSV 3.2\n1-1\tO\n", WORDS, "looks like WebAnno"),
+        ("a.ann", "T1\tPerson 0 4\tAnna\n", WORDS, "looks like brat"),
+        ("a.txt", "Here is <PER>Anna</PER>.\n", WORDS, "looks like markup"),
+        ("a.jsonl", '{\n "text": "a"\n}\n', CLASSIFY, "several lines; one a line: jq -c"),
         ("a.txt", "__label__a,__label__b tea\n", LABELS, "need a space between them .line 1"),
         ("a.jsonl", '{"text": "a", "labels": {"x": 0.7}}\n', LABELS, "else than 0 or 1"),
         ("a.jsonl", '{"text": "a", "label": {"x": 1, "y": 1}}\n', CLASSIFY, "several labels"),
@@ -435,6 +440,32 @@ def test_a_comment_with_as_many_columns_as_the_words(tmp_path):
     found, said = read(tmp_path / "a.conll", content, WORDS)
     words = [example.values["tokens"] for example in found]
     assert words == [["John", "#", "lives"], ["Anna", "left", "#1"]] and "2 comments" in said
+
+
+UD = """# text = Am Ort {}
+1-2\tAm\t_\t_\t_\t_\t_\t_\t_\t_
+1\tan\tan\tADP\t_\t_\t3\tcase\t_\ta={}
+2\tdem\tder\tDET\t_\t_\t3\tdet\t_\tb={}
+3\tOrt\tOrt\tNOUN\t_\t_\t0\troot\t_\tc={}
+3.1\tist\tsein\tAUX\t_\t_\t_\t_\t_\t_
+
+"""
+
+
+@pytest.mark.parametrize(
+    "content, tokens, tags, remark",
+    [
+        ("".join(UD.format(*[i] * 4) for i in range(5)), ["an", "dem", "Ort"],
+         ["ADP", "DET", "NOUN"], "column 2, the tags column 4 .*CoNLL-U"),
+        ("Jo\tB-PER\t0.9\nis\tO\t0.7\n", ["Jo", "is"], ["B-PER", "O"], "the tags column 2"),
+        ("Jo\tNOUN\tB-PER\nis\tVERB\tO\n", ["Jo", "is"], ["B-PER", "O"], "the tags the last one"),
+        ("Jo\tB-PER\t\nis\tO\t\n", ["Jo", "is"], ["B-PER", "O"], "tags = column 'tags'"),
+    ],
+)
+def test_the_column_of_the_tags(tmp_path, content, tokens, tags, remark):
+    found, said = read(tmp_path / "a.conll", content, WORDS)
+    assert found[0].values == {"tokens": tokens, "tags": tags}
+    assert re.search(remark, said, re.DOTALL), said
 
 
 def test_tags_that_stand_first_are_read_if_asked_for(tmp_path):
