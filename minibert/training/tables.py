@@ -18,7 +18,7 @@ MARKS = {  # the byte order marks, the longest first: only with one is an encodi
 }  # fmt: skip
 
 OTHERS = {  # what a file that is not UTF-8 is likely to be, and its name for iconv
-    "gb18030": "GB18030", "cp932": "SHIFT_JIS", "cp1251": "WINDOWS-1251", "cp1252": "WINDOWS-1252",
+    "gb18030": "GB18030", "cp932": "CP932", "cp1251": "WINDOWS-1251", "cp1252": "WINDOWS-1252",
 }  # fmt: skip
 
 
@@ -96,8 +96,8 @@ def how_to_convert(file: Path, data: bytes, error: UnicodeDecodeError) -> str:
 def decodes(data: bytes, encoding: str) -> bool:
     """Whether the whole of a file may be in an encoding."""
     with contextlib.suppress(UnicodeDecodeError):
-        data.decode(encoding)
-        return True
+        text = data.decode(encoding)
+        return not any("\ue000" <= character <= "\uf8ff" for character in text)  # nobody's
     return False
 
 

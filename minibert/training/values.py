@@ -107,7 +107,7 @@ def listed(role: str, cell: Any) -> list[str]:
     """The items of a list."""
     if role == "labels" and is_missing(cell):
         raise Unusable("the labels are empty (where there are none: [])")
-    cell = as_list(cell)
+    cell = as_list(cell) if role == "labels" or not isinstance(cell, dict) else None
     if not isinstance(cell, list) or not (cell or role == "labels"):
         hint = "a list is needed: in jsonl, or a word a line in CoNLL columns"
         raise Unusable(f"no {role} ({hint})", cell)

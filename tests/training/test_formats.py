@@ -307,6 +307,7 @@ SQUAD = '{"data": [{"paragraphs": [{"context": "It rained.", "qas": %s}]}]}'
         ("a.txt", "Here is <PER>Anna</PER>.\n", WORDS, "looks like markup"),
         ("a.jsonl", '{\n "text": "a"\n}\n', CLASSIFY, "several lines; one a line: jq -c"),
         ("a.txt", "__label__a,__label__b tea\n", LABELS, "need a space between them .line 1"),
+        ("a.jsonl", '{"tokens": ["a"], "tags": {"O": 1}}\n', WORDS, "no tags"),
         ("a.jsonl", '{"text": "a", "labels": {"x": 0.7}}\n', LABELS, "else than 0 or 1"),
         ("a.jsonl", '{"text": "a", "label": {"x": 1, "y": 1}}\n', CLASSIFY, "several labels"),
         ("a.jsonl", '{"text": "a", "label": {"x": 0, "y": 0}}\n', CLASSIFY, "label is empty"),
