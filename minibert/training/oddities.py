@@ -6,20 +6,16 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from minibert.training.columns import MISSING, TEXTS, is_number
 from minibert.training.entities import TAG, is_scheme
 from minibert.training.tables import lines, some
 
-if TYPE_CHECKING:
-    from minibert.training.data import Example
-
 MOJIBAKE = re.compile("[ÃÂÐÑØÙ][\x80-\xbf]|â€|ðŸ")  # UTF-8 that was read as Windows-1252
 Places = Mapping[str, Sequence[int]]  # label → lines
 
 
-def odd(examples: Sequence[Example], unit: str) -> list[str]:
+def odd(examples: Sequence, unit: str) -> list[str]:
     """What looks wrong and may be right, a sentence each.
 
     Raises:
