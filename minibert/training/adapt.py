@@ -34,9 +34,14 @@ def adapt(model: nn.Module, settings: Settings) -> None:
     if settings.lora is not None:
         add_lora(model, settings.lora)
     if settings.dropout is not None:
-        for part in model.modules():
-            if isinstance(part, nn.Dropout):
-                part.p = settings.dropout
+        set_dropout(model, settings.dropout)
+
+
+def set_dropout(model: nn.Module, rate: float) -> None:
+    """Give every dropout of a model this rate."""
+    for part in model.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = rate
 
 
 def freeze(model: nn.Module, what: str | int) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from minibert.batching import progress
 from minibert.io import distributed
 from minibert.io.checkpoint import content_digest, read_safetensors, write_safetensors
-from minibert.io.files import atomic_directory, sha256, write_json, write_text
+from minibert.io.files import atomic_directory, sha256, write_text
 from minibert.io.hub import model_card
 from minibert.model import BertModel
 from minibert.pretrained import round_to_half
@@ -34,14 +34,16 @@ from minibert.sentence_encoder import SentenceEncoder, best_device
 from minibert.tokenization.files import SETTINGS as RULES
 from minibert.tokenization.tokenizer import BertTokenizer
 from minibert.training import data
+from minibert.training.adapt import set_dropout
 from minibert.training.checkpoints import Run
 from minibert.training.corpus import read_documents, sentences
 from minibert.training.data import Say, silent
-from minibert.training.finetune import begin, claimed, clear, draw, settings_of, train
+from minibert.training.finetune import draw, train_task
 from minibert.training.inference import Evaluation
 from minibert.training.loader import data_loader
 from minibert.training.optim import make_optimizer, parameter_groups
 from minibert.training.plots import card_text
+from minibert.training.running import begin, begin_or_resume, carry_out, finish
 from minibert.training.settings import DistilSettings
 from minibert.training.tasks.distil import Distil
 from minibert.training.tasks.pairs import Similarity
@@ -73,22 +75,13 @@ def distil(
         ValueError: texts, teacher and settings do not fit; or ``out`` already has a run in it.
         Diverged, KeyboardInterrupt: as `finetune`.
     """
-    out = Path(out)
-    with claimed(out, resume):
-        settings = settings_of(out, settings, resume, DistilSettings)
-        return whole_run(settings, out, resume, say)
+    return carry_out(whole_run, settings, out, resume, say, DistilSettings)
 
 
-def whole_run(settings: DistilSettings, out: Path, resume: bool, say: Say) -> dict:
+def whole_run(
+    settings: DistilSettings, out: Path, resume: bool, device: torch.device, say: Say
+) -> dict:
     """The run itself, in a directory that is ours."""
-    here = out / "run"
-    if resume and (here / "metrics.json").exists():
-        say(f"{out} is finished already")
-        return clear(here)
-    device = best_device(settings.device)
-    distributed.start(device)
-    say = say if distributed.rank() == 0 else silent
-
     texts = read_texts(settings, say)
     scored = data.read(settings.scored, Similarity.columns(), say=say) if settings.scored else []
     teacher = SentenceEncoder.from_pretrained(settings.teacher, device="cpu", engine="textbook")
@@ -110,9 +103,7 @@ def whole_run(settings: DistilSettings, out: Path, resume: bool, say: Say) -> di
         encoder=student, rows=cut, vectors=vectors, similarities=settings.similarities,
     )  # fmt: skip
     del rows, texts
-    result = learn(settings, task, teacher, scored, origin, out, resume, say)
-    distributed.wait()
-    return result
+    return learn(settings, task, teacher, scored, origin, out, resume, say)
 
 
 def learn(
@@ -120,7 +111,7 @@ def learn(
     origin: dict, out: Path, resume: bool, say: Say,
 ) -> dict:  # fmt: skip
     """Train, measure, save."""
-    here, model = out / "run", task.encoder.model.to(teacher.device)
+    model = task.encoder.model.to(teacher.device)
     order = np.random.default_rng(settings.seed).permutation(len(task.rows))
     held = min(HELD_OUT, len(order) // 20)
     sets = {"dev": order[:held], **({"keep": scored} if scored else {})}
@@ -135,13 +126,10 @@ def learn(
         settings.optimizer, parameter_groups(model, settings.lr, settings.decay)
     )
     begin(settings, origin, out, resume)
-    run = Run(model, optimizer, here, best_on="dev_cosine", every=settings.checkpoint_every)
-    if run.resume():
-        say(f"resumed after step {run.step} of {loader.batch_sampler.steps}")
-    else:
-        torch.manual_seed(settings.seed + distributed.rank())
-        run.log(step=0, epoch=0, **evaluation.on("dev", "general"))
-    train(settings, task, loader, run, evaluation, say)
+    run = Run(model, optimizer, out / "run", best_on="dev_cosine", every=settings.checkpoint_every)
+    steps = loader.batch_sampler.steps
+    begin_or_resume(run, settings, steps, lambda: evaluation.on("dev", "general"), say)
+    train_task(settings, task, loader, run, evaluation, say)
     if settings.half:
         round_to_half(model)
     after = {"steps": run.step, **evaluation.on("dev", "general")}
@@ -151,11 +139,7 @@ def learn(
         pairs = Similarity(teacher.tokenizer, pooling=teacher.pooling)
         found = pairs.evaluate(teacher.model, pairs.encode(scored))
         result["teacher"] = {"general_spearman": found["spearman"]}
-    if distributed.rank() == 0:
-        save(settings, run, task.encoder, result, out)
-        write_json(here / "metrics.json", result)  # from now on the run is finished
-        clear(here)
-    return result
+    return finish(out, result, lambda: save(settings, run, task.encoder, result, out), say)
 
 
 # ---------------------------------------------------------------------------------- what is learnt
@@ -260,9 +244,7 @@ def start_student(
         model.load_state_dict(state)
     if model.pooler is not None:
         model.pooler.requires_grad_(False)  # a sentence encoder does not use it
-    for part in model.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = settings.dropout
+    set_dropout(model, settings.dropout)
     names = ("pooling", "normalize", "max_length", "prompts", "default_prompt_name",
              "similarity_fn_name", "lower_case")  # fmt: skip
     return SentenceEncoder(model, tokenizer, **{name: getattr(teacher, name) for name in names})

@@ -6,50 +6,37 @@ Everything it was asked for is in `Settings`, which is written beside the result
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
-import math
 import os
-import platform
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-import minibert
-from minibert.io import distributed
 from minibert.io.checkpoint import content_digest
 from minibert.io.directory import open_directory
 from minibert.io.files import (
     atomic_directory,
     read_json,
-    read_text,
-    remove,
     sha256,
-    write_json,
     write_text,
 )
 from minibert.io.hub import model_card
-from minibert.sentence_encoder import best_device
 from minibert.training import data
 from minibert.training.adapt import adapt, encoder_of, merge_lora, pull_to_start
-from minibert.training.checkpoints import Run, locked
+from minibert.training.checkpoints import Run
 from minibert.training.columns import shown
 from minibert.training.data import Say, silent
 from minibert.training.events import event_files, need_tensorboard
 from minibert.training.inference import Evaluation
 from minibert.training.loader import data_loader
-from minibert.training.loop import Step, loop
-from minibert.training.optim import SCHEDULES, make_optimizer, parameter_groups
+from minibert.training.optim import make_optimizer, parameter_groups
 from minibert.training.plots import card_text, curves, smooth
-from minibert.training.settings import LITTLE, Checked, Settings, with_recipe
+from minibert.training.running import begin, begin_or_resume, carry_out, finish, train
+from minibert.training.settings import LITTLE, Settings, with_recipe
 from minibert.training.tasks import task_class
 from minibert.training.tasks.base import Task, failures
 from minibert.training.tasks.pairs import Similarity
@@ -77,26 +64,13 @@ def finetune(
         Diverged: loss or gradients became NaN; the last checkpoint stands.
         KeyboardInterrupt: Ctrl-C; the run was saved before.
     """
-    out = Path(out)
-    with claimed(out, resume):
-        settings = settings_of(out, settings, resume)
-        for name, text in (tables or {}).items():
-            write_text(out / "run" / "data" / name, text)
-        return whole_run(settings, out, resume, say)
+    return carry_out(whole_run, settings, out, resume, say, Settings, tables)
 
 
-def whole_run(settings: Settings, out: Path, resume: bool, say: Say) -> dict:
+def whole_run(settings: Settings, out: Path, resume: bool, device: torch.device, say: Say) -> dict:
     """The run itself, in a directory that is ours."""
-    here = out / "run"
-    if resume and (here / "metrics.json").exists():
-        say(f"{out} is finished already")
-        return clear(here)
     if settings.tensorboard:
         need_tensorboard()
-    device = best_device(settings.device)
-    distributed.start(device)
-    say = say if distributed.rank() == 0 else silent
-
     examples = read_data(settings, say)
     task, model, settings = start(settings, examples["train"], say)
     origin = {name: sha256(data.locate(path)) for name, path in settings.files.items()}
@@ -107,101 +81,21 @@ def whole_run(settings: Settings, out: Path, resume: bool, say: Say) -> dict:
 
     begin(settings, origin, out, resume)
     run = Run(
-        model, optimizer, here, best_on=f"dev_{task.best}", every=settings.checkpoint_every,
+        model, optimizer, out / "run", best_on=f"dev_{task.best}", every=settings.checkpoint_every,
         patience=settings.patience,
     )  # fmt: skip
-    if run.resume():
-        say(f"resumed after step {run.step} of {loader.batch_sampler.steps}")
-    else:
-        torch.manual_seed(settings.seed + distributed.rank())  # each process its own dropout
-        run.log(step=0, epoch=0, **evaluation.on("dev", "test"), **known)
-    train(settings, task, loader, run, evaluation, say)
+    steps = loader.batch_sampler.steps
+    begin_or_resume(run, settings, steps, lambda: evaluation.on("dev", "test") | known, say)
+    train_task(settings, task, loader, run, evaluation, say)
     after = {"best_epoch": run.best_epoch or run.epoch, "steps": run.step}
     after |= evaluation.on("dev", "test", "general", calibrate=True)
     before = {name: run.lines[0][name] for name in after if name in run.lines[0]}
     remarks = task.remarks(evaluation.last) + of_best_epoch(run, len(examples["dev"]))
     result = {"before": before, "after": after, "remarks": remarks}
-    if distributed.rank() == 0:
-        save(settings, run, evaluation, result, out)
-        write_json(here / "metrics.json", result)  # from now on the run is finished
-        clear(here)
-    distributed.wait()
-    for remark in result["remarks"]:
-        say(f"warning: {remark}")
-    return result
+    return finish(out, result, lambda: save(settings, run, evaluation, result, out), say)
 
 
 # ---------------------------------------------------------------------------------- before training
-
-
-def settings_of(
-    out: Path, settings: Checked | Mapping | None, resume: bool, kind: type[Checked] = Settings
-) -> Checked:
-    """The settings of the run in ``out``, or those of a new one if there is none.
-
-    Raises:
-        ValueError: ``out`` has a run already, or its run has other settings than those given.
-    """
-    path = out / "run" / "settings.json"
-    if not resume and path.exists():
-        raise ValueError(
-            f"{out} already holds a run; continue it (--resume), name another directory, or "
-            f"remove {path.parent}"
-        )
-    if not resume:
-        return settings
-    if not path.exists():
-        raise FileNotFoundError(f"{path.parent} holds no run that could be resumed; start one")
-    begun = read_json(path)
-    if isinstance(settings, kind):
-        chosen = (None, "auto")  # by the recipe, in the run
-        settings = {k: v for k, v in vars(settings).items() if v not in chosen}
-    asked = json.loads(json.dumps(settings or {}))  # of a tuple a list
-    if other := [name for name, value in asked.items() if begun.get(name) != value]:
-        told = ", ".join(f"{name} {begun.get(name)!r} (not {asked[name]!r})" for name in other)
-        raise ValueError(
-            f"the run in {out} was begun with {told}, and is continued so: leave these out, or "
-            "start a new run in another directory"
-        )
-    return kind(**begun)
-
-
-@contextlib.contextmanager
-def claimed(out: Path, resume: bool) -> Iterator[None]:
-    """Hold ``out`` for a run. Of a new one that fails before its first step nothing stays.
-
-    Raises:
-        ValueError: another process is at work there, or somebody's files are there.
-    """
-    here = out / "run"
-    if not resume and out.exists() and not (here / "settings.json").exists():
-        there = [] if not out.is_dir() else [path.name for path in out.iterdir()]
-        if not out.is_dir() or {*there} - {"run"}:
-            raise ValueError(f"{out} exists already and is no run; name another directory")
-    if os.environ.get("RANK", "0") != "0":  # of several processes the first one writes
-        yield
-        return
-    try:
-        with locked(here / "lock"):
-            new = not (here / "settings.json").exists()
-            try:
-                yield
-            except BaseException:
-                if new and not trained(here):
-                    for name in ("settings.json", "versions.json", "log.jsonl", "data"):
-                        remove(here / name)
-                raise
-    finally:
-        for directory in (here / "data", here, out):
-            with contextlib.suppress(OSError):  # it is not empty
-                directory.rmdir()
-
-
-def trained(here: Path) -> bool:
-    """Whether a run has taken a step."""
-    log = here / "log.jsonl"
-    steps = log.exists() and '"norm"' in read_text(log)
-    return steps or (here / "checkpoint.safetensors").exists()
 
 
 def read_data(settings: Settings, say: Say) -> dict[str, list[data.Example]]:
@@ -303,89 +197,24 @@ def start_optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimiz
     return optimizer
 
 
-def begin(settings: Checked, origin: dict[str, str], out: Path, resume: bool) -> None:
-    """Write the settings of a new run and what it starts from; a resumed run must have the same.
-
-    Raises:
-        ValueError: a data file or the base model is another one now.
-    """
-    here = out / "run"
-    if resume:
-        before = read_json(here / "versions.json")["sha256"]
-        if changed := [name for name in origin if origin[name] != before.get(name)]:
-            raise ValueError(f"{', '.join(changed)} changed since the run began; start a new run")
-    if distributed.rank() > 0:
-        return
-    if not resume:
-        versions = {
-            "minibert": minibert.__version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "numpy", "safetensors")},
-            "machine": f"{platform.system()} {platform.machine()}",
-            "threads": torch.get_num_threads(),
-            "processes": distributed.processes(),
-            "sha256": origin,
-        }
-        write_json(here / "versions.json", versions)
-        write_json(here / "settings.json", dataclasses.asdict(settings))  # from now on it is a run
-    begun = (*out.glob(".*.tmp-*"), *here.glob(".*.tmp-*"), *out.parent.glob(f".{out.name}.tmp-*"))
-    for half_written in begun:  # by a process that was killed
-        remove(half_written)
-
-
 # ------------------------------------------------------------------------- training and measuring
 
 
-def train(
+def train_task(
     settings: Settings, task: Task, loader: DataLoader, run: Run, evaluation: Evaluation, say: Say
 ) -> None:
     """Train to the end, and take the weights of the best epoch."""
-    plan, device = loader.batch_sampler, next(run.model.parameters()).device
-
-    def loss(model: nn.Module, batch: dict) -> torch.Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.autocast):
-            return task.loss(model, batch)
-
-    warmup = math.ceil(settings.warmup * plan.steps)
-    events = event_files(run) if settings.tensorboard else contextlib.nullcontext()
-    schedule = SCHEDULES[settings.schedule](warmup, plan.steps)
-    step = Step(settings.accumulate, task.weight, schedule, settings.clip)
 
     def scores(line: dict) -> str:
         named = ((name, line.get(name)) for name in (run.best_on, "general_spearman"))
         return ", ".join(f"{name} {score:.4g}" for name, score in named if score is not None)
 
-    with run.interruptible(), narrator(run, plan.steps, say, scores), events:
-        loop(
-            run.model, loader, loss, run.optimizer, epochs=len(plan.plan), step=step,
-            evaluate=lambda: evaluation.on("dev", "general"), run=run,
-        )  # fmt: skip
+    train(
+        settings, loader, run, task.loss, task.weight, lambda: evaluation.on("dev", "general"),
+        scores, say, event_files(run) if settings.tensorboard else None,
+    )  # fmt: skip
     run.load_best()
     merge_lora(run.model)
-
-
-@contextlib.contextmanager
-def narrator(
-    run: Run, total: int, say: Say, scores: Callable[[dict], str]
-) -> Iterator[None]:
-    """Draw a progress bar (in a file: a line every ten seconds), and say the scores of an epoch.
-
-    ``scores`` makes them of a line of the log.
-    """
-    options = {"unit": "step", "mininterval": 0.1 if sys.stderr.isatty() else 10}
-    bar = tqdm(total=total, initial=run.step, disable=say is silent, **options)
-
-    def on_line(line: dict) -> None:
-        if "norm" in line:
-            bar.set_postfix_str(f"loss {line['loss']:.4g}, lr {line['lr']:.3g}", refresh=False)
-            bar.update()
-            return
-        with tqdm.external_write_mode(sys.stderr):
-            say(f"epoch {line['epoch']}, step {line['step']} of {total}: {scores(line)}")
-
-    run.on_line = on_line
-    with bar:
-        yield
 
 
 # ---------------------------------------------------------------------------------- what remains
@@ -429,10 +258,3 @@ def draw(title: str, run: Run) -> str:
         scores["general"] = curve("general_spearman")
     loss = {"train": smooth(curve("loss", steps)), "dev": curve("dev_loss")}
     return curves(title, "step", {"loss": loss, "score": scores})
-
-
-def clear(here: Path) -> dict:
-    """Remove what a finished run needs no more; return its result."""
-    for name in ("checkpoint.safetensors", "best.safetensors"):
-        (here / name).unlink(missing_ok=True)
-    return read_json(here / "metrics.json")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -22,18 +21,17 @@ from minibert.config import BertConfig
 from minibert.heads import BertForMaskedLM, BertForPreTraining
 from minibert.io import distributed
 from minibert.io.directory import ModelDirectory
-from minibert.io.files import atomic_directory, read_json, sha256, write_json, write_text
+from minibert.io.files import atomic_directory, read_json, sha256, write_text
 from minibert.io.hub import model_card
-from minibert.sentence_encoder import best_device
 from minibert.tokenization.files import read_settings
 from minibert.tokenization.tokenizer import BertTokenizer
 from minibert.training import measuring
+from minibert.training.adapt import set_dropout
 from minibert.training.checkpoints import Run
 from minibert.training.corpus import Document, hold_out, read_documents
 from minibert.training.data import Say, silent
-from minibert.training.finetune import begin, claimed, clear, narrator, settings_of
 from minibert.training.loop import Step, loop
-from minibert.training.optim import SCHEDULES, make_optimizer, parameter_groups
+from minibert.training.optim import make_optimizer, parameter_groups
 from minibert.training.packing import (
     Packed,
     Stretches,
@@ -44,6 +42,14 @@ from minibert.training.packing import (
 )
 from minibert.training.plots import card_text, curves, smooth
 from minibert.training.pretrain_settings import PretrainSettings
+from minibert.training.running import (
+    as_asked,
+    begin,
+    begin_or_resume,
+    carry_out,
+    finish,
+    train,
+)
 
 QUICK, ALL = 512, 5000  # held-out examples, while it trains and at the end
 
@@ -70,22 +76,13 @@ def pretrain(
         Diverged: loss or gradients became NaN; the last checkpoint stands.
         KeyboardInterrupt: Ctrl-C; the run was saved before.
     """
-    out = Path(out)
-    with claimed(out, resume):
-        settings = settings_of(out, settings, resume, PretrainSettings)
-        return whole_run(settings, out, resume, say)
+    return carry_out(whole_run, settings, out, resume, say, PretrainSettings)
 
 
-def whole_run(settings: PretrainSettings, out: Path, resume: bool, say: Say) -> dict:
+def whole_run(
+    settings: PretrainSettings, out: Path, resume: bool, device: torch.device, say: Say
+) -> dict:
     """The run itself, in a directory that is ours."""
-    here = out / "run"
-    if resume and (here / "metrics.json").exists():
-        say(f"{out} is finished already")
-        return clear(here)
-    device = best_device(settings.device)
-    distributed.start(device)
-    say = say if distributed.rank() == 0 else silent
-
     tokenizer = read_vocabulary(settings)
     train, heldout = read_texts(settings, tokenizer, say)
     torch.manual_seed(settings.seed)
@@ -101,12 +98,8 @@ def whole_run(settings: PretrainSettings, out: Path, resume: bool, say: Say) -> 
     )
     origin = {name: digest(path) for name, path in settings.files.items()}
     begin(settings, origin, out, resume)
-    run = Run(model, optimizer, here, every=settings.checkpoint_every)
-    if run.resume():
-        say(f"resumed after step {run.step} of {sampler.steps}")
-    else:
-        torch.manual_seed(settings.seed + distributed.rank())  # each process its own dropout
-        run.log(step=0, epoch=0, **evaluation.quick())
+    run = Run(model, optimizer, out / "run", every=settings.checkpoint_every)
+    begin_or_resume(run, settings, sampler.steps, evaluation.quick, say)
     say(evaluation.beside())
     train_model(settings, loader_of(sampler, device), run, evaluation, say)
 
@@ -115,14 +108,7 @@ def whole_run(settings: PretrainSettings, out: Path, resume: bool, say: Say) -> 
     result = {"before": before, "after": after, "baselines": evaluation.counted, "remarks": []}
     if measuring.plateau(evaluation.last, evaluation.counted):
         result["remarks"].append(why_on_plateau(settings, run.step))
-    if distributed.rank() == 0:
-        save(settings, run, tokenizer, result, out)
-        write_json(here / "metrics.json", result)  # from now on the run is finished
-        clear(here)
-    distributed.wait()
-    for remark in result["remarks"]:
-        say(f"warning: {remark}")
-    return result
+    return finish(out, result, lambda: save(settings, run, tokenizer, result, out), say)
 
 
 # ---------------------------------------------------------------------------------- before training
@@ -216,9 +202,7 @@ def new_model(settings: PretrainSettings, tokenizer: BertTokenizer) -> nn.Module
     )  # fmt: skip
     config = config.replace(initializer_range=settings.init or config.hidden_size**-0.5)
     model = (BertForMaskedLM if settings.no_next_sentence else BertForPreTraining)(config)
-    for part in model.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = settings.dropout
+    set_dropout(model, settings.dropout)
     return model
 
 
@@ -284,7 +268,8 @@ def seconds_a_step(
     optimizer = make_optimizer(settings.optimizer, parameter_groups(model, 1e-9))
     sampler, ends = batches_of(tried, packed), []
     loop(
-        model, loader_of(sampler, device), loss_of(settings, device), optimizer, epochs=2,
+        model, loader_of(sampler, device), as_asked(measuring.loss, settings, device), optimizer,
+        epochs=2,
         step=Step(settings.accumulate, weight), evaluate=lambda: ends.append(time.time()) or {},
     )  # fmt: skip
     return (ends[1] - ends[0]) / n  # the first ones are slow
@@ -345,22 +330,10 @@ def weight(batch: dict) -> torch.Tensor:
     return batch["counts"]
 
 
-def loss_of(settings: PretrainSettings, device: torch.device):
-    """The loss as the loop takes it."""
-
-    def loss(model: nn.Module, batch: dict) -> torch.Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.autocast):
-            return measuring.loss(model, batch)
-
-    return loss
-
-
 def train_model(
     settings: PretrainSettings, loader: DataLoader, run: Run, evaluation: Evaluation, say: Say
 ) -> None:
     """Train to the end; say after every stretch how far it is, and what it guesses."""
-    plan = loader.batch_sampler
-    schedule = SCHEDULES[settings.schedule](math.ceil(settings.warmup * plan.steps), plan.steps)
 
     def told(line: dict) -> str:
         parts = [f"masked accuracy {line['heldout_accuracy']:.3f}",
@@ -372,12 +345,7 @@ def train_model(
             lines.append(f"    {why_on_plateau(settings, line['step'])}")
         return "\n".join(lines)
 
-    step = Step(settings.accumulate, weight, schedule, settings.clip)
-    with run.interruptible(), narrator(run, plan.steps, say, told):
-        loop(
-            run.model, loader, loss_of(settings, evaluation.device), run.optimizer,
-            epochs=len(plan.plan), step=step, evaluate=evaluation.quick, run=run,
-        )  # fmt: skip
+    train(settings, loader, run, measuring.loss, weight, evaluation.quick, told, say)
 
 
 def why_on_plateau(settings: PretrainSettings, step: int) -> str:

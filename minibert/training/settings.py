@@ -144,9 +144,7 @@ class DistilSettings(Checked):
     """What a distillation is asked for."""
 
     texts: tuple[str, ...] = ()
-    teacher: str = setting(
-        "sentence-transformers/all-MiniLM-L6-v2", "sentence encoder: a directory or a hub name"
-    )
+    teacher: str = setting(DEFAULT_MODEL, "sentence encoder: a directory or a hub name")
     layers: int | str = setting(
         3, "layers of the student: how many, spread evenly over the teacher's, or which: 0,2,5"
     )

@@ -1,10 +1,8 @@
 """Distillation: the student begins as the teacher and comes near to it, whatever stops the run."""
 
 import dataclasses
-import hashlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -15,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from support import small
+from support.runs import files_of, log_of, stop_at
 
 from minibert.cli.main import main
 from minibert.sentence_encoder import SentenceEncoder
 from minibert.tokenization.tokenizer import BertTokenizer
-from minibert.training.checkpoints import Run
 from minibert.training.distil import distil, smaller_vocabulary, start_student, which_layers
 from minibert.training.settings import DistilSettings
 from minibert.training.tasks.distil import Distil
@@ -44,31 +42,6 @@ def settings(world, **changes):
     for name in ("teacher", "scored"):
         values[name] = values[name] and str(world / values[name])
     return DistilSettings(**values)
-
-
-def files_of(directory):
-    return {
-        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }
-
-
-def log_of(directory):
-    return [json.loads(line) for line in (directory / "run" / "log.jsonl").open()]
-
-
-def stop_at(monkeypatch, step):
-    """Interrupt the next run in a step, as by Ctrl-C."""
-    original = Run.after_step
-
-    def after_step(run, loss, norm):
-        if run.step + 1 == step:
-            os.kill(os.getpid(), signal.SIGINT)
-        original(run, loss, norm)
-
-    monkeypatch.setattr(Run, "after_step", after_step)
-    return monkeypatch.undo
 
 
 def test_the_student_comes_near_to_the_teacher(world, tmp_path):

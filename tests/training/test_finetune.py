@@ -1,5 +1,4 @@
 import csv
-import hashlib
 import itertools
 import json
 import math
@@ -19,11 +18,11 @@ import pytest
 import torch
 from support import small
 from support.processes import Training
+from support.runs import files_of, log_of, stop_at
 
 from minibert.cli.train import predict_text
 from minibert.io.checkpoint import read_safetensors
 from minibert.io.files import read_json
-from minibert.training.checkpoints import Run
 from minibert.training.finetune import finetune, of_best_epoch, take_recipe
 from minibert.training.inference import Blend, draw_sweep, evaluate_file, load, predict_file
 from minibert.training.seeds import several
@@ -67,22 +66,6 @@ def settings(world, task="classify", **changes):
     return Settings(task=task, **values)
 
 
-def files_of(directory):
-    """A digest of every file below a directory.
-
-    Not the bytes: of millions that differ pytest would make a diff for ten minutes.
-    """
-    return {
-        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }
-
-
-def log_of(directory):
-    return [json.loads(line) for line in (directory / "run" / "log.jsonl").open()]
-
-
 def test_two_equal_runs_write_equal_bytes_and_another_seed_does_not(world, tmp_path):
     wanted = settings(world, keep="general.csv")
     for name in "ab":
@@ -103,19 +86,6 @@ def test_two_equal_runs_write_equal_bytes_and_another_seed_does_not(world, tmp_p
 
 
 # --------------------------------------------------------------------------- stopped and resumed
-
-
-def stop_at(monkeypatch, step):
-    """Interrupt the next run in a step, as by Ctrl-C."""
-    original = Run.after_step
-
-    def after_step(run, loss, norm):
-        if run.step + 1 == step:
-            os.kill(os.getpid(), signal.SIGINT)
-        original(run, loss, norm)
-
-    monkeypatch.setattr(Run, "after_step", after_step)
-    return monkeypatch.undo
 
 
 @pytest.mark.parametrize(

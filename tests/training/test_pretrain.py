@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support.runs import files_of, stop_at
 from support.tiny import build, in_reference, tiny_config
 
 from minibert.cli.main import main
@@ -18,7 +18,6 @@ from minibert.config import BertConfig
 from minibert.heads import BertForPreTraining
 from minibert.tokenization.tokenizer import BertTokenizer
 from minibert.training import measuring
-from minibert.training.checkpoints import Run
 from minibert.training.loop import Step, loop
 from minibert.training.optim import linear, make_optimizer, parameter_groups
 from minibert.training.packing import Packed, Stretches, loader_of, pack, tokenise
@@ -305,27 +304,10 @@ def settings(world, **changes):
     return PretrainSettings(**{**values, **changes})
 
 
-def contents(directory):
-    files = (path for path in sorted(directory.rglob("*")) if path.is_file())
-    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
-
-
 def same(one, two):
-    one, two = contents(one), contents(two)
+    one, two = files_of(one), files_of(two)
     assert one.keys() == two.keys()
     assert [name for name in one if one[name] != two[name]] == []
-
-
-def stop_at(monkeypatch, step):
-    original = Run.after_step
-
-    def after_step(run, loss, norm):
-        if run.step + 1 == step:
-            os.kill(os.getpid(), signal.SIGINT)
-        original(run, loss, norm)
-
-    monkeypatch.setattr(Run, "after_step", after_step)
-    return monkeypatch.undo
 
 
 @pytest.mark.parametrize("step, changes", [
@@ -378,9 +360,9 @@ def test_from_a_text_to_a_model_that_opens_everywhere(world, tmp_path, capsys):
     for said in ("documents are held out", "ms a step", "counting guesses", "masked accuracy"):
         assert said in printed.err
     assert "heldout_next_sentence_accuracy" in printed.out and "left neighbour" in printed.out
-    files = contents(out)
-    assert {"run/curves.svg", "run/guesses.txt", "run/metrics.csv", "README.md"} <= files.keys()
-    assert b"[MASK]" in files["run/guesses.txt"] and b"[MASK]" not in files["run/metrics.csv"]
+    assert {"run/curves.svg", "run/guesses.txt", "run/metrics.csv", "README.md"} <= {*files_of(out)}
+    guesses, metrics = ((out / "run" / name).read_text() for name in ("guesses.txt", "metrics.csv"))
+    assert "[MASK]" in guesses and "[MASK]" not in metrics
     model = BertForPreTraining.from_pretrained(out)
     theirs = transformers.BertForPreTraining.from_pretrained(out)
     batch = BertTokenizer.from_pretrained(out)(["the cat sat [MASK] ."], ["it was red ."])
