@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from minibert.cli.common import Result, option, options, table, tell
-from minibert.cli.train import add_settings, given
+from minibert.cli.train import add_settings, given, resumable
 
 
 @option("texts", nargs="+", metavar="TEXT", help="a sentence a line, a blank line between "
@@ -47,6 +47,20 @@ def vocabulary_text(value: dict) -> str:
     return f"{value['out']}: {tokens}\non {where}, {value['words']:,} words:\n{table(rows)}"
 
 
+def asked_of_texts(args: argparse.Namespace, kind: type, how: str):
+    """The settings of a new run on texts; of a resumed one a dict of those that were given.
+
+    Raises:
+        ValueError: no text for a new run; ``how`` says how one is given.
+    """
+    asked = given(args, kind)
+    if not args.texts:
+        if not args.resume:
+            raise ValueError(how)
+        asked.pop("texts")
+    return asked if args.resume else kind(**asked)
+
+
 @options
 def pretrain_settings(parser: argparse.ArgumentParser) -> None:
     """An option for every setting of a pre-training."""
@@ -75,18 +89,10 @@ def pretrain(args: argparse.Namespace) -> Result | None:
     from minibert.training.pretrain import pretrain as run
     from minibert.training.pretrain_settings import PretrainSettings
 
-    asked = given(args, PretrainSettings)
-    if not args.texts:
-        asked.pop("texts")
-    if not args.resume:
-        if not args.texts:
-            raise ValueError("name a text: minibert pretrain TEXT --vocabulary FILE --out DIR")
-        asked = PretrainSettings(**asked)
-    try:
+    how = "name a text: minibert pretrain TEXT --vocabulary FILE --out DIR"
+    asked = asked_of_texts(args, PretrainSettings, how)
+    with resumable("pretrain", args.out):
         value = run(asked, args.out, resume=args.resume, say=tell)
-    except KeyboardInterrupt:
-        tell(f"to continue a run that had begun: minibert pretrain --resume --out {args.out}")
-        raise
     return None if rank() else Result({"out": args.out, **value}, pretrain_text)
 
 
@@ -130,18 +136,10 @@ def distil(args: argparse.Namespace) -> Result | None:
     from minibert.training.distil import distil as run
     from minibert.training.settings import DistilSettings
 
-    settings = given(args, DistilSettings)
-    if not args.texts:
-        settings.pop("texts")
-    if not args.resume:
-        if not args.texts:
-            raise ValueError("name one or more text files: minibert distil TEXT... --out DIR")
-        settings = DistilSettings(**settings)
-    try:
+    how = "name one or more text files: minibert distil TEXT... --out DIR"
+    settings = asked_of_texts(args, DistilSettings, how)
+    with resumable("distil", args.out):
         value = run(settings, args.out, resume=args.resume, say=tell)
-    except KeyboardInterrupt:
-        tell(f"to continue a run that had begun: minibert distil --resume --out {args.out}")
-        raise
     if rank():
         return None
     if not args.resume:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,18 +111,25 @@ def finetune(args: argparse.Namespace) -> Result | None:
     settings = given(args) if args.resume else settings_of(args)
     if args.find_lr or args.sweep:
         return None if rank() else search(args, settings)
-    try:
+    with resumable("finetune", args.out):
         if args.seeds > 1:
             value = several(settings, args.out, args.seeds, say=tell)
         else:
             value = run(settings, args.out, resume=args.resume, say=tell)
-    except KeyboardInterrupt:
-        tell(f"to continue a run that had begun: minibert finetune --resume --out {args.out}")
-        raise
     if rank():
         return None
     text = seeds_text if "mean" in value else finetune_text
     return Result({"out": args.out, **value}, text, passed=not failed(value))
+
+
+@contextlib.contextmanager
+def resumable(command: str, out: str) -> Iterator[None]:
+    """Say after Ctrl-C how the run is continued."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        tell(f"to continue a run that had begun: minibert {command} --resume --out {out}")
+        raise
 
 
 def search(args: argparse.Namespace, settings) -> Result:
