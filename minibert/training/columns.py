@@ -220,9 +220,10 @@ def refuse_twins(names: Sequence[str], role: str, at: int) -> None:
     """
     twins = [i for i, name in enumerate(names, 1) if name.lower() == names[at].lower()]
     if len(twins) > 1:
+        what = "each have tags" if role == "tags" else f"are both called {names[at]!r}"
         raise ValueError(
-            f"columns {' and '.join(map(str, twins))} are both called {names[at]!r}; say which one "
-            f"it is, as in --columns {role}={twins[-1]}"
+            f"columns {' and '.join(map(str, twins))} {what}; say which one it is, as in --columns "
+            f"{role}={twins[-1]}"
         )
 
 
@@ -253,7 +254,7 @@ def match_columns(
             return by_name(COLA, ["text", "label"])
     positions |= by_name(names, roles, list(positions.values()))
     for role in roles:
-        if role in positions:
+        if role in positions and (wanted[role] or role != "tags"):
             refuse_twins(names, role, positions[role])
     missing = [role for role, needed in wanted.items() if needed and role not in positions]
     refuse_swapped(names, cells, positions, [role for role in roles if role in positions])

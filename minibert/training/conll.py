@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from minibert.training.entities import is_scheme
@@ -11,6 +12,7 @@ from minibert.training.tables import Table, columns, lines, numbered
 
 HEADER = ("word", "words", "token", "tokens"), ("tag", "tags", "label", "ner", "ner_tags")
 NUMBER, PART = re.compile(r"\d+([-.]\d+)?"), re.compile(r"\d+[-.]\d+$")  # of CoNLL-U
+PHRASES = {*"NP VP PP ADVP ADJP SBAR PRT CONJP INTJ LST UCP".split()}  # types of CoNLL-2000
 OTHERS = {  # what a file begins with, or has somewhere → whose it is
     r"\A\s*#begin document": "OntoNotes (CoNLL-2012)",
     r"\A\s*#FORMAT=WebAnno": "WebAnno",
@@ -23,8 +25,8 @@ def read_words(file: Path, text: str) -> Table:
     """CoNLL columns: a word and its tags a line, a blank line after a sentence.
 
     A row is a sentence, a cell a whole column of it. The words are the first column, or the second
-    where the first counts them; the tags are the last one, as they are: BIO, IOB1, IOBES. If the
-    last one does not mark entities and one other does, it is that one; in CoNLL-U, the fourth.
+    where the first counts them; the tags are the last one, as they are: BIO, IOB1, IOBES; or those
+    that mark entities (of several, `columns` asks for one); in CoNLL-U, the fourth.
     """
     for pattern, format in OTHERS.items():
         if re.search(pattern, text):
@@ -58,8 +60,8 @@ def read_words(file: Path, text: str) -> Table:
             if sentence and whole:  # half a sentence is no example
                 table.rows.append((start, [list(c) for c in zip(*sentence, strict=True)]))
             sentence, start, whole = [], 0, True
-    at = 3 if conllu else tag_column(table, width)
-    tags = [tag for _, row in table.rows for tag in row[at]]
+    at = [3] if conllu else tag_columns(table, width)
+    tags = [tag for _, row in table.rows for tag in row[at[-1]]]
     tags_first = is_scheme(word for _, row in table.rows for word in row[0])  # `columns` sees to it
     if width > 1 and len(tags) >= 10 and 2 * len(set(tags)) > len(tags) and not tags_first:
         raise ValueError(
@@ -68,8 +70,6 @@ def read_words(file: Path, text: str) -> Table:
         )
     if tags and all("/" in cell[1:] for _, row in table.rows for cells in row for cell in cells):
         raise ValueError(f"{file}: word/TAG, as in {tags[0]!r}; a word and its tag a line is read")
-    if width > 1 and len(tags) >= 10 and len(set(tags)) == 1:
-        table.warnings.append(f"all words have the tag {tags[0]!r}; another: --columns tags=4")
     if comments:
         table.remarks.append(f"{len(comments)} comments left out ({lines(comments)})")
     name_columns(table, width, at)
@@ -92,15 +92,15 @@ def cells_of(text: str) -> list[tuple[int, list[str]]]:
     return filled
 
 
-def tag_column(table: Table, width: int) -> int:
-    """The last column; or, if that marks no entities, the only one beside the words that does."""
-    marking = [
-        at for at in range(1, width) if is_scheme(t for _, row in table.rows for t in row[at])
-    ]  # fmt: skip
-    return marking[0] if len(marking) == 1 and table.rows else max(width - 1, 0)
+def tag_columns(table: Table, width: int) -> list[int]:
+    """The columns beside the words that mark entities, or else phrases; or else the last one."""
+    tags = {at: {tag for _, row in table.rows for tag in row[at]} for at in range(1, width)}
+    marking = {at: {tag[2:] for tag in tags[at] - {"O"}} for at in tags if is_scheme(tags[at])}
+    entities = [at for at, types in marking.items() if not types or not types <= PHRASES]
+    return entities or [*marking] or [max(width - 1, 0)]
 
 
-def name_columns(table: Table, width: int, at: int) -> None:
+def name_columns(table: Table, width: int, at: Sequence[int]) -> None:
     """Say which column has the words and which the tags."""
     counting = width > 1 and table.rows and all(
         row[0] == [str(i) for i in range(1, len(row[0]) + 1)] for _, row in table.rows
@@ -109,11 +109,12 @@ def name_columns(table: Table, width: int, at: int) -> None:
     if width:
         table.names[bool(counting)] = "tokens"
     if width > 1 + bool(counting):
-        table.names[at] = "tags"
-    if width > 2:
+        for tags in at:
+            table.names[tags] = "tags"
+    if width > 2 and len(at) == 1:
         table.remarks.append(
             f"{width} columns: the words are column {table.names.index('tokens') + 1}, the tags "
-            f"{'the last one' if at == width - 1 else f'column {at + 1}'} (others: --columns "
+            f"{'the last one' if at == [width - 1] else f'column {at[0] + 1}'} (others: --columns "
             "tokens=1 tags=3)"
         )
 

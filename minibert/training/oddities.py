@@ -85,7 +85,10 @@ def lookalikes(role: str, places: Places, unit: str) -> list[str]:
 
 
 def odd_tags(places: Places) -> Iterator[str]:
-    """Tags that are neither those of entities nor free of them."""
+    """Tags that are neither those of entities nor free of them; or all are one."""
+    for tag, where in places.items() if len(places) == 1 else ():
+        if len(where) >= 3:
+            yield f"all words have the tag {tag!r}; are the tags in another column (--columns)?"
     entities = [tag for tag in places if tag[1:2] == "-" and TAG.fullmatch(tag)]
     if entities and not is_scheme(places):
         odd = [tag for tag in places if not TAG.fullmatch(tag)]

@@ -71,7 +71,7 @@ def test_conll_lines_that_do_not_fit(tmp_path):
     assert [example.values["tokens"] for example in found] == [["d"]]
     sentence = "".join(f"{i} word _\n" for i in range(1, 6))
     _, said = read(tmp_path / "a.txt", f"{sentence}\n" * 3, WORDS)
-    assert "all words have the tag '_'; another: --columns tags=4" in said
+    assert "all words have the tag '_'; are the tags in another column (--columns)?" in said
     _, said = read(tmp_path / "a.jsonl", '{"tokens": ["a", "b"], "ner_tags": [0, 3]}', WORDS)
     assert "the tags are numbers; entities need names" in said
     prose = "".join(f"the day {i} was fine {i}\n" for i in range(12))
