@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -36,7 +37,8 @@ NAMES = {
     "id": "id",
 }
 NAMES = {role: names.split() for role, names in NAMES.items()}
-PAIRS = (("question", "sentence"), ("question", "passage"), ("#1 string", "#2 string"))
+PAIRS = (("question", "sentence"), ("question", "passage"), ("#1 string", "#2 string"),
+         ("title", "description"))  # fmt: skip
 MISSING = (  # as a label: there is none
     "n/a", "na", "nan", "null", "#n/a", "<na>", "-", "-100", "-100.0",
     "#ref!", "#name?", "#value!", "#div/0!", "#null!", "#num!",
@@ -46,6 +48,7 @@ SAMPLE = 1000  # cells of a column, whose words are counted
 COLA = ["source", "label", "mark", "text"]  # GLUE's CoLA, the one file there without a header
 CHINESE = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # and Japanese and Korean
 WORD = re.compile(rf"[{CHINESE}]|[^\s{CHINESE}]+")  # where no spaces are written: a character
+TIME = re.compile(r"\d:\d\d|\d([-./])\d{1,2}\1\d|(?<!\d)(19|20)\d\d(?!\d)")  # clock, date, year
 
 
 def words(text: object) -> int:
@@ -72,6 +75,9 @@ class Content(NamedTuple):
     counter: bool  # whole numbers that rise, or are all different, as those of an id
     words: float  # of a cell, on average
     shortest: int  # words
+    spread: float  # standard deviation of the words
+    times: bool  # whether each has a clock, a date or a year in it
+    lists: bool
 
     @property
     def numbers(self) -> bool:
@@ -88,6 +94,11 @@ class Content(NamedTuple):
         """Whether it has texts."""
         return self.words >= 0.5 and not self.numbers and not self.few
 
+    @property
+    def alike(self) -> bool:
+        """Whether its cells have few words and nearly equally many, as names, or are times."""
+        return self.words < 2 or (self.spread < 1 and (self.words < 4 or self.times))
+
 
 def content(cells: Sequence[Any]) -> Content:
     """Look at a column."""
@@ -100,7 +111,8 @@ def content(cells: Sequence[Any]) -> Content:
     unique = whole and len(counts) == len(filled) >= 30
     return Content(
         len(filled), counts, share, rising or unique,
-        sum(sizes) / max(len(sizes), 1), min(sizes, default=0),
+        sum(sizes) / max(len(sizes), 1), min(sizes, default=0), statistics.pstdev(sizes or [0]),
+        all(map(TIME.search, filled[:SAMPLE])), all(isinstance(cell, list) for cell in cells),
     )  # fmt: skip
 
 
@@ -262,31 +274,46 @@ def match_columns(
         return {role: positions[role] for role in wanted if role in positions}
     free = {i: content(cells(i)) for i in range(len(names)) if i not in positions.values()}
     for role in missing:
-        if role not in TEXTS and (found := by_content(role, names, free, cells, say)) is not None:
+        if role not in TEXTS and (found := by_content(role, names, free, say)) is not None:
             positions[role] = found
             free.pop(found)
-    lacking = [role for role in missing if role in TEXTS]
-    may = [role for role in TEXTS if role in wanted and role not in positions]
-    may = lacking if "text" in positions else may
-    texts = [i for i, column in free.items() if column.text]
-    longer = [i for i in texts if free[i].words >= 2]  # no names of users
-    texts = longer if len(longer) >= len(lacking) else texts
-    if lacking and len(lacking) <= len(texts) <= len(may):
-        found = dict(zip(may, texts, strict=False))
-        positions |= found
-        said = ", ".join(f"{role} = column {names[at]!r}" for role, at in found.items())
-        say(f"columns of texts, as seen from what is in them: {said}")
-        if len(found) > len(lacking):
-            say(f"all of them are read; for one alone: --columns text={names[texts[0]]}")
+    positions |= texts_by_content(names, free, positions, wanted, missing, say)
     if missing := [role for role in missing if role not in positions]:
+        free = {i: column for i, column in free.items() if i not in positions.values()}
         two = "two texts in a row are needed (for one there is `minibert finetune classify`); "
         one = "; if these are several, what separates them (--delimiter)?" * (len(names) == 1)
         raise ValueError(
             f"{two if 'pair' in missing else ''}which columns are {', '.join(missing)}? It has "
             f"{names}, such as {[shown(cells(i)[0]) for i in range(len(names))]}; name them, as in "
-            f"--columns {missing[0]}={names[0]}{one}"
+            f"{example(names, free, wanted, missing)}{one}"
         )
     return {role: positions[role] for role in wanted if role in positions}
+
+
+def texts_by_content(
+    names: Sequence[str], free: Mapping[int, Content], positions: Mapping[str, int],
+    wanted: Mapping[str, bool], missing: Sequence[str], say: Callable[[str], None],
+) -> dict[str, int]:  # fmt: skip
+    """Role → position of the columns of texts, in their order; none if it is not certain.
+
+    Names of people, times and the like are no texts where others are. A second text that is not
+    needed is taken if there are no names of columns, and no other column is left.
+    """
+    lacking, texts = [role for role in missing if role in TEXTS], fitting("text", free)
+    varied = [i for i in texts if not free[i].alike]
+    texts = varied if len(varied) >= len(lacking) else texts
+    may = [role for role in TEXTS if role in wanted and role not in positions]
+    more = len(texts) > len(lacking) and "text" in lacking
+    if more and (len(positions) + len(texts) < len(names) or not all(map(str.isdigit, names))):
+        return {}
+    if not lacking or not len(lacking) <= len(texts) <= len(may if more else lacking):
+        return {}
+    found = dict(zip(may if more else lacking, texts, strict=False))
+    said = ", ".join(f"{role} = column {names[at]!r}" for role, at in found.items())
+    say(f"columns of texts, as seen from what is in them: {said}")
+    if more:
+        say(f"all of them are read; for one alone: --columns text={called(names, texts[0])}")
+    return found
 
 
 def refuse_swapped(
@@ -317,17 +344,22 @@ def refuse_swapped(
         )
 
 
-def by_content(
-    role: str, names: Sequence[str], free: Mapping[int, Content],
-    cells: Callable[[int], Sequence[Any]], say: Callable[[str], None],
-) -> int | None:  # fmt: skip
-    """The one column that can be this role by what is in it; None: there is none, or several."""
+def fitting(role: str, free: Mapping[int, Content]) -> list[int]:
+    """The columns that can be this role by what is in them."""
     fits = {
-        "label": lambda i: free[i].few and len(free[i].counts) > 1,
-        "score": lambda i: free[i].share >= 0.8 and not free[i].counter,
-        "labels": lambda i: all(isinstance(cell, list) for cell in cells(i)),
-    }.get(role, lambda i: False)
-    found = [i for i in free if fits(i)]
+        "label": lambda column: column.few and len(column.counts) > 1,
+        "score": lambda column: column.share >= 0.8 and not column.counter,
+        "labels": lambda column: column.lists,
+        **dict.fromkeys(TEXTS, lambda column: column.text),
+    }.get(role, lambda column: False)
+    return [i for i, column in free.items() if fits(column)]
+
+
+def by_content(
+    role: str, names: Sequence[str], free: Mapping[int, Content], say: Callable[[str], None]
+) -> int | None:
+    """The one column that can be this role by what is in it; None: there is none, or several."""
+    found = fitting(role, free)
     if len(found) != 1:
         return None
     (at,) = found
@@ -335,6 +367,30 @@ def by_content(
     some = lines([shown(value) for value, _ in values.most_common()], "value", 4)
     say(f"{role} = column {names[at]!r}, as seen from its {len(values)} {some}")
     return at
+
+
+def example(
+    names: Sequence[str], free: Mapping[int, Content], wanted: Mapping[str, bool],
+    missing: Sequence[str],
+) -> str:  # fmt: skip
+    """How ``--columns`` would name what is missing, as far as its content tells."""
+    given: dict[str, int] = {}
+    for role in missing:
+        left = {i: column for i, column in free.items() if i not in given.values()}
+        varied = [i for i in fitting(role, left) if role not in TEXTS or not left[i].alike]
+        given[role] = [*varied, *fitting(role, left), *left, 0][0]
+    asked = "--columns " + " ".join(f"{role}={called(names, at)}" for role, at in given.items())
+    if "text" in given and wanted.get("pair") is False:
+        more = [i for i in fitting("text", free) if i not in given.values() and not free[i].alike]
+        for at in more[:1]:
+            asked += f" (or both texts: {asked} pair={called(names, at)})"
+    return asked
+
+
+def called(names: Sequence[str], at: int) -> str:
+    """A column as ``--columns`` can name it: its name if that is a plain word, else its number."""
+    plain = re.fullmatch(r"\w+", names[at]) and names.count(names[at]) == 1
+    return names[at] if plain and not names[at].isdigit() else str(at + 1)
 
 
 def shown(cell: object, n: int = 40) -> str:

@@ -135,8 +135,8 @@ def test_label_first_text_second(tmp_path, name, delimiter):
 
 
 def test_class_title_description(tmp_path):
-    rows = [(str(i % 3 + 1), f"News {i} of today", f"{text}, {i} times") for i, (text, _) in
-            enumerate(OPINIONS)]  # fmt: skip
+    rows = [(str(i % 3 + 1), f"News: {OPINIONS[-1 - i][0]}", f"{text}, {i} times")
+            for i, (text, _) in enumerate(OPINIONS)]  # fmt: skip
     content = "".join(f'"{label}","{title}","{text}"\n' for label, title, text in rows)
     found, said = read(tmp_path / "a.csv", content, CLASSIFY)
     assert [tuple(e.values.values()) for e in found] == [(a, b, label) for label, a, b in rows]
@@ -153,7 +153,7 @@ def test_columns_that_are_not_needed_are_named(tmp_path):
 
 def test_two_columns_that_may_be_the_label_are_asked_about(tmp_path):
     rows = [(text, label, "x" if i % 2 else "y") for i, (text, label) in enumerate(OPINIONS)]
-    with pytest.raises(ValueError, match=r"which columns are label\?.*--columns label=1"):
+    with pytest.raises(ValueError, match=r"which columns are label\?.*--columns label=2"):
         read(tmp_path / "a.csv", table(rows), CLASSIFY)
 
 
