@@ -43,6 +43,9 @@ MISSING = (  # as a label: there is none
     "n/a", "na", "nan", "null", "#n/a", "<na>", "-", "-100", "-100.0",
     "#ref!", "#name?", "#value!", "#div/0!", "#null!", "#num!",
 )  # fmt: skip
+BOOLEANS = dict.fromkeys("true wahr vrai verdadero verdadeiro vero waar prawda истина".split(), 1.0)
+BOOLEANS |= dict.fromkeys("false falsch faux falso onwaar fałsz ложь".split(), 0.0)
+COMMA = re.compile(r"([+-]?\d+),(\d{1,2}|\d{4,})")  # a decimal one; 1,250 may be a thousand
 TEXTS = ("text", "pair", "negative")
 SAMPLE = 1000  # cells of a column, whose words are counted
 COLA = ["source", "label", "mark", "text"]  # GLUE's CoLA, the one file there without a header
@@ -64,6 +67,12 @@ def is_number(cell: object) -> bool:
         return math.isfinite(float(cell))
     except (TypeError, ValueError):
         return False
+
+
+def number_of(cell: object) -> float | None:
+    """The number in a cell, however Excel writes it: 2, 2.0, "2,0", TRUE; None: there is none."""
+    text = COMMA.sub(r"\1.\2", word) if COMMA.fullmatch(word := str(cell).strip()) else word
+    return BOOLEANS.get(text.lower(), float(text) if is_number(text) else None)
 
 
 class Content(NamedTuple):
@@ -138,7 +147,8 @@ def header(first: Sequence[str], below: list[Content], wanted: Mapping[str, bool
         ValueError: nothing speaks for or against it, or both.
     """
     first = [cell.strip() for cell in first]
-    named = [name for name in columns.values() if name in first and not name.isdigit()]
+    asked = [part for name in columns.values() for part in (name, *name.split("+"))]
+    named = [name for name in asked if name in first and not name.isdigit()]
     if named:
         return True, f"--columns names {named[0]!r}, which stands in it"
     for_it, against, shorter = [], [], []
@@ -316,6 +326,22 @@ def texts_by_content(
     return found
 
 
+def join_labels(
+    names: list[str], rows: list[tuple[int, list]], columns: Mapping[str, str]
+) -> tuple[list[str], list[tuple[int, list]], list[int]]:
+    """Labels that have a column of 0 and 1 each, asked for as ``labels=a+b+c``, as one column more.
+
+    Returns:
+        The names, the rows, and the positions of the columns that were joined.
+    """
+    asked = columns.get("labels", "")
+    if "+" not in asked or asked in names:
+        return names, rows, []
+    at = [as_asked(names, {"labels": part})["labels"] for part in asked.split("+")]
+    rows = [(line, [*cells, {names[i]: cells[i] for i in at}]) for line, cells in rows]
+    return [*names, asked], rows, at
+
+
 def refuse_swapped(
     names: Sequence[str], cells: Callable[[int], Sequence[Any]], positions: Mapping[str, int],
     found: Sequence[str],
@@ -379,7 +405,11 @@ def example(
         left = {i: column for i, column in free.items() if i not in given.values()}
         varied = [i for i in fitting(role, left) if role not in TEXTS or not left[i].alike]
         given[role] = [*varied, *fitting(role, left), *left, 0][0]
-    asked = "--columns " + " ".join(f"{role}={called(names, at)}" for role, at in given.items())
+    each = {role: called(names, at) for role, at in given.items()}
+    flags = [i for i, column in free.items() if {0, 1} >= {*map(number_of, column.counts or "?")}]
+    if "labels" in each and len(flags) > 1:  # a column for each
+        each["labels"] = "+".join(called(names, at) for at in flags)
+    asked = "--columns " + " ".join(f"{role}={name}" for role, name in each.items())
     if "text" in given and wanted.get("pair") is False:
         more = [i for i in fitting("text", free) if i not in given.values() and not free[i].alike]
         for at in more[:1]:

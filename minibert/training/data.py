@@ -16,7 +16,7 @@ import numpy as np
 
 from minibert.io.files import no_such_file
 from minibert.training.columns import NAMES as NAMES  # what a column may be called
-from minibert.training.columns import content, is_number, match_columns, shown
+from minibert.training.columns import content, is_number, join_labels, match_columns, shown
 from minibert.training.columns import header as is_header
 from minibert.training.files import read_table
 from minibert.training.oddities import odd
@@ -117,6 +117,7 @@ def read(
         return usable(file, table, rows, {}, say, blank, skip_incomplete)  # says what is wrong
     try:
         names, rows = first_row(table, rows, wanted, columns, header, file.name, say)
+        names, rows, joined = join_labels(names, rows, columns)
         positions = match_columns(
             names, lambda at: [cells[at] for _, cells in rows], wanted, columns,
             lambda remark: say(f"{file.name}: {remark}"),
@@ -124,7 +125,8 @@ def read(
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     found = ", ".join(f"{role} = column {names[at]!r}" for role, at in positions.items())
-    unused = [repr(name) for at, name in enumerate(names) if at not in positions.values()]
+    used = {*positions.values(), *joined}
+    unused = [repr(name) for at, name in enumerate(names) if at not in used]
     also = f"; not used: {some(unused, 8)}" if unused else ""
     say(f"{file.name}: {len(rows)} {table.things}; {found}{also}")
     if blank:
@@ -202,8 +204,10 @@ def usable(
         ValueError: there are such rows, and they are not to be left out.
     """
     examples, problems = [], [(line, what, None) for line, what in table.problems]
-    if "labels" in positions:
+    warnings = (
         split_labels(rows, positions["labels"], lambda remark: say(f"{file.name}: {remark}"))
+        if "labels" in positions else []
+    )  # fmt: skip
     for line, cells in rows:
         values, wrong = {}, []
         for role, at in positions.items():
@@ -230,7 +234,7 @@ def usable(
             raise ValueError(f"{file}: {told}. Correct them, or leave them out: --skip-incomplete")
         say(f"warning: {file.name}: {told}; left out, as asked for (--skip-incomplete)")
     try:
-        for remark in odd(examples, table.unit):
+        for remark in warnings + odd(examples, table.unit):
             say(f"warning: {file.name}: {remark}")
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None

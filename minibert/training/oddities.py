@@ -7,7 +7,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from minibert.training.columns import MISSING, TEXTS, is_number
+from minibert.training.columns import MISSING, TEXTS, is_number, number_of
 from minibert.training.entities import TAG, is_scheme
 from minibert.training.tables import lines, some
 
@@ -19,7 +19,7 @@ def odd(examples: Sequence, unit: str) -> list[str]:
     """What looks wrong and may be right, a sentence each.
 
     Raises:
-        ValueError: two classes are the same number.
+        ValueError: two classes mean the same.
     """
     found: dict[str, list[int]] = defaultdict(list)
     for example in examples:
@@ -39,13 +39,12 @@ def odd(examples: Sequence, unit: str) -> list[str]:
             names = example.values.get(role)
             for name in dict.fromkeys([names] if isinstance(names, str) else names or ()):
                 places[name].append(example.line)
-        if role == "label":
-            found |= dict(odd_labels(places))
+        found |= dict(odd_labels(places if role != "tags" else {}))
         remarks += [*lookalikes(role, places, unit), *odd_tags(places if role == "tags" else {})]
     if len(examples) > 1 and {len(e.values.get("labels", ())) for e in examples} == {1}:
         remarks.append(
             "every row has exactly one label; if some should have several, a list, or | ; or , "
-            "between them is read"
+            "between them is read, or a column of 0 and 1 for each: --columns labels=a+b+c"
         )
     return [f"{what} ({lines(where, unit)})" for what, where in found.items()] + remarks
 
@@ -63,20 +62,17 @@ def lookalikes(role: str, places: Places, unit: str) -> list[str]:
     """Names that look alike, and yet are different classes.
 
     Raises:
-        ValueError: two are the same number.
+        ValueError: two are the same number, or the same truth value.
     """
     numbers, looks = defaultdict(list), defaultdict(list)
     for label, where in places.items():
         told = f"{label!r} ({lines(where, unit, 5)})"
         looks[plain(label)].append(told)
-        number = {"true": "1", "false": "0"}.get(label.lower(), label)
-        if is_number(number):
-            numbers[float(number)].append(told)
+        if (number := number_of(label)) is not None:
+            numbers[number].append(told)
     what = "tags" if role == "tags" else "labels"
-    for alike in numbers.values():
-        if len(alike) > 1:
-            told = " and ".join(alike)
-            raise ValueError(f"the {what} {told} are the same number; write them alike")
+    if same := [" and ".join(alike) for alike in numbers.values() if len(alike) > 1]:
+        raise ValueError(f"the {what} {'; '.join(same)} mean the same; write them alike")
     return [
         f"{what} that look alike are different classes: {' and '.join(alike)}; if they are one, "
         "write them alike in the data"

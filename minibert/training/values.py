@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from minibert.training.answers import misplaced
-from minibert.training.columns import MISSING, is_number
+from minibert.training.columns import MISSING, is_number, number_of
 
 LIST = re.compile(r"\[.*\]|\(.*\)|\{.*\}", re.DOTALL)  # as Python writes one
-STRONG, WEAK = "|;,\n", "/+& "  # what may separate labels
+BARE = re.compile(r"""[\[({]([^][(){}:'"]+)[])}]""")  # a list whose items have no quotes
+STRONG, WEAK = "\n|;,", "/+& "  # what may separate labels
 HALF = re.compile("[\ud800-\udfff]")  # JSON may have one half of a pair of surrogates
 
 
@@ -83,7 +84,7 @@ def one_label(cell: Any) -> str:
 def as_list(cell: Any) -> Any:
     """The list that a cell is, also if it is written as text, as pandas writes it into a csv.
 
-    Of label → 0 or 1, as spaCy has it, those with 1.
+    Of label → 0 or 1, as spaCy has it, those with 1; of Label Studio's choices, the list.
 
     Raises:
         Unusable: it was not written by Python; or it gives a label another number.
@@ -94,10 +95,16 @@ def as_list(cell: Any) -> Any:
         with contextlib.suppress(ValueError, SyntaxError, TypeError):
             found = ast.literal_eval(cell.strip())
             cell = found if isinstance(found, (list, tuple, set, dict)) else cell
+    if isinstance(cell, str) and (bare := BARE.fullmatch(cell.strip())):
+        if "," in bare[1] or (cell.strip()[0] == "[" and len(bare[1].split()) == 1):
+            return [item.strip() for item in bare[1].split(",")]
+    if isinstance(cell, dict) and [*cell] == ["choices"]:
+        cell = cell["choices"]
     if isinstance(cell, dict):
-        if not all(is_number(number) and number in (0, 1) for number in cell.values()):
+        numbers = {name: number_of(number) for name, number in cell.items()}
+        if not {*numbers.values()} <= {0, 1}:
             raise Unusable("a label with something else than 0 or 1", cell)
-        return [name for name, number in cell.items() if number]
+        return [name for name, number in numbers.items() if number]
     if isinstance(cell, set):
         return sorted(cell, key=str)
     return list(cell) if isinstance(cell, tuple) else cell
@@ -132,26 +139,30 @@ def is_text(cell: Any) -> bool:
     return False
 
 
-def split_labels(rows: list, at: int, say: Callable[[str], None]) -> None:
-    """Cut labels that stand in one cell at what separates them, in place.
+def split_labels(rows: list, at: int, say: Callable[[str], None]) -> list[str]:
+    """Cut labels that stand in one cell at what separates them, in place; returns warnings.
 
-    A mark that may also stand in a label separates only if all it would separate are labels, each
-    alone in another row.
+    The first strong mark separates. Any other, which may also stand in a label, does only if all
+    it would separate are labels of other rows.
     """
     texts = [cells for _, cells in rows if is_text(cells[at])]
-    whole = {cells[at].strip() for cells in texts}
-    separator = next((mark for mark in STRONG if any(mark in label for label in whole)), None)
-    reason = ""
-    for mark in WEAK if separator is None else "":
-        several = {label for label in whole if mark in label}
-        parts = {part.strip() for label in several for part in label.split(mark)}
-        if several and parts <= whole - several:
-            separator, reason = mark, ", as all parts are labels of other rows"
-            break
-    if separator:
-        say(f"the labels of a row are separated by {separator!r}{reason}")
     for cells in texts:
-        cells[at] = cells[at].strip().split(separator) if separator else [cells[at]]
+        cells[at] = [cells[at].strip()]
+    warnings, first = [], True
+    for mark in STRONG + WEAK:
+        whole = {label for cells in texts for label in cells[at]}
+        several = {label for label in whole if mark in label}
+        strong = first and mark in STRONG
+        parts = {part.strip() for label in several for part in label.split(mark)}
+        if several and (strong or parts <= whole - several):
+            reason = "" if strong else ", as all parts are labels of other rows"
+            say(f"the labels of a row are separated by {mark!r}{reason}")
+            for cells in texts:
+                cells[at] = [part.strip() for label in cells[at] for part in label.split(mark)]
+            first = False
+        elif several and mark in STRONG:
+            warnings.append(f"{mark!r} is taken as part of a label, as in {min(several)!r}")
+    return warnings
 
 
 def agreeing(values: dict[str, Any]) -> dict[str, Any]:

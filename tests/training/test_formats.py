@@ -332,10 +332,10 @@ SQUAD = '{"data": [{"paragraphs": [{"context": "It rained.", "qas": %s}]}]}'
         ("a.json", SQUAD % '[{"question": "q", "is_impossible": true, "answers": [{"text": "It", '
          '"answer_start": 0}]}]', QUESTIONS, r"yet it has answers \(question 1"),
         ("a.jsonl", '{"text": "a", "label": true}\n{"text": "b", "label": 1}\n', CLASSIFY,
-         "same number"),
+         "mean the same"),
         ("a.jsonl", '{"text": "a", "labels": ["1", "x"]}\n{"text": "b", "labels": ["1.0"]}\n',
          LABELS,
-         "the labels '1' .* are the same number"),
+         "the labels '1' .* mean the same"),
         ("a.jsonl", '{"text": "a \\ud83d", "label": "b"}\n', CLASSIFY,
          "half a character in the text"),
         ("a.jsonl", '{"text": "a", "label": "\\ude00"}\n', CLASSIFY,

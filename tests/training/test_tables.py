@@ -224,7 +224,7 @@ def test_many_bad_rows_are_told_in_one_message(tmp_path):
 
 def test_one_number_in_two_spellings_and_one_word_in_two(tmp_path):
     content = "text,label\na,1\nb,1.0\nc,1.0\nd,0\n"
-    message = r"a.csv: the labels '1' \(line 2\) and '1.0' \(lines 3, 4\).*same number"
+    message = r"a.csv: the labels '1' \(line 2\) and '1.0' \(lines 3, 4\).*mean the same"
     with pytest.raises(ValueError, match=message):
         read(tmp_path / "a.csv", content, CLASSIFY)
     alike = ("Good", "good"), ("caf\u00e9", "cafe\u0301"), ("a", "\u200ba"), ("a b", "a  b")
