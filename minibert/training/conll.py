@@ -24,8 +24,8 @@ OTHERS = {  # what a file begins with, or has somewhere → whose it is
 def read_words(file: Path, text: str) -> Table:
     """CoNLL columns: a word and its tags a line, a blank line after a sentence.
 
-    A row is a sentence, a cell a whole column of it. The words are the first column, or the second
-    where the first counts them; the tags are the last one, as they are: BIO, IOB1, IOBES; or those
+    A row is a sentence, a cell a whole column of it. The words are the first column that does not
+    count them or name their sentence; the tags are the last one, as they are: BIO, IOB1, IOBES; or those
     that mark entities (of several, `columns` asks for one); in CoNLL-U, the fourth.
     """
     for pattern, format in OTHERS.items():
@@ -100,15 +100,32 @@ def tag_columns(table: Table, width: int) -> list[int]:
     return entities or [*marking] or [max(width - 1, 0)]
 
 
+def word_column(table: Table, width: int) -> int:
+    """The first column that is no number or name of the word, the sentence or the document."""
+    at = 0
+    while at < width - 2 and in_front([row[at] for _, row in table.rows]):
+        at += 1
+    counts = width == 2 and all(row[0] == [*map(str, range(1, len(row[0]) + 1))]
+                                for _, row in table.rows)  # fmt: skip
+    return at + bool(counts and table.rows)
+
+
+def in_front(sentences: Sequence[Sequence[str]]) -> bool:
+    """Whether a column has numbers that never fall, or one and the same for a sentence."""
+    if all(NUMBER.fullmatch(cell) for cells in sentences for cell in cells):
+        keys = [[[int(n) for n in re.split("[-.]", cell)] for cell in cells] for cells in sentences]
+        return bool(keys) and all(key == sorted(key) for key in keys)
+    same = all(len(set(cells)) == 1 for cells in sentences) and max(map(len, sentences)) > 1
+    return same and not is_scheme(cell for cells in sentences for cell in cells)
+
+
 def name_columns(table: Table, width: int, at: Sequence[int]) -> None:
     """Say which column has the words and which the tags."""
-    counting = width > 1 and table.rows and all(
-        row[0] == [str(i) for i in range(1, len(row[0]) + 1)] for _, row in table.rows
-    )  # fmt: skip
+    words = word_column(table, width)
     table.names = [str(n) for n in range(1, width + 1)]
     if width:
-        table.names[bool(counting)] = "tokens"
-    if width > 1 + bool(counting):
+        table.names[words] = "tokens"
+    if width > 1 + words:
         for tags in at:
             table.names[tags] = "tags"
     if width > 2 and len(at) == 1:

@@ -2,7 +2,7 @@
 
 
 import pytest
-from support.written import CLASSIFY, OPINIONS, both, read, table
+from support.written import CLASSIFY, OPINIONS, WORDS, both, read, table
 
 BELONG = ("text", "pair", "negative?")
 LABELS = ("text", "pair?", "labels")
@@ -43,3 +43,28 @@ def test_two_columns_of_texts_are_asked_about_if_the_header_does_not_name_them(t
     counted = [(str(i), *row) for i, row in enumerate(rows)]
     with pytest.raises(ValueError, match=r"--columns text=2 \(or both texts"):
         read(tmp_path / "a.csv", table(counted), CLASSIFY, header=False)
+
+
+# --------------------------------------------------------------------------------------- tokens
+
+
+@pytest.mark.parametrize(
+    "first, at",
+    [
+        (lambda sentence, i: [f"doc{sentence}"], 2), (lambda sentence, i: [str(sentence)], 2),
+        (lambda sentence, i: [str(i)], 2), (lambda sentence, i: [str(10 * sentence + i)], 2),
+        (lambda sentence, i: ["doc1", str(sentence), str(i)], 4),
+        (lambda sentence, i: [f"{sentence}-{i}"], 2), (lambda sentence, i: [f"{sentence}.{i}"], 2),
+        (lambda sentence, i: [str(6 * i), str(6 * i + 5)], 3),
+        (lambda sentence, i: [], 1),
+    ],
+)  # fmt: skip
+def test_a_number_or_a_document_in_front_is_no_word(tmp_path, first, at):
+    sentences = [[("Peter", "B-PER"), ("sings", "O")], [("Oslo", "B-LOC"), ("rests", "O")]]
+    content = "\n".join("".join("\t".join([*first(n, i), word, tag]) + "\n"
+                                for i, (word, tag) in enumerate(sentence))
+                        for n, sentence in enumerate(sentences))  # fmt: skip
+    found, said = read(tmp_path / "a.tsv", content, WORDS)
+    assert [e.values["tokens"] for e in found] == [["Peter", "sings"], ["Oslo", "rests"]]
+    assert found[0].values["tags"] == ["B-PER", "O"]
+    assert at == 1 or f"the words are column {at}" in said
