@@ -46,6 +46,9 @@ MISSING = (  # as a label: there is none
 BOOLEANS = dict.fromkeys("true wahr vrai verdadero verdadeiro vero waar prawda истина".split(), 1.0)
 BOOLEANS |= dict.fromkeys("false falsch faux falso onwaar fałsz ложь".split(), 0.0)
 COMMA = re.compile(r"([+-]?\d+),(\d{1,2}|\d{4,})")  # a decimal one; 1,250 may be a thousand
+DISTANCE = re.compile(  # a score by this name may be small where two texts are alike
+    "distan|(?<![a-z])(dist(?!r)|dissim|diff(?!ic)|err|edit|rank|levens|abstand)", re.IGNORECASE
+)
 TEXTS = ("text", "pair", "negative")
 SAMPLE = 1000  # cells of a column, whose words are counted
 COLA = ["source", "label", "mark", "text"]  # GLUE's CoLA, the one file there without a header
@@ -384,11 +387,20 @@ def fitting(role: str, free: Mapping[int, Content]) -> list[int]:
 def by_content(
     role: str, names: Sequence[str], free: Mapping[int, Content], say: Callable[[str], None]
 ) -> int | None:
-    """The one column that can be this role by what is in it; None: there is none, or several."""
+    """The one column that can be this role by what is in it; None: there is none, or several.
+
+    Raises:
+        ValueError: for a score there is a distance.
+    """
     found = fitting(role, free)
     if len(found) != 1:
         return None
     (at,) = found
+    if role == "score" and DISTANCE.search(names[at]):
+        raise ValueError(
+            f"is {names[at]!r} small where two texts are alike? Then turn it round, as in 1 - "
+            f"distance, and call it score; if not: --columns score={called(names, at)}"
+        )
     values = free[at].counts
     some = lines([shown(value) for value, _ in values.most_common()], "value", 4)
     say(f"{role} = column {names[at]!r}, as seen from its {len(values)} {some}")

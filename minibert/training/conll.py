@@ -25,8 +25,8 @@ def read_words(file: Path, text: str) -> Table:
     """CoNLL columns: a word and its tags a line, a blank line after a sentence.
 
     A row is a sentence, a cell a whole column of it. The words are the first column that does not
-    count them or name their sentence; the tags are the last one, as they are: BIO, IOB1, IOBES; or those
-    that mark entities (of several, `columns` asks for one); in CoNLL-U, the fourth.
+    count them or name their sentence; the tags are the last one, as they are: BIO, IOB1, IOBES; or
+    those that mark entities (of several, `columns` asks for one); in CoNLL-U, the fourth.
     """
     for pattern, format in OTHERS.items():
         if re.search(pattern, text):

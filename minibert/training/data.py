@@ -21,17 +21,13 @@ from minibert.training.columns import header as is_header
 from minibert.training.files import read_table
 from minibert.training.oddities import odd
 from minibert.training.tables import Table, lines, some
+from minibert.training.unused import heed_unused
 from minibert.training.values import Unusable, agreeing, split_labels, value
 
 # What is to be learnt about the others:
 TRUTH = ("label", "labels", "score", "tags", "answers", "start")
 SCALES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 5.0), (0.0, 10.0), (0.0, 100.0))
 RATINGS = ((1.0, 5.0), (1.0, 7.0), (1.0, 10.0))
-
-
-# In a column that is not used, what says that a row does not count: Prodigy, Argilla, Label Studio.
-REJECTED = {"answer": ("reject", "ignore"), "status": ("discarded",), "was_cancelled": ("true",)}
-
 
 Say = Callable[[str], None]
 
@@ -110,29 +106,32 @@ def read(
     table = read_table(file, words, sum(wanted.values()) > 1 or bool(columns), delimiter)
     for warning in table.warnings:
         say(f"warning: {file.name}: {warning}")
-    for remark in table.remarks:
-        say(f"{file.name}: {remark}")
+    for told in table.remarks:
+        say(f"{file.name}: {told}")
     rows = leave_out_blank(file, table, say, blank)
     if not rows:
         return usable(file, table, rows, {}, say, blank, skip_incomplete)  # says what is wrong
+
+    def remark(line: str) -> None:
+        say(f"{file.name}: {line}")
+
     try:
         names, rows = first_row(table, rows, wanted, columns, header, file.name, say)
         names, rows, joined = join_labels(names, rows, columns)
         positions = match_columns(
-            names, lambda at: [cells[at] for _, cells in rows], wanted, columns,
-            lambda remark: say(f"{file.name}: {remark}"),
-        )  # fmt: skip
+            names, lambda at: [cells[at] for _, cells in rows], wanted, columns, remark
+        )
+        if not blank:
+            rows = heed_unused(table, rows, names, positions, TRUTH, remark)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     found = ", ".join(f"{role} = column {names[at]!r}" for role, at in positions.items())
     used = {*positions.values(), *joined}
     unused = [repr(name) for at, name in enumerate(names) if at not in used]
     also = f"; not used: {some(unused, 8)}" if unused else ""
-    say(f"{file.name}: {len(rows)} {table.things}; {found}{also}")
+    remark(f"{len(rows)} {table.things}; {found}{also}")
     if blank:
         positions = {role: at for role, at in positions.items() if role not in TRUTH}
-    else:
-        rows = leave_out_rejected(table, rows, names, positions)
     return usable(file, table, rows, positions, say, blank, skip_incomplete)
 
 
@@ -151,18 +150,6 @@ def leave_out_blank(file: Path, table: Table, say: Say, blank: bool) -> list[tup
     if not filled and not table.problems:
         raise ValueError(f"{file} has no rows")
     return filled
-
-
-def leave_out_rejected(
-    table: Table, rows: list, names: Sequence[str], positions: Mapping[str, int]
-) -> list[tuple[int, list]]:
-    """The rows that count; one whose annotators did not accept it is a problem of the table."""
-    for at, name in enumerate(names):
-        if at not in positions.values() and (no := REJECTED.get(str(name).strip().lower())):
-            out = [(n, cells[at]) for n, cells in rows if str(cells[at]).strip().lower() in no]
-            table.problems += [(n, f"{name!r} says {cell!r}: not to be used") for n, cell in out]
-            rows = [row for row in rows if str(row[1][at]).strip().lower() not in no]
-    return rows
 
 
 def first_row(

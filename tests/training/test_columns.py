@@ -1,8 +1,10 @@
 """Columns that are not what they seem: times, names, numbers of sentences, parts of a data set."""
 
 
+import json
+
 import pytest
-from support.written import CLASSIFY, OPINIONS, WORDS, both, read, table
+from support.written import CLASSIFY, OPINIONS, PAIR, WORDS, both, read, table
 
 BELONG = ("text", "pair", "negative?")
 LABELS = ("text", "pair?", "labels")
@@ -68,3 +70,67 @@ def test_a_number_or_a_document_in_front_is_no_word(tmp_path, first, at):
     assert [e.values["tokens"] for e in found] == [["Peter", "sings"], ["Oslo", "rests"]]
     assert found[0].values["tags"] == ["B-PER", "O"]
     assert at == 1 or f"the words are column {at}" in said
+
+
+# ------------------------------------------------------------------- columns beside those needed
+
+
+PAIRS = [("How old is he", "What is his age"), ("How old is he", "Where is he")]
+
+
+@pytest.mark.parametrize(
+    "name, yes, no",
+    [
+        ("is_duplicate", "1", "0"), ("label", "1.0", "0.0"), ("Score", "True", "False"),
+        ("gold_label", "entailment", "contradiction"), ("label", "entailment", "neutral"),
+        ("similar", "yes", "no"), ("label", 1, 0), ("label", True, False),
+    ],
+)  # fmt: skip
+def test_pairs_that_do_not_belong_together_are_left_out(tmp_path, name, yes, no):
+    rows = [{"sentence1": a, "sentence2": b, name: yes if i % 3 else no}
+            for i, (a, b) in enumerate(PAIRS * 3)]  # fmt: skip
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    found, said = read(tmp_path / "a.jsonl", lines, BELONG)
+    assert [example.line for example in found] == [2, 3, 5, 6]
+    assert f"2 of 6 pairs are left out: {name!r} says {no!s}, so they do not belong" in said
+    with pytest.raises(ValueError, match=f"no pair belongs together: {name!r} says {no!s} of all"):
+        read(tmp_path / "a.jsonl", json.dumps(rows[0]), BELONG)
+
+
+@pytest.mark.parametrize(
+    "names, values, message",
+    [
+        ("sentence1,sentence2,score", "4.5 0.5 3.0", "'score' has 3 values, .*finetune similarity"),
+        ("premise,hypothesis,label", "0 1 2", "'label' has 3 values, such as 0, 1, 2: which say"),
+        ("premise,hypothesis,label", "0 1 1", "'label' has 2 values, such as 1, 0: which"),
+        ("sentence1,sentence2,relatedness_score", "1 5 2", "'relatedness_score' has 3 values"),
+    ],
+)
+def test_how_pairs_belong_together_is_asked(tmp_path, names, values, message):
+    rows = [(f"this is text {i}", f"and another one, {i}", v) for i, v in enumerate(values.split())]
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "a.csv", names + "\n" + table(rows), BELONG)
+
+
+@pytest.mark.parametrize("parts", ["train dev test", "Training Validation", "train eval", "1train"])
+@pytest.mark.parametrize("roles", [CLASSIFY, ("text",)])
+def test_parts_of_a_data_set_in_one_file(tmp_path, parts, roles):
+    parts = parts.split()
+    rows = [(text, label, parts[i % len(parts)]) for i, (text, label) in enumerate(OPINIONS)]
+    content = "text,label,split\n" + table(rows)
+    if len(parts) == 1:
+        assert len(read(tmp_path / "a.csv", content, roles)[0]) == 12
+    else:
+        told = ", ".join(f"{part} {12 // len(parts)}" for part in parts)
+        with pytest.raises(ValueError, match=f"'split' names parts: {told}.*a file of its own"):
+            read(tmp_path / "a.csv", content, roles)
+    assert len(read(tmp_path / "a.csv", content, roles, blank=True)[0]) == 12
+
+
+@pytest.mark.parametrize("name", ["distance", "Levenshtein", "edit_distance", "dissimilarity"])
+def test_a_distance_is_no_similarity(tmp_path, name):
+    content = f"sentence1,sentence2,{name}\na b,a b,0\na b,c d,0.9\nc d,c d,0.1\n"
+    with pytest.raises(ValueError, match=f"is {name!r} small where .* alike.*score={name}"):
+        read(tmp_path / "a.csv", content, PAIR)
+    found, _ = read(tmp_path / "a.csv", content, PAIR, columns={"score": name})
+    assert found[1].values["score"] == 0.9

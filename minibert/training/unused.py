@@ -1,0 +1,96 @@
+"""Unused columns: what a column that has no role in a task may yet say about its rows."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from minibert.training.columns import content, shown
+from minibert.training.tables import Table, some
+
+# What says that a row does not count: Prodigy, Argilla, Label Studio.
+REJECTED = {"answer": ("reject", "ignore"), "status": ("discarded",), "was_cancelled": ("true",)}
+PART = re.compile(r"(train|dev|val|eval|test|public|private|hold|held)[a-z _-]*", re.IGNORECASE)
+ALIKE = re.compile(  # what says whether two texts belong together
+    r"(.*_)?(labels?|duplicate|score|similar(ity)?|paraphrase|match|relevan(t|ce)|judge?ment)"
+    r"|similarity_score|quality|distance"
+)
+YES = "1", "1.0", "true", "yes", "entailment", "duplicate", "paraphrase"
+NO = "0", "0.0", "false", "no", "neutral", "contradiction", "not_entailment", "-"
+Rows = list[tuple[int, list]]
+
+
+def heed_unused(
+    table: Table, rows: Rows, names: Sequence[str], positions: Mapping[str, int],
+    truth: Sequence[str], say: Callable[[str], None],
+) -> Rows:  # fmt: skip
+    """The rows that count, as the columns say that are not used.
+
+    A row that annotators did not accept becomes a problem of the table. Pairs that are to belong
+    together (there is no ``truth`` about them) are left out if a column says that they do not.
+
+    Raises:
+        ValueError: there are parts such as train and test in one file, or it is not certain which
+            pairs belong together.
+    """
+    for at, name in enumerate(names):
+        if at in positions.values():
+            continue
+        refuse_parts(name, [cells[at] for _, cells in rows])
+        no = REJECTED.get(str(name).strip().lower(), ())
+        out = [(n, cells[at]) for n, cells in rows if str(cells[at]).strip().lower() in no]
+        table.problems += [(n, f"{name!r} says {cell!r}: not to be used") for n, cell in out]
+        rows = [row for row in rows if str(row[1][at]).strip().lower() not in no]
+        if {"text", "pair"} <= positions.keys() and not {*truth} & positions.keys():
+            rows = belonging(rows, at, name, names[positions["text"]], say)
+    return rows
+
+
+def refuse_parts(name: str, cells: Sequence[object]) -> None:
+    """Notice a column that says which rows are to be trained on and which are for measuring.
+
+    Raises:
+        ValueError: there are rows of both kinds.
+    """
+    parts = Counter(str(cell).strip() for cell in cells if cell not in (None, ""))
+    trained = [part for part in parts if part.lower().startswith("train")]
+    if len(parts) > len(trained) > 0 and all(map(PART.fullmatch, parts)):
+        told = ", ".join(f"{part} {n}" for part, n in parts.items())
+        raise ValueError(
+            f"{name!r} names parts: {told}; write each into a file of its own, for TRAIN, --dev "
+            "and --test"
+        )
+
+
+def belonging(rows: Rows, at: int, name: str, text: str, say: Callable[[str], None]) -> Rows:
+    """The pairs that belong together, if a column says which do.
+
+    Raises:
+        ValueError: it does not say so for certain; or none does.
+    """
+    told = [str(cells[at]).strip().lower() for _, cells in rows]
+    certain = {*told} <= {*YES, *NO} and not (text == "premise" and {*told} & {"0", "1"})
+    column = content([cells[at] for _, cells in rows])
+    if name.isdigit():  # there are no names
+        small = column.numbers and not column.counter and max(map(float, column.counts)) <= 5
+        says = certain or small
+    else:
+        says = bool(ALIKE.fullmatch(name.strip().lower()))
+    if not says or not column.rows:
+        return rows
+    if not certain:
+        values = some([shown(value) for value, _ in column.counts.most_common()])
+        raise ValueError(
+            f"{name!r} has {len(column.counts)} values, such as {values}: which say that two texts "
+            "belong together? Write those rows alone into a file without this column; or learn "
+            "it: minibert finetune similarity for scores, classify for classes"
+        )
+    kept = [row for row, word in zip(rows, told, strict=True) if word in YES]
+    nos = " or ".join(shown(value) for value in column.counts if value.lower() not in YES)
+    if not kept:
+        raise ValueError(f"no pair belongs together: {name!r} says {nos} of all")
+    if len(kept) < len(rows):
+        say(f"{len(rows) - len(kept)} of {len(rows)} pairs are left out: {name!r} says {nos}, so "
+            "they do not belong together")  # fmt: skip
+    return kept
