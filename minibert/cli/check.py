@@ -6,7 +6,7 @@ import argparse
 import csv
 import io
 
-from minibert.cli.common import Result, model_option, option, table, tell
+from minibert.cli.common import Result, model_option, option, table, tell, writes
 
 
 @option("dump", nargs="?", metavar="DUMP", help="your tensors, .safetensors or .npz")
@@ -17,7 +17,7 @@ from minibert.cli.common import Result, model_option, option, table, tell
 @option("--names", metavar="FILE.json", help='{"your name": "our name"}')
 @option("--goldens", metavar="DIR", help="other golden files")
 @option("--singles", action="store_true", help="do not look for pairs of mistakes")
-@option("--html", metavar="FILE", help="write the report to an HTML page, too")
+@writes("--html", ending=".html", help="write the report to an HTML page, too")
 def parity(args: argparse.Namespace) -> Result:
     """Check this installation, a dump, or your own code against the reference, stage by stage.
 
@@ -71,7 +71,7 @@ def parity(args: argparse.Namespace) -> Result:
 
 @option("exercise", nargs="?", metavar="EXERCISE", help="a name, or all; without one: a list")
 @option("path", nargs="?", metavar="FILE", help="your file; for all a directory")
-@option("--start", metavar="FILE", help="write the file to start from")
+@writes("--start", ending=".py", help="write the file to start from")
 @option("--hint", type=int, choices=(1, 2, 3), help="give a hint, each more concrete")
 @option("--csv", action="store_true", help="for all: print the table as csv")
 @option("--seed", type=int, default=0, help="random seed of the inputs (default 0)")
@@ -91,7 +91,7 @@ def check(args: argparse.Namespace) -> Result:
         titles = {name: exercise.title for name, exercise in exercises.EXERCISES.items()}
         return Result(titles, lambda titles: table(titles.items()))
     if args.start:
-        exercises.start(args.exercise, args.start)
+        exercises.start(args.exercise, args.start, replace=args.force)
         said = f"{args.start} written; to grade it: minibert check {args.exercise} {args.start}"
         return Result({"exercise": args.exercise, "written": args.start}, lambda value: said)
     if args.hint:
@@ -150,7 +150,7 @@ def submission_text(results: dict) -> str:
 @option("--no-start", action="store_true", help="do not measure cold starts")
 @option("--train", action="store_true", help="measure training steps instead of encoding")
 @option("--profile", action="store_true", help="the same, and which operations take the time")
-@option("--svg", metavar="FILE.svg", help="draw a bar chart")
+@writes("--svg", ending=".svg", help="draw a bar chart")
 @model_option
 def bench(args: argparse.Namespace) -> Result:
     """Measure how fast encoding, training and a cold start are on this machine.

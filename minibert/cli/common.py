@@ -13,6 +13,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -44,6 +45,37 @@ def option(*names: str, **settings: Any) -> Callable:
     return options(lambda parser: parser.add_argument(*names, **settings))
 
 
+def writes(*names: str, ending: str, **settings: Any) -> Callable:
+    """Give the command below an option that names a file to write, and ``--force`` to replace it.
+
+    Args:
+        ending: that the name must have.
+    """
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        option = parser.add_argument(*names, metavar=f"FILE{ending}", **settings)
+        written = parser.get_default("written") or {}
+        parser.set_defaults(written={**written, option.dest: ending})
+
+    return options(add)
+
+
+def refuse_to_replace(args: argparse.Namespace) -> None:
+    """Before a command does anything: what it will write is a file of that kind, and a new one.
+
+    Raises:
+        FileExistsError: it exists, and nobody has said ``--force``.
+        ValueError: its name has another ending, or is that of a directory.
+    """
+    from minibert.io.files import need_ending
+
+    for name, ending in vars(args).get("written", {}).items():
+        if path := vars(args)[name]:
+            need_ending(path, ending)
+            if Path(path).exists() and not args.force:
+                raise FileExistsError(f"{path} exists; name another file, or --force to replace it")
+
+
 def add_parser(group: Any, name: str, run: Callable, aliases: Sequence[str] = ()) -> None:
     """Add the parser of a command to a group of commands."""
     summary, _, more = (inspect.getdoc(run) or "").partition("\n\n")
@@ -58,6 +90,8 @@ def add_parser(group: Any, name: str, run: Callable, aliases: Sequence[str] = ()
     )
     for add in run.options:
         add(parser)
+    if parser.get_default("written"):
+        parser.add_argument("--force", action="store_true", help="replace a file that exists")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run, error=parser.error)
 

@@ -13,6 +13,7 @@ from minibert.cli.common import (
     reading_options,
     table,
     tell,
+    writes,
 )
 
 TABLES = (".csv", ".tsv", ".jsonl")  # files in which a line is more than a text
@@ -56,7 +57,7 @@ def similarity_text(value: dict) -> str:
 
 
 @option("file", metavar="FILE", help="a UTF-8 text file, one text per line")
-@option("--out", required=True, metavar="FILE.npy", help="array to write, a row for each line")
+@writes("--out", ending=".npy", required=True, help="array to write, a row for each line")
 @encoding_options
 def embed(args: argparse.Namespace) -> Result | None:
     """Write a vector for every line of a text file, of any size.

@@ -14,7 +14,7 @@ from operator import methodcaller
 
 from minibert import __version__
 from minibert.cli import check, encode, models, pretrain, runs, train
-from minibert.cli.common import Result, add_parser, tell
+from minibert.cli.common import Result, add_parser, refuse_to_replace, tell
 
 COMMANDS = (  # in the order of the help
     encode.similarity, encode.embed, encode.search, encode.keysentences,
@@ -62,6 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     if unknown:  # reported by the command's own parser, which shows its options
         args.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
+        refuse_to_replace(args)
         return show(args.run(args), args.json)
     except BrokenPipeError:  # whoever reads our output has gone away: head, less
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

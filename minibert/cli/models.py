@@ -7,7 +7,7 @@ import json
 import warnings
 from pathlib import Path
 
-from minibert.cli.common import Result, model_option, option, table
+from minibert.cli.common import Result, model_option, option, table, writes
 
 SHOW = {  # what `minibert show` prints: topic → (file, name in it, or None for the whole file)
     "config": ("config.py", "BertConfig"),
@@ -146,7 +146,7 @@ def fill_mask_text(value: dict) -> str:
 
 
 @option("texts", nargs="+", metavar="TEXT", help="the texts of one batch")
-@option("--out", required=True, metavar="FILE.safetensors", help="file to write")
+@writes("--out", ending=".safetensors", required=True, help="file to write")
 @model_option
 def trace(args: argparse.Namespace) -> Result:
     """Write every intermediate tensor of a forward pass to a file.
@@ -157,11 +157,9 @@ def trace(args: argparse.Namespace) -> Result:
 
     from minibert.io.checkpoint import write_safetensors
     from minibert.io.directory import open_directory
-    from minibert.io.files import need_ending
     from minibert.tokenization.tokenizer import BertTokenizer
     from minibert.trace import trace as recorded
 
-    need_ending(args.out, ".safetensors")
     directory = open_directory(args.model)
     tokenizer = BertTokenizer.from_pretrained(directory)
     batch = tokenizer(args.texts)
@@ -183,7 +181,7 @@ def trace_text(value: dict) -> str:
 
 
 @option("texts", nargs="+", metavar="TEXT", help="one text, or two to compare")
-@option("--out", required=True, metavar="PAGE.html", help="page to write")
+@writes("--out", ending=".html", required=True, help="page to write")
 @model_option
 def explore(args: argparse.Namespace) -> Result:
     """Write a page to look inside the model: what every head attends to and, for two texts, what
@@ -199,10 +197,9 @@ def explore(args: argparse.Namespace) -> Result:
     prints the code.
     """
     from minibert.explore.explore import figures, page
-    from minibert.io.files import need_ending, write_text
+    from minibert.io.files import write_text
     from minibert.sentence_encoder import SentenceEncoder
 
-    need_ending(args.out, ".html")
     found = figures(SentenceEncoder.from_pretrained(args.model), args.texts, args.model)
     write_text(args.out, page(found))
     tokens = [text["tokens"] for text in found["texts"]]

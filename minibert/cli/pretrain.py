@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from minibert.cli.common import Result, option, options, table, tell
+from minibert.cli.common import Result, option, options, table, tell, writes
 from minibert.cli.train import add_settings, given, resumable
 
 
 @option("texts", nargs="+", metavar="TEXT", help="a sentence a line, a blank line between "
         "documents")
-@option("--out", required=True, metavar="FILE", help="vocab.txt to write (required)")
+@writes("--out", ending=".txt", required=True, help="vocab.txt to write (required)")
 @option("--size", type=int, default=8000, help="how many tokens (default 8000)")
 @option("--cased", action="store_true", help="keep capitals and accents")
 @option("--min-frequency", type=int, default=2, metavar="N", help="merge no pair of neighbours "

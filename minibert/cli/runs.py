@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from minibert.cli.common import Result, option, table
+from minibert.cli.common import Result, option, table, writes
 
 
 @option("runs", nargs="+", metavar="RUN", help="what `minibert finetune` has written or is writing;"
         " a directory of several (--seeds, --sweep) stands for all of them")
-@option("--svg", default="compare.svg", metavar="FILE.svg",
-        help="the picture (default compare.svg)")
+@writes("--svg", ending=".svg", help="draw the curves of all into one picture")
 def compare(args: argparse.Namespace) -> Result:
-    """Put two or more fine-tunings side by side: their curves in one picture, their measures in a
-    table, and the settings in which they differ.
+    """Put two or more fine-tunings side by side: the settings in which they differ, their measures
+    and, in one picture, their curves.
 
     Example: minibert compare my-model other-model --svg both.svg
     """
@@ -34,7 +33,8 @@ def compare_text(value: dict) -> str:
         for name in names:
             cells = [run[part].get(name, "-") for run in runs]
             rows.append([name, *(f"{c:{form}}" if isinstance(c, float) else str(c) for c in cells)])
-    return f"{table(rows)}\n{value['picture']}: the curves of all"
+    drawn = f"\n{value['picture']}: the curves of all" if value["picture"] else ""
+    return table(rows) + drawn
 
 
 @option("directory", metavar="DIR", help="a model: what minibert, or another library, has written")
@@ -60,7 +60,7 @@ def push_text(value: dict) -> str:
 
 
 @option("model", metavar="MODEL", help="directory or hub name, of any model")
-@option("--onnx", required=True, metavar="FILE.onnx", help="file to write")
+@writes("--onnx", ending=".onnx", required=True, help="file to write")
 def export(args: argparse.Namespace) -> Result:
     """Write a model as an ONNX file, and compare it with ONNX Runtime if that is installed.
 

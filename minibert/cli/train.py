@@ -8,7 +8,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from minibert.cli.common import Result, option, options, reading, reading_options, table, tell
+from minibert.cli.common import (
+    Result,
+    option,
+    options,
+    reading,
+    reading_options,
+    table,
+    tell,
+    writes,
+)
 
 finetuned_option = option(
     "--model", required=True, metavar="DIR", help="what `minibert finetune` has written (required)"
@@ -282,7 +291,7 @@ def measures_text(value: dict) -> str:
 @option("--out", metavar="DIR", help="directory to write the average to")
 @option("--data", metavar="FILE", help="sweep alpha from 0 to 1; measure on this domain data ...")
 @option("--keep", metavar="FILE", help="... and on these scored pairs of general texts")
-@option("--svg", metavar="FILE.svg", help="draw both curves over alpha")
+@writes("--svg", ending=".svg", help="draw both curves over alpha")
 @reading_options
 def blend(args: argparse.Namespace) -> Result:
     """Average the weights of a model and of what was fine-tuned from it.

@@ -98,14 +98,14 @@ def inputs(name: str, part: int = 1, *, seed: int = 0) -> tuple:
     return calls[0]
 
 
-def start(name: str, path: str | os.PathLike) -> None:
+def start(name: str, path: str | os.PathLike, *, replace: bool = False) -> None:
     """Write the file that a learner starts from.
 
     Raises:
-        FileExistsError: there is a file; nothing is overwritten.
+        FileExistsError: there is a file, and it is not to be replaced.
     """
     exercise = find(name)
-    if Path(path).exists():
+    if Path(path).exists() and not replace:
         raise FileExistsError(f"{path} exists and is not overwritten; name another file")
     write_text(
         path,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import CHECKOUT
-from support.command import run
+from support.command import parser_of, run
 from support.tiny import WORDS, build, tiny_config
 
 import minibert
@@ -209,7 +209,7 @@ def test_advice_on_long_texts_fits_the_command_line(capsys, model, tmp_path, nam
     file, out = tmp_path / "lines.txt", tmp_path / "out.npy"
     words = {
         "similarity": [long, long],
-        "embed": [file, "--out", out],
+        "embed": [file, "--out", out, "--force"],
         "search": ["a", file],
         "keysentences": [file, "-n", 1],
     }
@@ -297,19 +297,48 @@ def test_embed_takes_whole_lines_of_a_table_and_says_so(capsys, model, tmp_path)
     assert out.splitlines()[0].split() == ["1.0000", "line", "3", "c", "d", "y"]
 
 
-@pytest.mark.parametrize(
-    "words", [["embed", "FILE"], ["trace", "a b"], ["explore", "a b"]], ids=lambda words: words[0]
-)
-def test_no_file_of_another_kind_is_written_over(capsys, model, tmp_path, words):
-    file = tmp_path / "lines.txt"
-    file.write_text("a b\n")
-    (tmp_path / "room.npy").mkdir()
-    words = [file if word == "FILE" else word for word in words]
-    for out in (file, tmp_path / "room.npy"):
-        status, _, err = run(capsys, *words, "--out", out, "--model", model)
-        assert status == 2 and f"{out}: what is written is a ." in err
-    assert file.read_text() == "a b\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["lines.txt", "room.npy"]
+@pytest.mark.parametrize("words, option, ending", [
+    (["embed", "lines.txt"], "--out", ".npy"),
+    (["vocabulary", "lines.txt", "--size", 60], "--out", ".txt"),
+    (["compare", "run", "run"], "--svg", ".svg"),
+    (["blend", "base", "tuned", "--data", "a.csv", "--keep", "b.csv"], "--svg", ".svg"),
+    (["export", "model"], "--onnx", ".onnx"),
+    (["trace", "a b"], "--out", ".safetensors"),
+    (["explore", "a b"], "--out", ".html"),
+    (["parity"], "--html", ".html"),
+    (["check", "attention"], "--start", ".py"),
+    (["bench"], "--svg", ".svg"),
+], ids=lambda value: value[0] if isinstance(value, list) else "")  # fmt: skip
+def test_no_file_is_written_over(capsys, tmp_path, monkeypatch, words, option, ending):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / f"room{ending}").mkdir()
+    (tmp_path / "notes.md").write_text("mine")
+    (tmp_path / f"mine{ending}").write_text("mine")
+    for out in ("notes.md", f"room{ending}"):
+        for force in ([], ["--force"]):
+            status, _, err = run(capsys, *words, option, out, *force)
+            assert status == 2 and f"minibert: {out}: what is written is a {ending} file" in err
+    status, _, err = run(capsys, *words, option, f"mine{ending}")
+    assert status == 2 and f"mine{ending} exists; name another file, or --force" in err
+    assert [path.read_text() for path in tmp_path.iterdir() if path.is_file()] == ["mine"] * 2
+
+
+def test_every_file_that_a_command_writes_is_under_this_rule():
+    """The options above are all; --out of the others is a directory, refused where it exists."""
+    written = {(name, option) for name in commands() if " " not in name
+               for option in parser_of(name).get_default("written") or {}}  # fmt: skip
+    assert {option for _, option in written} == {"out", "svg", "onnx", "html", "start"}
+    assert len(written) == 10
+
+
+def test_what_is_forced_is_replaced(capsys, model, tmp_path):
+    (tmp_path / "v.npy").write_text("old")
+    (tmp_path / "lines.txt").write_text("a b\n")
+    words = ["embed", tmp_path / "lines.txt", "--out", tmp_path / "v.npy", "--model", model]
+    assert run(capsys, *words, "--force")[0] == 0 and np.load(tmp_path / "v.npy").shape == (1, 32)
+    (tmp_path / "a.py").write_text("old")
+    run(capsys, "check", "attention", "--start", tmp_path / "a.py", "--force")
+    assert "def attention" in (tmp_path / "a.py").read_text()
 
 
 def test_predict_with_a_sentence_encoder_says_what_it_needs(capsys, model, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from minibert.cli import main as cli
 
 
@@ -14,3 +16,12 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
     output = capsys.readouterr()
     return status, output.out, output.err
 
+
+
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """The parser of a command, such as "evaluate similarity"."""
+    parser = cli.build_parser()
+    for word in command.split():
+        (group,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+        parser = group.choices[word]
+    return parser

@@ -123,13 +123,13 @@ def test_the_command(tmp_path, capsys):
     assert tokenizer.unk_token not in tokenizer.tokenize(kept[0])
 
     shown, said = run(capsys, "vocabulary", text, "--size", 5000, "--cased", "--out", out,
-                      "--held-out", 0)  # fmt: skip
+                      "--held-out", 0, "--force")  # fmt: skip
     assert "nothing is held out" in said and "a larger vocabulary needs more text" in said
     assert "cased" in shown and "Be" in out.read_text(encoding="utf-8").split("\n")
 
 
 @pytest.mark.parametrize("words, message", [
-    (["--out", "text.txt"], "one of the texts"),
+    (["--out", "text.txt", "--force"], "one of the texts"),
     (["--out", "vocab.json"], "a .txt file"),
     (["--out", "vocab.txt", "--held-out", 1], "the share held out"),
     (["--out", "vocab.txt", "--size", 7], "at least"),
