@@ -23,10 +23,12 @@ from minibert.training.tables import Table, columns, lines, numbered, text_of
 DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 WORDS = (".conll", ".iob", ".iob2", ".iob1", ".bio")  # a word and its tags a line
 OTHERS = dict.fromkeys((".xlsx", ".xls", ".ods"), 'save it as "CSV UTF-8"') | {
+    ".md": "a table in it is read if the file is named .txt",
     ".parquet": 'pandas writes what is read by to_json("a.jsonl", orient="records", lines=True)'
 }
 LABEL = "__label__"  # fastText's mark
 MARKED = re.compile(rf"(?<!\S){LABEL}\S*")  # a word that has it
+RULE = re.compile(r"(?=.*[|+])[|+:\s-]*--[|+:\s-]*")  # the line below the header of a drawn table
 LONGEST_CELL = 20  # lines; a quoted cell over more has probably lost its closing quote
 
 
@@ -72,6 +74,8 @@ def read_table(
         return read_words(file, text)
     if text.lstrip().startswith("{") and only_objects(text):
         raise ValueError(f"{file}: each line is a JSON object; name the file .jsonl")
+    if is_drawn(text) and not delimiter:
+        return read_drawn(text)
     if kind == ".txt":
         return read_lines(text, columns, delimiter)
     if kind == ".csv" or delimiter not in (None, "\t"):
@@ -156,6 +160,28 @@ def read_tsv(text: str) -> Table:
             f"{lines(quoted)}: cells in quotes; a tsv has no quoting, so the quotes are "
             "part of the text. If they are not, name the file .csv"
         )
+    return table
+
+
+def is_drawn(text: str) -> bool:
+    """Whether a table is drawn with bars, as in Markdown: a rule is among its first lines."""
+    top = [line for _, line in numbered(text) if line.strip()][:6]
+    return any(map(RULE.fullmatch, top)) and 2 * sum("|" in line for line in top) >= len(top)
+
+
+def read_drawn(text: str) -> Table:
+    """A table in Markdown, or as psql and MySQL print one; ``\\|`` is a bar in a cell."""
+    found = [(n, line.strip()) for n, line in numbered(text) if line.strip()]
+    outside = [n for n, line in found if "|" not in line and not RULE.fullmatch(line)]
+    rows = [(n, re.split(r"(?<!\\)\|", line.removeprefix("|").removesuffix("|")))
+            for n, line in found if "|" in line and not RULE.fullmatch(line)]  # fmt: skip
+    rows = [(n, [cell.strip().replace(r"\|", "|") for cell in cells]) for n, cells in rows]
+    (_, names), *rows = rows
+    table = Table(names, [row for row in rows if len(row[1]) == len(names)])
+    table.problems = [(n, f"{columns(len(cells))}, not {len(names)}") for n, cells in rows
+                      if len(cells) != len(names)]  # fmt: skip
+    left = f"; not in it: {lines(outside)}" if outside else ""
+    table.remarks.append(f"read as a table drawn with bars{left}")
     return table
 
 

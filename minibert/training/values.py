@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from minibert.training.answers import misplaced
 from minibert.training.columns import MISSING, is_number, number_of
+from minibert.training.tables import some
 
 LIST = re.compile(r"\[.*\]|\(.*\)|\{.*\}", re.DOTALL)  # as Python writes one
 BARE = re.compile(r"""[\[({]([^][(){}:'"]+)[])}]""")  # a list whose items have no quotes
@@ -148,7 +150,7 @@ def split_labels(rows: list, at: int, say: Callable[[str], None]) -> list[str]:
     texts = [cells for _, cells in rows if is_text(cells[at])]
     for cells in texts:
         cells[at] = [cells[at].strip()]
-    warnings, first = [], True
+    warnings, first, cut = [], True, None
     for mark in STRONG + WEAK:
         whole = {label for cells in texts for label in cells[at]}
         several = {label for label in whole if mark in label}
@@ -159,9 +161,17 @@ def split_labels(rows: list, at: int, say: Callable[[str], None]) -> list[str]:
             say(f"the labels of a row are separated by {mark!r}{reason}")
             for cells in texts:
                 cells[at] = [part.strip() for label in cells[at] for part in label.split(mark)]
-            first = False
+            first, cut = False, cut or (mark if mark in ",;" else None)
         elif several and mark in STRONG:
             warnings.append(f"{mark!r} is taken as part of a label, as in {min(several)!r}")
+    counts = Counter(label for cells in texts for label in cells[at])
+    alone = [f"{label!r} (line {line})" for line, cells in rows for label in cells[at]
+             if len(cells[at]) > 1 and counts[label] == 1]  # fmt: skip
+    if alone and cut:
+        warnings.append(
+            f"labels cut at {cut!r} that only one row has: {some(alone, 6)}; if they are parts of "
+            "an answer, write labels with | between them"
+        )
     return warnings
 
 

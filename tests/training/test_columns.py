@@ -6,8 +6,8 @@ import json
 import pytest
 from support.written import CLASSIFY, OPINIONS, PAIR, WORDS, both, read, table
 
+LABELS = ("text", "labels")
 BELONG = ("text", "pair", "negative?")
-LABELS = ("text", "pair?", "labels")
 NAMES = "Anna Bea Cleo Dora Edda Fay Gina Hanna Ida Julia Kim Lea".split()
 OTHER = {  # what stands beside a text, for row i
     "a time of Google Forms": lambda i: f"2024/11/{i + 1:02} 9:10:12 {'AP'[i % 2]}M GMT+1",
@@ -134,3 +134,42 @@ def test_a_distance_is_no_similarity(tmp_path, name):
         read(tmp_path / "a.csv", content, PAIR)
     found, _ = read(tmp_path / "a.csv", content, PAIR, columns={"score": name})
     assert found[1].values["score"] == 0.9
+
+
+@pytest.mark.parametrize("mark", [", ", "; "])
+def test_a_free_answer_among_labels_is_seen(tmp_path, mark):
+    free = ["Art", "I like chess", "too"]
+    ticked = [["Art", "Sport"], ["Art"], ["Sport", "Music"], free, ["Music"]]
+    content = "text,labels\n" + "".join(f'a,"{mark.join(row)}"\n' for row in ticked)
+    _, said = read(tmp_path / "a.csv", content, LABELS)
+    assert f"warning: a.csv: labels cut at '{mark[0]}' that only one row has: 'I like" in said
+    assert "(line 5), 'too' (line 5); if they are parts of an answer" in said
+    _, said = read(tmp_path / "a.csv", content.replace(f"{mark}I like chess{mark}too", ""), LABELS)
+    assert "only one row" not in said
+
+
+# ------------------------------------------------------------------------------------- Markdown
+
+
+MARKDOWN = """| text | label |
+|:-----|---|
+| a cup \\| mug | good |
+| cold   |bad|
+"""
+
+
+@pytest.mark.parametrize(
+    "content, line",
+    [
+        (MARKDOWN, 3), (MARKDOWN.replace("\n|", "\n").replace("|\n", "\n"), 3),
+        (MARKDOWN.replace("-|", "-+"), 3), (f"# Answers\n\n{MARKDOWN}\n", 5),
+        ("+--------+---+\n" + MARKDOWN.replace(":", "-") + "+--------+---+\n", 4),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.txt"])
+def test_tables_drawn_with_bars(tmp_path, name, content, line):
+    found, said = read(tmp_path / name, content, CLASSIFY)
+    assert both(found) == [("a cup | mug", "good"), ("cold", "bad")]
+    assert found[0].line == line and "read as a table drawn with bars" in said
+    with pytest.raises(ValueError, match=r"1 of 2 rows .* 3 columns, not 2 \(line"):
+        read(tmp_path / name, content.replace("cold", "cold | hot"), CLASSIFY)
