@@ -43,13 +43,12 @@ class SentenceEncoder:
     Args:
         model: the encoder; put into ``eval()`` while `encode` runs.
         tokenizer: the tokenizer the model was trained with.
-        pooling: names in ``pooling.POOLING``; several are put side by side.
+        pooling: a name in ``pooling.POOLING``, or several: they are put side by side, as listed.
         normalize: scale every vector to length 1.
         max_length: how many tokens of a text are used, [CLS] and [SEP] included.
         prompts: name → text put before every text.
         default_prompt_name: the prompt used where `encode` is given none.
         similarity_fn_name: what `similarity` computes: a name in ``similarity.SIMILARITY``.
-        lower_case: lower-case texts before the tokenizer sees them.
 
     Raises:
         ValueError: the parts do not fit each other.
@@ -60,13 +59,12 @@ class SentenceEncoder:
         model: BertModel,
         tokenizer: BertTokenizer,
         *,
-        pooling: Sequence[str] = ("mean",),
+        pooling: str | Sequence[str] = "mean",
         normalize: bool = True,
         max_length: int | None = None,
         prompts: dict[str, str] | None = None,
         default_prompt_name: str | None = None,
         similarity_fn_name: str = "cosine",
-        lower_case: bool = False,
     ) -> None:
         config, words = model.config, len(tokenizer)
         if words > config.vocab_size:
@@ -80,6 +78,7 @@ class SentenceEncoder:
                 "rows; is the vocabulary file complete?",
                 stacklevel=2,
             )
+        pooling = (pooling,) if isinstance(pooling, str) else tuple(pooling)
         if not pooling or any(name not in POOLING for name in pooling):
             raise ValueError(f"pooling {list(pooling)}; implemented are {list(POOLING)}")
         if similarity_fn_name not in SIMILARITY:
@@ -92,13 +91,12 @@ class SentenceEncoder:
             raise ValueError(f"max_length is {max_length}; [CLS], one token and [SEP] need 3")
         self.model = model
         self.tokenizer = tokenizer
-        self.pooling = tuple(name for name in POOLING if name in pooling)  # in joining order
+        self.pooling = pooling
         self.normalize = normalize
         self.max_length = max_length
         self.prompts = dict(prompts or {})
         self.default_prompt_name = default_prompt_name
         self.similarity_fn_name = similarity_fn_name
-        self.lower_case = lower_case
 
     @property
     def dimension(self) -> int:
@@ -324,7 +322,6 @@ class SentenceEncoder:
             if not isinstance(text, str):
                 raise TypeError(f"text {i} is a {type(text).__name__}; encode takes texts (str)")
         texts = [prompt + text for text in texts] if prompt else texts
-        texts = [text.lower() for text in texts] if self.lower_case else texts
         batch = self.tokenizer.encode_batch(texts, max_length=self.max_length)
         rows, owners = batch.ids, list(range(len(texts)))
         long = [i for i, length in enumerate(batch.lengths) if length > self.max_length]
@@ -403,7 +400,7 @@ class SentenceEncoder:
                 "normalised. This is a plain BERT, not trained to compare sentences",
                 stacklevel=2,
             )
-        tokenizer = BertTokenizer.from_pretrained(home)
+        tokenizer = BertTokenizer.from_pretrained(home, lower_case=settings.pop("lower_case"))
         settings["max_length"] = settings["max_length"] or tokenizer.model_max_length
         from minibert.speed.engines import load_model  # faster layers are swapped in from outside
 

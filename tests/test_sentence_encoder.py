@@ -10,10 +10,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from support.tiny import WORDS, words
+from support.tiny import WORDS, build, tiny_config, words
 
 from minibert.batching import make_batches
 from minibert.io.checkpoint import read_safetensors
+from minibert.model import BertModel
 from minibert.pretrained import round_to_half
 from minibert.sentence_encoder import SentenceEncoder
 from minibert.tokenization.tokenizer import BertTokenizer
@@ -212,7 +213,7 @@ def test_nan_is_an_error_that_says_so(tiny):
 
 def test_round_trip(tiny, tmp_path):
     settings = {
-        "pooling": ("cls", "mean"), "normalize": False, "max_length": 9, "prompts": {"query": "q "},
+        "pooling": ("mean", "cls"), "normalize": False, "max_length": 9, "prompts": {"query": "q "},
         "default_prompt_name": "query", "similarity_fn_name": "dot",
     }
     encoder = SentenceEncoder(tiny.model, tiny.tokenizer, **settings)
@@ -269,7 +270,8 @@ def test_both_generations_of_the_pooling_config(tiny, tmp_path):
     for config, pooling in (
         ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, ("cls",)),
         ({"pooling_mode": "max", "embedding_dimension": 32}, ("max",)),
-        ({"pooling_mode": ["mean", "cls"]}, ("cls", "mean")),
+        ({"pooling_mode": ["mean", "cls"]}, ("mean", "cls")),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, ("cls", "mean")),
     ):
         (tmp_path / POOLING).write_text(json.dumps(config))
         assert SentenceEncoder.from_pretrained(tmp_path).pooling == pooling
@@ -292,7 +294,7 @@ MODES = ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoke
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("pooling", [*((mode,) for mode in MODES), ("cls", "mean")], ids=str)
+@pytest.mark.parametrize("pooling", [*((mode,) for mode in MODES), ("mean", "cls")], ids=str)
 @pytest.mark.parametrize("normalize", [True, False])
 def test_there_and_back(tiny, tmp_path, pooling, normalize, no_noise):
     """What we save opens in sentence-transformers, what that saves opens here: the same bits."""
@@ -313,6 +315,26 @@ def test_there_and_back(tiny, tmp_path, pooling, normalize, no_noise):
     vectors = ours.encode(texts)
     scale = 1 if normalize else np.abs(vectors).max()
     assert np.abs(theirs.encode(texts) - vectors).max() <= 2e-6 * scale
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("cased", [False, True])
+@pytest.mark.parametrize("strip", [None, True, False])
+@pytest.mark.filterwarnings("ignore:.*capital letter")
+def test_lower_casing_before_the_tokenizer(tmp_path, cased, strip):
+    """No special token is lower-cased, and no Σ looks at its neighbours: as there."""
+    from sentence_transformers import SentenceTransformer
+
+    vocab = [*WORDS[:-1], *"οδσςéÉAΣ", *(f"##{c}" for c in "οδσςaé"), "mask", "cls"]
+    model = build(BertModel, tiny_config(vocab_size=len(vocab)))
+    tokenizer = BertTokenizer(vocab, do_lower_case=not cased, strip_accents=strip)
+    SentenceEncoder(model, tokenizer, max_length=16).save_pretrained(tmp_path)
+    (tmp_path / "minibert.json").unlink()
+    (tmp_path / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
+    ours = SentenceEncoder.from_pretrained(tmp_path, engine="textbook")
+    theirs = SentenceTransformer(str(tmp_path), device="cpu", model_kwargs=EAGER)
+    for text in ("A [MASK] B", "[CLS] [cls] a", "ΟΔΟΣ ΟΔΟΣ.", "É A\u0301 é", "İ b"):
+        assert np.array_equal(theirs.encode([text]), ours.encode([text])), text
 
 
 @pytest.mark.parity

@@ -144,7 +144,6 @@ def without_tokens(model: BertModel, ids: Tensor) -> Tensor:
 def read(encoder: SentenceEncoder, text: str, number: int) -> tuple[list[str], list[str], Tensor]:
     """The tokens of a text, the characters each was made from, and the ids (1, T)."""
     text = encoder.prompt(None, None) + text
-    text = text.lower() if encoder.lower_case else text
     tokenizer = encoder.tokenizer
     pieces = tokenizer.pieces(text)
     T, limit = len(pieces) + 2, min(encoder.max_length, MOST_TOKENS)

@@ -18,7 +18,7 @@ from minibert.io.files import write_json
 
 GENERAL = ("prompts", "default_prompt_name", "similarity_fn_name")
 # The arguments of a SentenceEncoder that the format holds.
-SETTINGS = ("pooling", "normalize", "max_length", "lower_case", *GENERAL)
+SETTINGS = ("pooling", "normalize", "max_length", *GENERAL)
 # In pooling configs of the older generation: a flag for each mode of ``pooling.POOLING``.
 FLAGS = {
     "cls": "pooling_mode_cls_token",
@@ -33,7 +33,8 @@ FLAGS = {
 def read_settings(directory: ModelDirectory) -> tuple[ModelDirectory, dict]:
     """The folder that holds the BERT and its tokenizer, and the SETTINGS of the encoder.
 
-    A plain BERT, without a ``modules.json``, says nothing about ``pooling``: it is None then.
+    With them comes ``lower_case``, which is one of the tokenizer. A plain BERT, without a
+    ``modules.json``, says nothing about ``pooling``: it is None then.
 
     Raises:
         ValueError: a file is damaged, or asks for something that is not implemented.
@@ -104,13 +105,16 @@ def write_settings(directory: Path, hidden_size: int, settings: Mapping) -> None
         {"idx": i, "name": str(i), "path": folder, "type": f"sentence_transformers.models.{name}"}
         for i, (name, folder) in enumerate(folders.items())
     ]
-    length, lower = settings["max_length"], settings["lower_case"]
-    flags = {flag: mode in settings["pooling"] for mode, flag in FLAGS.items()}
-    pooling = {"word_embedding_dimension": hidden_size, **flags, "include_prompt": True}
+    length, modes = settings["max_length"], settings["pooling"]
+    pooling = {"word_embedding_dimension": hidden_size, "include_prompt": True}
+    if list(modes) == [mode for mode in FLAGS if mode in modes]:
+        pooling |= {flag: mode in modes for mode, flag in FLAGS.items()}
+    else:  # flags have an order of their own; a version too old for the list refuses it
+        pooling["pooling_mode"] = list(modes)
     general = {name: settings[name] for name in GENERAL} | {"model_type": "SentenceTransformer"}
     for name, content in (
         ("modules.json", modules),
-        ("sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": lower}),
+        ("sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False}),
         ("1_Pooling/config.json", pooling),
         ("config_sentence_transformers.json", general),
     ):

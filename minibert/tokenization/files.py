@@ -2,6 +2,10 @@
 
 ``tokenizer.json`` holds everything; ``vocab.txt`` holds the words, one a line, and
 ``tokenizer_config.json`` beside it the settings. Either is enough to read; all are written.
+
+Where they contradict each other they are read as transformers reads them: it makes a BertTokenizer
+of the words in one file and of the settings in ``tokenizer_config.json``, with its own defaults for
+those that are not there.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from minibert.io.files import atomic_directory, write_json, write_text
 
 LONGEST_WORD = 100  # characters; a longer word is [UNK]
 
-BERT = {  # what a tokenizer.json must say, and what we write: the parts of BERT's tokenizer
+PARTS = {  # what a tokenizer.json must say, and what we write: the parts of BERT's tokenizer
     "normalizer": {"type": "BertNormalizer", "clean_text": True},
     "pre_tokenizer": {"type": "BertPreTokenizer"},
     "model": {
@@ -32,6 +36,15 @@ NORMALIZER = {  # the settings of a tokenizer, and their names in a tokenizer.js
     "do_lower_case": "lowercase",
 }
 SETTINGS = tuple(NORMALIZER)
+DEFAULTS = {"tokenize_chinese_chars": True, "strip_accents": None, "do_lower_case": True}
+BERT = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer")  # classes that do the same
+OTHER = ("PreTrainedTokenizer", "TokenizersBackend")  # these do what tokenizer.json says, no more
+SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
+ONLY = {  # keys of a tokenizer_config.json that would change the ids -> what we implement
+    "truncation_side": "right",
+    "padding_side": "right",
+    "split_special_tokens": False,
+}
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized")  # of an added token; we know false only
 SPECIAL_TOKENS = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -106,30 +119,35 @@ def collect_added_tokens(
 def read_settings(directory: ModelDirectory) -> dict:
     """Return the arguments of a `BertTokenizer` from the files of a directory.
 
-    ``tokenizer.json`` decides where there is one, and a ``tokenizer_config.json`` that disagrees is
-    warned about. Truncation and padding in it belong to whoever saved it and are not read.
+    Truncation and padding in ``tokenizer.json`` belong to whoever saved it and are not applied.
 
     Raises:
         FileNotFoundError: there is neither ``tokenizer.json`` nor ``vocab.txt``.
-        ValueError: a file is damaged, or asks for something that is not implemented.
+        ValueError: a file is damaged, contradicts another one, or asks for something that is not
+            implemented.
     """
-    config = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        config |= directory.settings(name)
+    config = directory.settings("tokenizer_config.json")
+    if "added_tokens_decoder" not in config:  # where it is, the older file is not looked at
+        config |= directory.settings("special_tokens_map.json")
+    has_json = directory.has("tokenizer.json")
+    kind = _kind(directory, config, has_json)
+    for key, only in ONLY.items():
+        if config.get(key, only) != only:
+            raise ValueError(
+                f"{directory}: {key} is {config[key]!r} in tokenizer_config.json; only {only!r} is "
+                "implemented"
+            )
     settings = {name: config[name] for name in (*SETTINGS, *SPECIAL_TOKENS) if name in config}
     settings = {name: _content(value) for name, value in settings.items()}
-    limit = config.get("model_max_length")  # "no limit" is written as 1e30
-    settings["model_max_length"] = limit if isinstance(limit, int) and limit < 10**9 else None
+    limit = config.get("model_max_length", config.get("max_len"))  # "no limit" is written as 1e30
+    number = isinstance(limit, int | float) and limit < 10**9
+    settings["model_max_length"] = int(limit) if number else None
+    segments = kind in ("BertTokenizer", "ElectraTokenizer")
+    inputs = config.get("model_input_names")
+    settings["segments"] = segments if inputs is None else "token_type_ids" in inputs
 
-    if directory.has("tokenizer.json"):
-        decided = _read_tokenizer_json(directory)
-        if _in_effect(decided | settings) != _in_effect(decided):
-            warnings.warn(
-                f"{directory}: tokenizer.json and tokenizer_config.json disagree on "
-                f"{' or '.join(SETTINGS)}; tokenizer.json decides",
-                stacklevel=3,
-            )
-        settings |= decided
+    if has_json:
+        settings |= _read_tokenizer_json(directory, config, None if kind in OTHER else settings)
     elif directory.has("vocab.txt"):
         settings |= _read_vocab_txt(directory, config)
     else:
@@ -137,13 +155,39 @@ def read_settings(directory: ModelDirectory) -> dict:
             f"{directory} has neither tokenizer.json nor vocab.txt; if you saved a model there, "
             f"save the tokenizer there too: tokenizer.save_pretrained({str(directory)!r})"
         )
+    named = [config[key] for key in config if key.endswith("_token") and key not in SPECIAL_TOKENS]
+    for name in ("additional_special_tokens", "extra_special_tokens"):
+        more = config.get(name) or []
+        named += more.values() if isinstance(more, dict) else more
+    named = [_content(token) for token in named if token is not None]
+    settings["added_tokens"] += [{"content": token, "special": True} for token in named]
+    _check_settings(directory, settings)
+    return settings
+
+
+def _check_settings(where: object, settings: Mapping) -> None:
     for name, value in settings.items():
         if name in SPECIAL_TOKENS and not isinstance(value, str | None):
-            raise ValueError(f"{directory}: {name} is {value!r}, not a string")
+            raise ValueError(f"{where}: {name} is {value!r}, not a string")
         allowed = (True, False, None) if name == "strip_accents" else (True, False)
         if name in SETTINGS and value not in allowed:
-            raise ValueError(f"{directory}: {name} is {value!r}, not one of {allowed}")
-    return settings
+            raise ValueError(f"{where}: {name} is {value!r}, not one of {allowed}")
+
+
+def _kind(directory: ModelDirectory, config: dict, has_json: bool) -> str:
+    """The class of the tokenizer, if it is one that we can stand in for."""
+    kind = str(config.get("tokenizer_class") or "BertTokenizer").removesuffix("Fast")
+    model = directory.json("tokenizer.json").get("model") if has_json else None
+    unigram = isinstance(model, dict) and model.get("type") == "Unigram"
+    pieces = [name for name in SENTENCEPIECE if directory.has(name)]
+    if unigram or (pieces and not has_json and not directory.has("vocab.txt")):
+        raise ValueError(
+            f"{directory} has an XLM-R vocabulary (SentencePiece, in "
+            f"{'tokenizer.json' if unigram else pieces[0]}); minibert implements BERT's, WordPiece"
+        )
+    if kind not in (*BERT, *(OTHER if has_json else ())):
+        raise ValueError(f"{directory}: tokenizer_class is {kind!r}; only BertTokenizer is known")
+    return kind
 
 
 def _in_effect(settings: Mapping) -> tuple:
@@ -152,25 +196,32 @@ def _in_effect(settings: Mapping) -> tuple:
 
 
 def _read_vocab_txt(directory: ModelDirectory, config: dict) -> dict:
-    kind = config.get("tokenizer_class") or "BertTokenizer"
-    if kind not in ("BertTokenizer", "BertTokenizerFast"):
-        raise ValueError(f"{directory}: tokenizer_class is {kind!r}; only BertTokenizer is known")
     if directory.has("added_tokens.json"):
         raise ValueError(
             f"{directory}: added_tokens.json does not say how its tokens are found; open and save "
             "the directory with transformers, which makes a tokenizer.json of it"
         )
-    added = [
-        {"id": int(number), **_object(token, f"{directory}: added token {number}")}
-        for number, token in config.get("added_tokens_decoder", {}).items()
-    ]
-    for name in ("additional_special_tokens", "extra_special_tokens"):
-        added += [{"content": _content(token), "special": True} for token in config.get(name) or []]
     lines = directory.text("vocab.txt").replace("\r\n", "\n").removesuffix("\n").split("\n")
-    return {"vocab": lines if lines != [""] else [], "added_tokens": added}
+    return {"vocab": lines if lines != [""] else [], "added_tokens": _decoder(directory, config)}
 
 
-def _read_tokenizer_json(directory: ModelDirectory) -> dict:
+def _decoder(directory: ModelDirectory, config: dict) -> list[dict]:
+    """The added tokens in a ``tokenizer_config.json``."""
+    return [
+        {"id": int(number), **_object(token, f"{directory}: added token {number}")}
+        for number, token in _object(
+            config.get("added_tokens_decoder") or {}, f"{directory}: added_tokens_decoder"
+        ).items()
+    ]
+
+
+def _read_tokenizer_json(directory: ModelDirectory, config: dict, settings: dict | None) -> dict:
+    """Its vocabulary and added tokens, and the settings in force: ``settings``, if there are any.
+
+    Args:
+        config: what the other files say.
+        settings: those of them that make a BertTokenizer; None: its class does as this file says.
+    """
     path, file = directory.path / "tokenizer.json", directory.json("tokenizer.json")
     model, normalizer, pre, post_processor = (
         _object(file.get(name) or {}, f"{path}: {name}")
@@ -178,19 +229,55 @@ def _read_tokenizer_json(directory: ModelDirectory) -> dict:
     )
     model = {"type": "WordPiece", **model}  # older files do not name it
     for part, values in (("model", model), ("normalizer", normalizer), ("pre_tokenizer", pre)):
-        for key, known in BERT[part].items():
+        for key, known in PARTS[part].items():
             if values.get(key) != known:
                 raise ValueError(
                     f"{path}: {part}.{key} is {values.get(key)!r}; only {known!r} is implemented"
                 )
+    for part, other in (("truncation", "truncation_side"), ("padding", "padding_side")):
+        stored = _object(file.get(part) or {}, f"{path}: {part}").get("direction", "Right")
+        if stored != "Right" and other not in config:
+            raise ValueError(f"{path}: {part}.direction is {stored!r}; only 'Right' is implemented")
     added = file.get("added_tokens") or []
     if not isinstance(added, list):
         raise ValueError(f"{path}: added_tokens must be a list, not {type(added).__name__}")
+    named = {token.get("content"): token.get("id") for token in added if isinstance(token, dict)}
+    more = _decoder(directory, config)
+    said = {token.get("content"): token["id"] for token in more}
+    special = {_content(config.get(name)) for name in SPECIAL_TOKENS}
+    different = [
+        token
+        for token, number in named.items()
+        if said and said.get(token, number if token in special else None) != number
+    ]
+    if different:
+        raise ValueError(
+            f"{directory}: the added token {different[0]!r} of tokenizer.json has another id, or "
+            "none, in the added_tokens_decoder of tokenizer_config.json; make the files agree"
+        )
+    added = added + [token for token in more if token.get("content") not in named]
     decided = {name: normalizer.get(json_name) for name, json_name in NORMALIZER.items()}
+    _check_settings(path, decided)
+    if settings is not None:
+        in_force = {name: settings.get(name, value) for name, value in DEFAULTS.items()}
+        if _in_effect(in_force) != _in_effect(decided):
+            warnings.warn(
+                f"{directory}: tokenizer.json and tokenizer_config.json disagree on "
+                f"{' or '.join(SETTINGS)}; the latter decides, as in transformers: {in_force}",
+                stacklevel=4,
+            )
+        decided = in_force
     decided["vocab"] = _object(model.get("vocab"), f"{path}: model.vocab")
     decided |= {"added_tokens": added, "unk_token": model.get("unk_token")}
     if post_processor:  # a file without one is read as BERT's: [CLS] A [SEP] B [SEP]
         decided["cls_token"], decided["sep_token"] = _ends(post_processor, path)
+    for name in SPECIAL_TOKENS:
+        here, there = decided.get(name), _content(config.get(name))
+        if None not in (here, there) and here != there:
+            raise ValueError(
+                f"{directory}: {name} is {here!r} in tokenizer.json and {there!r} beside it; make "
+                "the files agree"
+            )
     return decided
 
 
@@ -229,17 +316,24 @@ class PretrainedTokenizer:
     """What makes a tokenizer of a directory and a directory of a tokenizer.
 
     A class that mixes this in takes the arguments that `read_settings` returns, and has the
-    attributes of `BertTokenizer`: the SETTINGS, ``model_max_length``, ``words`` (what WordPiece may
-    find), ``added_tokens``, ``vocab`` (both) and ``special_tokens_map``.
+    attributes of `BertTokenizer`: the SETTINGS, ``model_max_length``, ``segments``, ``words`` (what
+    WordPiece may find), ``added_tokens``, ``vocab`` (both) and ``special_tokens_map``.
     """
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | os.PathLike, **hub: object) -> PretrainedTokenizer:
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike, *, lower_case: bool = False, **hub: object
+    ) -> PretrainedTokenizer:
         """Read the tokenizer of a directory or of a hub name; ``hub``: see ``hub.locate``.
 
-        ``tokenizer.json`` decides where there is one; a ``tokenizer_config.json`` that disagrees is
-        warned about. Without it ``vocab.txt`` has the words and ``tokenizer_config.json`` the
-        settings. Truncation and padding stored in ``tokenizer.json`` are never applied.
+        ``tokenizer.json`` has the words, or else ``vocab.txt``; ``tokenizer_config.json`` has the
+        settings, and is warned about where ``tokenizer.json`` disagrees. Truncation and padding
+        stored in ``tokenizer.json`` are never applied.
+
+        Args:
+            name_or_path: a directory, or a name for ``hub.locate``.
+            lower_case: lower-case texts, though these files do not ask for it.
+            hub: options of ``hub.locate``.
 
         Raises:
             FileNotFoundError: no such model, or it has neither file.
@@ -247,6 +341,10 @@ class PretrainedTokenizer:
         """
         directory = open_directory(name_or_path, **hub)
         settings = read_settings(directory)
+        if lower_case:  # accents stay or go as they did
+            strip = settings.get("strip_accents", DEFAULTS["strip_accents"])
+            was = settings.get("do_lower_case", DEFAULTS["do_lower_case"])
+            settings |= {"do_lower_case": True, "strip_accents": was if strip is None else strip}
         try:
             return cls(**settings)
         except ValueError as error:
@@ -262,6 +360,8 @@ class PretrainedTokenizer:
         config = {"tokenizer_class": "BertTokenizer", **settings, **special}
         if self.model_max_length is not None:
             config["model_max_length"] = self.model_max_length
+        if not self.segments:
+            config["model_input_names"] = ["input_ids", "attention_mask"]
         if any(token["content"] not in self.words for token in added):  # vocab.txt cannot say it
             config["added_tokens_decoder"] = {
                 str(token["id"]): {key: value for key, value in token.items() if key != "id"}
@@ -271,11 +371,11 @@ class PretrainedTokenizer:
         normalizer = {json_name: getattr(self, name) for name, json_name in NORMALIZER.items()}
         file = {
             **{"version": "1.0", "truncation": None, "padding": None, "added_tokens": added},
-            "normalizer": {**BERT["normalizer"], **normalizer},
-            "pre_tokenizer": BERT["pre_tokenizer"],
+            "normalizer": {**PARTS["normalizer"], **normalizer},
+            "pre_tokenizer": PARTS["pre_tokenizer"],
             "post_processor": _template(ends, map(self.vocab.get, ends)),
             "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
-            "model": {**BERT["model"], "unk_token": special["unk_token"], "vocab": self.words},
+            "model": {**PARTS["model"], "unk_token": special["unk_token"], "vocab": self.words},
         }
         with atomic_directory(directory) as staging:
             write_text(staging / "vocab.txt", "".join(f"{word}\n" for word in self.words))

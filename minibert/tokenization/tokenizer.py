@@ -184,6 +184,7 @@ class BertTokenizer(PretrainedTokenizer):
         strip_accents: drop accents; None does so when ``do_lower_case``.
         tokenize_chinese_chars: make every CJK ideograph a word.
         model_max_length: how many tokens the model takes; kept and saved, never applied.
+        segments: number the tokens of a second segment 1; False: 0, as all others.
         unk_token, sep_token, pad_token, cls_token, mask_token: the special tokens; each must be in
             the vocabulary (for a model that never saw a [MASK], ``mask_token=None``).
         added_tokens: further tokens to take from the text as they stand, as dicts of the form in
@@ -202,6 +203,7 @@ class BertTokenizer(PretrainedTokenizer):
         strip_accents: bool | None = None,
         tokenize_chinese_chars: bool = True,
         model_max_length: int | None = None,
+        segments: bool = True,
         unk_token: str = "[UNK]",
         sep_token: str = "[SEP]",
         pad_token: str = "[PAD]",
@@ -213,6 +215,7 @@ class BertTokenizer(PretrainedTokenizer):
         self.strip_accents = strip_accents
         self.tokenize_chinese_chars = tokenize_chinese_chars
         self.model_max_length = model_max_length
+        self.segments = segments
         self.rules = cleaning_rules(do_lower_case, strip_accents, tokenize_chinese_chars)
         self.special_tokens_map = {
             "unk_token": unk_token,
@@ -243,6 +246,14 @@ class BertTokenizer(PretrainedTokenizer):
             warnings.warn(
                 "no word of this vocabulary has a capital letter, yet do_lower_case is False: "
                 "capitalised words become [UNK]; an uncased vocabulary needs do_lower_case=True",
+                stacklevel=2,
+            )
+        capitals = sum(word != word.lower() for word in plain) if do_lower_case else 0
+        if capitals > max(20, len(plain) / 20):  # uncased vocabularies have a few of them, too
+            warnings.warn(
+                f"{capitals} of the {len(plain)} words of this vocabulary have capital letters, "
+                "yet do_lower_case is True: no text has them then; a cased vocabulary needs "
+                "do_lower_case=False",
                 stacklevel=2,
             )
 
@@ -350,9 +361,9 @@ class BertTokenizer(PretrainedTokenizer):
     ) -> list[int]:
         """Return the ids of ``[CLS] text [SEP]``, or of ``[CLS] text [SEP] text_pair [SEP]``.
 
-        ``text_pair=""`` is no pair. See `encode_batch` for ``max_length``.
+        ``text_pair=""`` is no pair here (in a batch it is). See `encode_batch` for ``max_length``.
         """
-        return self.encode_batch([text], [text_pair], max_length=max_length).ids[0]
+        return self.encode_batch([text], [text_pair or None], max_length=max_length).ids[0]
 
     def encode_batch(
         self,
@@ -363,19 +374,21 @@ class BertTokenizer(PretrainedTokenizer):
     ) -> Batch:
         """Tokenise texts, each with its second segment if it has one; nothing is padded.
 
-        What is longer than ``max_length`` is cut at the end, in a pair the longer segment first.
+        A second segment of ``""`` is one without tokens, as in transformers: ``[CLS] text [SEP]
+        [SEP]``; None is no second segment, and so is ``""`` beside a single ``str``. What is longer
+        than ``max_length`` is cut at the end, in a pair the longer segment first.
 
         Raises:
             ValueError: not as many pairs as texts, or no room for the special tokens.
         """
         texts = [texts] if isinstance(texts, str) else texts
-        pairs = [pairs] if isinstance(pairs, str) else pairs
+        pairs = [pairs or None] if isinstance(pairs, str) else pairs
         pairs = [None] * len(texts) if pairs is None else pairs
         if len(pairs) != len(texts):
-            raise ValueError(f"{len(texts)} texts, {len(pairs)} pairs; give one each, '' for none")
+            raise ValueError(f"{len(texts)} texts, {len(pairs)} pairs; give each its own or None")
         batch = Batch([], [], [])
         for text, pair in zip(texts, pairs, strict=True):
-            segments = [self.ids(text)] if pair in (None, "") else [self.ids(text), self.ids(pair)]
+            segments = [self.ids(text)] if pair is None else [self.ids(text), self.ids(pair)]
             specials = len(segments) + 1
             length = sum(map(len, segments)) + specials
             if max_length is not None and length > max_length:
@@ -389,7 +402,7 @@ class BertTokenizer(PretrainedTokenizer):
             batch.type_ids.append([0])
             for number, segment in enumerate(segments):
                 batch.ids[-1] += [*segment, self.sep_token_id]
-                batch.type_ids[-1] += [number] * (len(segment) + 1)
+                batch.type_ids[-1] += [number if self.segments else 0] * (len(segment) + 1)
             batch.lengths.append(length)
         return batch
 

@@ -146,13 +146,10 @@ def test_refusals(tiny):
             figures(encoder, texts)
 
 
-def test_prompts_and_lower_case_are_those_of_encode():
+def test_prompts_are_those_of_encode():
     parts = random_encoder()
-    with pytest.warns(UserWarning, match="capital"):  # which is why the encoder lowers them
-        tokenizer = BertTokenizer(WORDS, do_lower_case=False)
     encoder = SentenceEncoder(
-        parts.model, tokenizer, lower_case=True,
-        prompts={"query": "q r "}, default_prompt_name="query",
+        parts.model, parts.tokenizer, prompts={"query": "q r "}, default_prompt_name="query"
     )
     found = figures(encoder, ["A b", "C"])
     assert found["texts"][0]["tokens"] == ["[CLS]", *"qrab", "[SEP]"]

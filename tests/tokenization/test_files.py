@@ -4,6 +4,7 @@ import json
 import warnings
 
 import pytest
+import torch
 
 from minibert.tokenization.files import numbered_words
 from minibert.tokenization.tokenizer import BertTokenizer
@@ -155,6 +156,7 @@ def test_without_vocabulary_it_is_said_how_to_save_one(tmp_path):
         ({"cls_token": 7}, "cls_token is 7, not"),
         ({"strip_accents": 7}, "strip_accents is 7, not"),
         ({"tokenizer_class": "BertJapaneseTokenizer"}, "'BertJapaneseTokenizer'; only BertTokeni"),
+        ({"tokenizer_class": "PreTrainedTokenizerFast"}, "'PreTrainedTokenizer'; only BertTok"),
     ],
 )
 def test_settings_that_are_not_implemented_are_named(tmp_path, config, message):
@@ -180,13 +182,15 @@ def test_what_is_saved_is_read_back_from_either_file(tmp_path):
         assert kept == {name: value for name, value in vars(tokenizer).items() if name != "_cache"}
 
 
-def test_tokenizer_json_decides_and_a_disagreement_is_said(saved):
+def test_tokenizer_config_decides_and_a_disagreement_is_said(saved, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # two spellings of the same settings are none
         saved(lambda content: content["normalizer"].update(strip_accents=True))
-    with pytest.warns(UserWarning, match="tokenizer.json decides"):
+    with pytest.warns(UserWarning, match="the latter decides, as in transformers"):
         tokenizer = saved(lambda content: content["normalizer"].update(lowercase=False))
-    assert not tokenizer.do_lower_case
+    assert tokenizer.do_lower_case
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "TokenizersBackend"}')
+    assert not BertTokenizer.from_pretrained(tmp_path).do_lower_case
 
 
 def test_older_and_stored_settings_are_read_or_left_alone(saved):
@@ -209,10 +213,12 @@ def test_older_and_stored_settings_are_read_or_left_alone(saved):
         ("model", {"continuing_subword_prefix": "@@"}, "prefix is '@@'; only '##'"),
         ("model", {"max_input_chars_per_word": 200}, "max_input_chars_per_word is 200; only 100"),
         ("model", {"vocab": ["a"]}, "model.vocab must be a JSON object, not list"),
-        ("model", {"unk_token": "<unk>"}, "no '<unk>', which is to be the unk_token"),
+        ("model", {"unk_token": "<unk>"}, "unk_token is '<unk>' in tokenizer.json and '.UNK.'"),
         ("normalizer", {"type": "Lowercase"}, "normalizer.type is 'Lowercase'"),
         ("normalizer", {"clean_text": False}, "clean_text is False; only True"),
         ("normalizer", {"lowercase": None}, "do_lower_case is None"),
+        ("truncation", {"direction": "Left"}, "truncation.direction is 'Left'"),
+        ("padding", {"direction": "Left"}, "padding.direction is 'Left'"),
         ("pre_tokenizer", {"type": "Whitespace"}, "pre_tokenizer.type is 'Whitespace'"),
         ("post_processor", {"type": "RobertaProcessing"}, "post_processor 'RobertaProcessing'"),
         ("post_processor", {"single": []}, "post_processor 'TemplateProcessing'"),
@@ -222,13 +228,23 @@ def test_older_and_stored_settings_are_read_or_left_alone(saved):
 @pytest.mark.filterwarnings("ignore:.*disagree")
 def test_what_is_not_implemented_is_refused_by_name(saved, part, change, message):
     with pytest.raises(ValueError, match=message):
-        saved(lambda content: content[part].update(change))
+        saved(lambda content: content.update({part: (content[part] or {}) | change}))
 
 
 @pytest.mark.parametrize("part", ["model", "normalizer", "pre_tokenizer", "post_processor"])
 def test_what_is_no_object_is_named(saved, part):
     with pytest.raises(ValueError, match=f"{part} must be a JSON object, not list"):
         saved(lambda content: content.update({part: [1]}))
+
+
+def test_a_sentencepiece_vocabulary_is_called_that(saved, tmp_path):
+    with pytest.raises(ValueError, match="an XLM-R vocabulary .SentencePiece, in tokenizer.json"):
+        saved(lambda content: content.update(model={"type": "Unigram", "vocab": [["<s>", 0.0]]}))
+    for name in ("tokenizer.json", "vocab.txt"):
+        (tmp_path / name).unlink()
+    (tmp_path / "sentencepiece.bpe.model").write_bytes(b"x")
+    with pytest.raises(ValueError, match="an XLM-R vocabulary .SentencePiece, in sentencepiece.bp"):
+        BertTokenizer.from_pretrained(tmp_path)
 
 
 # ---------------------------------------------------------------------- parity
@@ -281,6 +297,95 @@ def test_we_open_what_transformers_saves(tmp_path, case, strict):
     for directory in (tmp_path, tmp_path / "again"):
         ours = BertTokenizer.from_pretrained(directory)
         assert [ours.encode(text) for text in TEXTS] == [theirs(text).input_ids for text in TEXTS]
+
+
+TOKEN = {"__type": "AddedToken", "content": "Un", "normalized": False, "special": True}
+ADDED = {i: {"content": WORDS[i], "normalized": False, "special": True} for i in (*range(5), 8)}
+KEYS = {  # of a tokenizer_config.json: values that might change the ids; "!" is refused
+    "do_lower_case": [True, False],
+    "strip_accents": [True, False, None],
+    "tokenize_chinese_chars": [False],
+    "model_max_length": [6, 6.0, 10**30],
+    "max_len": [6],
+    "model_input_names": [["input_ids", "attention_mask"], ["input_ids", "token_type_ids"]],
+    "tokenizer_class": [
+        "BertTokenizer", "BertTokenizerFast", "DistilBertTokenizer", "DistilBertTokenizerFast",
+        "PreTrainedTokenizerFast", "TokenizersBackend", "!XLMRobertaTokenizer",
+    ],
+    "truncation_side": ["right", "!left"],
+    "padding_side": ["right", "!left"],
+    "split_special_tokens": [False, "!True"],
+    "mask_token": ["want", TOKEN],
+    "pad_token": ["un"],
+    "unk_token": ["[UNK]", "!un"],
+    "cls_token": ["!un"],
+    "sep_token": ["!un"],
+    "eos_token": ["un", TOKEN, None],
+    "image_token": ["want"],
+    "additional_special_tokens": [["un"], []],
+    "extra_special_tokens": [["un"], {"which": "un"}],
+    "added_tokens_decoder": [ADDED, {}],
+    "do_basic_tokenize": [False],
+    "never_split": [["Un"]],
+    "clean_up_tokenization_spaces": [True],
+    "max_length": [3],
+    "stride": [2],
+    "truncation_strategy": ["only_first"],
+    "pad_to_multiple_of": [8],
+    "pad_token_type_id": [1],
+    "add_prefix_space": [True],
+    "name_or_path": ["elsewhere"],
+    "special_tokens_map_file": ["elsewhere"],
+    "something_new": [7],
+}
+
+
+def ids_and_types(tokenizer, **options):
+    """Of single texts, of pairs and of pairs that are cut, by either library."""
+    texts, pairs = ["Unwanted [MASK] Ún 中", "un un", "un"], ["want un Un un", "", "un un un un"]
+    whole, cut = options.pop("whole", {}), {"max_length": 6, **options.pop("cut", {})}
+    batches = [
+        tokenizer(texts, **whole), tokenizer(texts, pairs, **whole), tokenizer(texts, pairs, **cut)
+    ]  # fmt: skip
+    batches = [{name: torch.as_tensor(ids) for name, ids in batch.items()} for batch in batches]
+    for batch in batches:
+        batch["type_ids"] = batch.get("token_type_ids", 0 * batch["input_ids"])
+        batch["type_ids"] = batch["type_ids"] * batch["attention_mask"]  # of padding: never used
+    return [batch[name].tolist() for batch in batches for name in ("input_ids", "type_ids")]
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("files", ["tokenizer.json", "vocab.txt"])
+@pytest.mark.parametrize("key", [None, *KEYS])
+def test_every_key_is_honoured_or_harmless_or_refused_by_name(tmp_path, files, key):
+    """As transformers reads the same files: the ids and segments are the same, or we refuse."""
+    transformers = pytest.importorskip("transformers")
+    lengths = {"padding": True, "pad_to_multiple_of": None, "return_attention_mask": True}
+    lengths = {"whole": lengths, "cut": {**lengths, "truncation": True}}
+    for number, value in enumerate(KEYS.get(key, [None])):
+        home = tmp_path / str(number)
+        BertTokenizer(WORDS, do_lower_case=False).save_pretrained(home)
+        for name in ("minibert.json", "special_tokens_map.json", "vocab.txt", "tokenizer.json"):
+            if name != files:
+                (home / name).unlink()
+        (home / "config.json").write_text('{"model_type": "bert"}')
+        refused = isinstance(value, str) and value.startswith("!")
+        value = {"!True": True}.get(value, value[1:]) if refused else value
+        if value in ("PreTrainedTokenizerFast", "TokenizersBackend"):
+            refused = files == "vocab.txt"
+        elif key in ("unk_token", "cls_token", "sep_token"):
+            refused &= files == "tokenizer.json"  # there they stand, too
+        config = {"pad_token": "[PAD]"} | ({key: value} if key else {})
+        (home / "tokenizer_config.json").write_text(json.dumps(config))
+        if refused:
+            with pytest.raises(ValueError, match=key):
+                BertTokenizer.from_pretrained(home)
+            continue
+        ours, theirs = BertTokenizer.from_pretrained(home), transformers.AutoTokenizer
+        theirs = theirs.from_pretrained(home)
+        assert ids_and_types(ours) == ids_and_types(theirs, **lengths), value
+        assert ours.model_max_length in (theirs.model_max_length, None)
 
 
 @pytest.mark.parity

@@ -140,12 +140,13 @@ def test_added_tokens_are_taken_as_they_stand():
 
 
 def test_a_pair_is_two_segments(tokenizer):
-    batch = tokenizer.encode_batch(["un", "want"], ["runn want", ""])
-    assert batch.ids == [[1, 7, 2, 8, 3, 2], [1, 3, 2]]
-    assert batch.type_ids == [[0, 0, 0, 1, 1, 1], [0, 0, 0]]
+    batch = tokenizer.encode_batch(["un", "want", "want"], ["runn want", None, ""])
+    assert batch.ids == [[1, 7, 2, 8, 3, 2], [1, 3, 2], [1, 3, 2, 2]]
+    assert batch.type_ids == [[0, 0, 0, 1, 1, 1], [0, 0, 0], [0, 0, 0, 1]]
     assert tokenizer.encode("un", "runn want") == batch.ids[0]
     assert tokenizer.encode("want", "") == tokenizer.encode("want", None) == batch.ids[1]
-    assert tokenizer.encode("want", " ") == [1, 3, 2, 2]  # blank, but there
+    assert tokenizer("want", "")["input_ids"].tolist() == [batch.ids[1]]  # one text, as there
+    assert tokenizer.encode("want", " ") == batch.ids[2]  # blank, but there
 
 
 def test_the_longer_segment_is_cut_first():
@@ -254,6 +255,10 @@ def test_what_a_vocabulary_does_not_fit_is_said_once(tokenizer):
     with pytest.warns(UserWarning, match="no word of this vocabulary has a capital letter"):
         BertTokenizer(WORDS, do_lower_case=False)
     quietly(BertTokenizer, [*WORDS, "Want"], do_lower_case=False)
+    capitals = [*WORDS, *(f"{letter}x" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ")]
+    with pytest.warns(UserWarning, match=f"26 of the {len(capitals) - 5} words .* needs do_lower"):
+        BertTokenizer(capitals)
+    quietly(BertTokenizer, capitals[:-10])  # a few do not make a vocabulary cased
 
 
 def test_explain_tells_every_step(tokenizer):
@@ -467,7 +472,7 @@ def test_parity_of_pairs_cut_at_any_length(both):
     ours, reference = both()
     pick = random.Random(7)
     texts = [" ".join(["want"] * pick.randint(0, 12)) for _ in range(200)]
-    pairs = [" " + " ".join(["more"] * pick.randint(0, 12)) for _ in range(200)]
+    pairs = [" ".join(["more"] * pick.randint(0, 12)) for _ in range(200)]
     for max_length in range(3, 20):
         reference.enable_truncation(max_length)
         batch = ours.encode_batch(texts, pairs, max_length=max_length)
