@@ -34,6 +34,7 @@ NAMES = {
     "context": "context passage paragraph",
     "answers": "answers answer answer_text",
     "start": "start answer_start",  # of the answer in the context
+    "impossible": "is_impossible",  # whether a question has no answer
     "id": "id",
 }
 NAMES = {role: names.split() for role, names in NAMES.items()}

@@ -16,16 +16,23 @@ import numpy as np
 
 from minibert.io.files import no_such_file
 from minibert.training.columns import NAMES as NAMES  # what a column may be called
-from minibert.training.columns import content, is_number, join_labels, match_columns, shown
+from minibert.training.columns import (
+    content,
+    is_number,
+    join_labels,
+    known_names,
+    match_columns,
+    shown,
+)
 from minibert.training.columns import header as is_header
 from minibert.training.files import read_table
 from minibert.training.oddities import odd
 from minibert.training.tables import Table, lines, some
 from minibert.training.unused import heed_unused
-from minibert.training.values import Unusable, agreeing, split_labels, value
+from minibert.training.values import Unusable, agreeing, decimal_commas, split_labels, value
 
 # What is to be learnt about the others:
-TRUTH = ("label", "labels", "score", "tags", "answers", "start")
+TRUTH = ("label", "labels", "score", "tags", "answers", "start", "impossible")
 SCALES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 5.0), (0.0, 10.0), (0.0, 100.0))
 RATINGS = ((1.0, 5.0), (1.0, 7.0), (1.0, 10.0))
 
@@ -98,16 +105,11 @@ def read(
     wanted = {role.rstrip("?"): not role.endswith("?") for role in roles}
     columns = dict(columns or {})
     if "answers" in wanted:
-        wanted["start"] = False
+        wanted |= {"start": False, "impossible": False}
         columns = {"answers" if role == "answer" else role: at for role, at in columns.items()}
     if unknown := set(columns) - set(wanted):
         raise ValueError(f"unknown roles {sorted(unknown)}; a row here has the roles {[*wanted]}")
-    words = (wanted["tokens"] or None) if "tokens" in wanted else False
-    table = read_table(file, words, sum(wanted.values()) > 1 or bool(columns), delimiter)
-    for warning in table.warnings:
-        say(f"warning: {file.name}: {warning}")
-    for told in table.remarks:
-        say(f"{file.name}: {told}")
+    table = table_of(file, wanted, bool(columns), delimiter, say)
     rows = leave_out_blank(file, table, say, blank)
     if not rows:
         return usable(file, table, rows, {}, say, blank, skip_incomplete)  # says what is wrong
@@ -133,6 +135,21 @@ def read(
     if blank:
         positions = {role: at for role, at in positions.items() if role not in TRUTH}
     return usable(file, table, rows, positions, say, blank, skip_incomplete)
+
+
+def table_of(
+    file: Path, wanted: Mapping[str, bool], columns: bool, delimiter: str | None, say: Say
+) -> Table:
+    """The table that a file is; what it remarks is said."""
+    words = (wanted["tokens"] or None) if "tokens" in wanted else False
+    table = read_table(file, words, sum(wanted.values()) > 1 or columns, delimiter)
+    if "score" in wanted:
+        decimal_commas(table)
+    for warning in table.warnings:
+        say(f"warning: {file.name}: {warning}")
+    for remark in table.remarks:
+        say(f"{file.name}: {remark}")
+    return table
 
 
 def leave_out_blank(file: Path, table: Table, say: Say, blank: bool) -> list[tuple[int, list]]:
@@ -167,6 +184,7 @@ def first_row(
                 f"its first row has {table.problems[0][1]} as below; "
                 f"{'' if '.tsv' in name else commas}remove the first row"
             )
+        refuse_title(first, rows, wanted)
         others = [cells for _, cells in rows[1:] if cells != rows[0][1]]
         below = [content([cells[at] for cells in others]) for at in range(len(first))]
         header, reason = is_header(first, below, wanted, columns)
@@ -179,6 +197,20 @@ def first_row(
     if not rows:
         raise ValueError("a header and no rows")
     return [cell or str(number) for number, cell in enumerate(first, 1)], rows
+
+
+def refuse_title(first: Sequence[str], rows: list, wanted: Mapping[str, bool]) -> None:
+    """Notice a first row that is a title of the table.
+
+    Raises:
+        ValueError: it is, or may be: it has a text in its first cell alone, and the next has more.
+    """
+    more = len(rows) > 1 and sum(bool(cell.strip()) for cell in rows[1][1]) > 1
+    if more and first[0] and not any(first[1:]) and not known_names(first, wanted):
+        raise ValueError(
+            f"its first row has a text in its first cell alone, {shown(first[0])!r}; if that is a "
+            "title, remove the line, else say --header or --no-header"
+        )
 
 
 def usable(

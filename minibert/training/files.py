@@ -26,6 +26,7 @@ OTHERS = dict.fromkeys((".xlsx", ".xls", ".ods"), 'save it as "CSV UTF-8"') | {
     ".md": "a table in it is read if the file is named .txt",
     ".parquet": 'pandas writes what is read by to_json("a.jsonl", orient="records", lines=True)'
 }
+TIMES = re.compile(r"^(\d+:)?\d\d:\d\d[,.]\d{3} --> ", re.MULTILINE)  # of subtitles
 LABEL = "__label__"  # fastText's mark
 MARKED = re.compile(rf"(?<!\S){LABEL}\S*")  # a word that has it
 RULE = re.compile(r"(?=.*[|+])[|+:\s-]*--[|+:\s-]*")  # the line below the header of a drawn table
@@ -58,6 +59,7 @@ def read_table(
         raise ValueError(f"{file}: a {kind} file has a word and its tag a line, for task tokens")
     if kind not in (".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".ndjson", *WORDS):
         instead = OTHERS.get(kind, "rename the file to what it is")
+        instead = without_times(file) if kind in (".srt", ".vtt") else instead
         raise ValueError(
             f"{file}: .csv, .tsv, .jsonl, .json, .txt (and .gz of these) is read, for task tokens "
             f".conll and .iob2 too, not {kind or 'no suffix'!r}; {instead}"
@@ -77,10 +79,19 @@ def read_table(
     if is_drawn(text) and not delimiter:
         return read_drawn(text)
     if kind == ".txt":
+        if TIMES.search(text):
+            raise ValueError(f"{file}: {without_times(file)}")
         return read_lines(text, columns, delimiter)
     if kind == ".csv" or delimiter not in (None, "\t"):
         return read_csv(file, text, delimiter)
     return read_tsv(text)
+
+
+def without_times(file: Path) -> str:
+    """How to make a text of subtitles."""
+    times = "'^[0-9]+.?$|-->|^WEBVTT'"
+    command = f"grep -vE {times} {file.name} > texts-{file.stem}.txt"
+    return f"these are subtitles, with a time above each; keep the texts alone: {command}"
 
 
 # ---------------------------------------------------------------------------------- csv, tsv, txt
@@ -109,7 +120,7 @@ def read_csv(file: Path, text: str, delimiter: str | None) -> Table:
     if first.startswith("sep="):
         rows = rows[1:]
     hint = f"; a {chosen!r} in a text needs quotes around it"
-    return even(Table(None, rows, remarks, warnings), hint)
+    return even(Table(None, rows, remarks, warnings, delimiter=chosen), hint)
 
 
 def csv_rows(text: str, delimiter: str) -> Iterator[tuple[list[str], int]]:
@@ -298,10 +309,11 @@ def read_json(file: Path, text: str) -> Table:
     if isinstance(value, dict) and isinstance(value.get("data"), list):
         entries = value["data"]
         if all(isinstance(entry, dict) and "paragraphs" in entry for entry in entries):
-            problems = []
-            return of_objects(squad(entries, problems), problems, "question")
+            return of_objects(squad(entries), [], "question")
         value = entries
     if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
+        if {"data", "annotations"} <= value[0].keys():
+            raise ValueError(f"{file} is Label Studio's JSON; export JSON-MIN or CSV from it")
         return of_objects(enumerate(value, 1), [], "row")
     raise ValueError(
         f"{file}: a list of objects, or SQuAD's data → paragraphs → qas, is needed; pandas writes "
@@ -309,8 +321,8 @@ def read_json(file: Path, text: str) -> Table:
     )
 
 
-def squad(articles: Iterable[dict], problems: list) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The questions of SQuAD 1.1 and 2.0: one that has no answer has an empty list of answers.
+def squad(articles: Iterable[dict]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The questions of SQuAD 1.1 and 2.0; one that is impossible has no answers.
 
     Source: Rajpurkar 2016 and 2018; the layout of train-v1.1.json and train-v2.0.json.
     """
@@ -319,11 +331,8 @@ def squad(articles: Iterable[dict], problems: list) -> Iterator[tuple[int, dict[
     for n, (paragraph, qa) in enumerate(asked, 1):
         row = {"id": qa.get("id"), "question": qa.get("question"),
                "context": paragraph.get("context")}  # fmt: skip
-        if "answers" in qa:
-            row["answers"] = qa["answers"]
-        if qa.get("is_impossible") in (True, 1, "true", "True"):
-            if qa.get("answers"):
-                problems.append((n, "is_impossible, and yet it has answers"))
-                continue
-            row["answers"] = []
+        if "answers" in qa or "is_impossible" in qa:
+            row["answers"] = qa.get("answers")
+        if "is_impossible" in qa:
+            row["is_impossible"] = qa["is_impossible"]
         yield n, row

@@ -7,11 +7,31 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from minibert.training.columns import MISSING, TEXTS, is_number, number_of
+from minibert.training.columns import MISSING, TEXTS, is_number, number_of, shown
 from minibert.training.entities import TAG, is_scheme
 from minibert.training.tables import lines, some
 
-MOJIBAKE = re.compile("[ÃÂÐÑØÙ][\x80-\xbf]|â€|ðŸ")  # UTF-8 that was read as Windows-1252
+# UTF-8 that was read as Windows-1252 or Latin-1. A dash or a quote may also follow a plain Ã.
+GARBLED = (
+    "[ÃÂÐÑØÙ][\x80-\xbf€‚ƒ„†‡ˆ‰Š‹ŒŽ˜™š›œžŸ]|â€|ðŸ|"
+    "(?<![A-ZÀ-Þ])Ã[‘’“”•–—…]|Ã[‘’“”•–—…](?=[A-Z])"
+)
+ENTITY = (
+    "&(?:#[0-9]{2,7}|#x[0-9a-fA-F]{2,6}|amp|lt|gt|quot|apos|nbsp|[lr][sd]quo|[mn]dash|hellip|euro|"
+    "szlig|[aeiouncAEIOUNC](?:uml|acute|grave|circ|tilde|cedil));"
+)
+ELEMENT = r"</?(?:a|b|br|div|em|font|h[1-6]|i|img|li|ol|p|span|strong|table|td|tr|u|ul)\b[^<>]*>"
+ODD = {  # what is said of a text, with {} for what was found in it → how it is found
+    "a text that says only N/A, nan or null":
+        rf"(?i)\A\s*(?:{'|'.join(map(re.escape, MISSING))})\s*\Z",
+    "broken characters (\ufffd): saved in a wrong encoding": "\ufffd",
+    "UTF-8 that was read as another encoding: 'Ã©' for 'é'": GARBLED,
+    "bytes as Python prints them, b'...'; decode them before they are written":
+        r"""(?s)\A\s*b(['"]).*\1\s*\Z""",
+    "HTML, such as {}; html.unescape in Python makes characters of it": ENTITY,
+    "HTML, such as {}, is read as text": ELEMENT,
+}  # fmt: skip
+READ = (*TEXTS, "question", "context")
 Places = Mapping[str, Sequence[int]]  # label → lines
 
 
@@ -22,14 +42,15 @@ def odd(examples: Sequence, unit: str) -> list[str]:
         ValueError: two classes mean the same.
     """
     found: dict[str, list[int]] = defaultdict(list)
+    for what, pattern in ODD.items():
+        search, hits = re.compile(pattern).search, {}
+        for example in examples:
+            texts = [text for role in READ if (text := example.values.get(role))]
+            if hit := next(filter(None, map(search, texts)), None):
+                hits[example.line] = hit[0]
+        if hits:
+            found[what.format(shown(repr(next(iter(hits.values())))))] = [*hits]
     for example in examples:
-        texts = [text for role in TEXTS if (text := example.values.get(role))]
-        if any(text.strip().lower() in MISSING for text in texts):
-            found["a text that says only N/A, nan or null"].append(example.line)
-        if any("\ufffd" in text for text in texts):
-            found["broken characters (\ufffd): saved in a wrong encoding"].append(example.line)
-        if any(map(MOJIBAKE.search, texts)):
-            found["UTF-8 that was read as another encoding: 'Ã©' for 'é'"].append(example.line)
         if (tags := example.values.get("tags")) and all(map(is_number, tags)):
             found["the tags are numbers; entities need names, such as B-PER"].append(example.line)
     remarks = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import gzip
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ class Table:
     warnings: list[str] = field(default_factory=list)
     problems: list[tuple[int, str]] = field(default_factory=list)
     unit: str = "line"
+    delimiter: str | None = None  # of a csv
 
     @property
     def things(self) -> str:
@@ -75,6 +77,7 @@ def text_of(file: Path) -> str:
             f"{file}: zero bytes, as in UTF-16 without its mark; convert the file: iconv -f {name} "
             f"-t UTF-8 {file.name} > utf8-{file.name}"
         )
+    text = re.sub("^\ufeff+", "", text, flags=re.MULTILINE)  # where files were put together
     return text if "\n" in text else text.replace("\r", "\n")  # line ends of old Macs
 
 

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 from minibert.training.answers import misplaced
-from minibert.training.columns import MISSING, is_number, number_of
-from minibert.training.tables import some
+from minibert.training.columns import COMMA, MISSING, is_number, number_of
+from minibert.training.tables import Table, some
 
 LIST = re.compile(r"\[.*\]|\(.*\)|\{.*\}", re.DOTALL)  # as Python writes one
+ARRAY = re.compile(r"array\((\[.*?\])(?:, dtype=[^)]*)?\)", re.DOTALL)  # as numpy writes one
 BARE = re.compile(r"""[\[({]([^][(){}:'"]+)[])}]""")  # a list whose items have no quotes
 STRONG, WEAK = "\n|;,", "/+& "  # what may separate labels
+NUMBER, THOUSANDS = re.compile(r"[+-]?\d+(,\d+)?"), re.compile(r"[1-9]\d{0,2}(\.\d{3})?")
 HALF = re.compile("[\ud800-\udfff]")  # JSON may have one half of a pair of surrogates
 
 
@@ -51,6 +53,10 @@ def read_value(role: str, cell: Any, blank: bool = False) -> Any:
     Raises:
         Unusable: it has none.
     """
+    if role == "impossible":
+        return number_of(cell) == 1
+    if role == "start" and is_missing(cell):
+        return None
     if role in ("score", "start"):
         if not is_number(cell) or isinstance(cell, bool):
             raise Unusable(f"the {role} is not a number", cell)
@@ -94,9 +100,7 @@ def as_list(cell: Any) -> Any:
     if isinstance(cell, str) and LIST.fullmatch(cell.strip()):
         if re.search(r"""['"]\s+['"]""", cell):  # Python would join the two
             raise Unusable("a list without commas, as numpy writes it", cell)
-        with contextlib.suppress(ValueError, SyntaxError, TypeError):
-            found = ast.literal_eval(cell.strip())
-            cell = found if isinstance(found, (list, tuple, set, dict)) else cell
+        cell = literal(cell)
     if isinstance(cell, str) and (bare := BARE.fullmatch(cell.strip())):
         if "," in bare[1] or (cell.strip()[0] == "[" and len(bare[1].split()) == 1):
             return [item.strip() for item in bare[1].split(",")]
@@ -110,6 +114,15 @@ def as_list(cell: Any) -> Any:
     if isinstance(cell, set):
         return sorted(cell, key=str)
     return list(cell) if isinstance(cell, tuple) else cell
+
+
+def literal(cell: str) -> Any:
+    """The list or dictionary that Python, pandas or numpy wrote into a cell; else the cell."""
+    with contextlib.suppress(ValueError, SyntaxError, TypeError):
+        found = ast.literal_eval(ARRAY.sub(r"\1", cell.strip()))
+        if isinstance(found, (list, tuple, set, dict)):
+            return found
+    return cell
 
 
 def listed(role: str, cell: Any) -> list[str]:
@@ -141,13 +154,34 @@ def is_text(cell: Any) -> bool:
     return False
 
 
+def decimal_commas(table: Table) -> None:
+    """Write the decimal commas in columns of numbers as points, in place, and remark on it."""
+    rows = [cells for _, cells in table.rows if cells]
+    for at in range(len(rows[0])) if rows and table.delimiter != "," else ():
+        below = [cells[at] for cells in rows[table.names is None :]]  # the first may be a header
+        texts = [str(cell).strip() for cell in below if not is_missing(cell)]
+        comma = next(filter(COMMA.fullmatch, texts), None)
+        if comma and all(map(NUMBER.fullmatch, texts)):
+            table.remarks.append(f"column {at + 1}: {comma} is read as {comma.replace(',', '.')}")
+            for cells in rows:
+                if NUMBER.fullmatch(str(cells[at]).strip()):
+                    cells[at] = str(cells[at]).replace(",", ".")
+        point = next((text for text in texts if "." in text), None)
+        if point and table.delimiter == ";" and all(map(THOUSANDS.fullmatch, texts)):
+            table.warnings.append(
+                f"column {at + 1}: {point} is read as {float(point)}; if the point separates "
+                "thousands, take it out"
+            )
+
+
 def split_labels(rows: list, at: int, say: Callable[[str], None]) -> list[str]:
     """Cut labels that stand in one cell at what separates them, in place; returns warnings.
 
     The first strong mark separates. Any other, which may also stand in a label, does only if all
     it would separate are labels of other rows.
     """
-    texts = [cells for _, cells in rows if is_text(cells[at])]
+    rows = [(line, cells) for line, cells in rows if is_text(cells[at])]
+    texts = [cells for _, cells in rows]
     for cells in texts:
         cells[at] = [cells[at].strip()]
     warnings, first, cut = [], True, None
@@ -184,7 +218,11 @@ def agreeing(values: dict[str, Any]) -> dict[str, Any]:
     if "tags" in values and "tokens" in values and len(values["tags"]) != len(values["tokens"]):
         raise Unusable("not as many tags as tokens", f"{len(values['tokens'])} tokens")
     if "answers" in values:
-        found = answers_of(values["answers"], values.pop("start", None))
+        cell, start = values["answers"], values.pop("start", None)
+        impossible = values.pop("impossible", False)
+        found = [] if impossible and is_missing(cell) else answers_of(cell, start)
+        if impossible and found:
+            raise Unusable("is_impossible, and yet it has answers")
         for text, start in misplaced(values["context"], found):
             raise Unusable("the answer is not at its place in the context", f"{text}, {start}")
         values["answers"] = found
@@ -198,6 +236,7 @@ def answers_of(cell: Any, start: int | None) -> list[list]:
     it, {"text": [...], "answer_start": [...]}; or a list of {"text": ..., "answer_start": ...}, as
     in SQuAD.
     """
+    cell = literal(cell) if isinstance(cell, str) and start is None else cell
     try:
         if isinstance(cell, dict):
             cell = list(zip(cell["text"], cell["answer_start"], strict=True))

@@ -1,9 +1,10 @@
 """Files in which something is doubtful: it is asked, refused or said, never guessed in silence."""
 
+import json
 import re
 
 import pytest
-from support.written import CLASSIFY, OPINIONS, WORDS, both, read, table
+from support.written import CLASSIFY, OPINIONS, PAIR, QUESTIONS, WORDS, both, read, table
 
 LABELS, TEXTS = ("text", "labels"), "text,labels\n"
 
@@ -79,6 +80,13 @@ def test_labels_in_one_cell(tmp_path, name, content, labels, remark):
     assert re.search(remark, said, re.DOTALL), said
 
 
+def test_rows_without_labels_beside_labels_in_one_cell(tmp_path):
+    rows = [{"text": "a", "labels": labels} for labels in ("x, y", None, [{"x": 1}])]
+    content = "".join(json.dumps(row) + "\n" for row in rows)
+    with pytest.raises(ValueError, match=r"labels are empty .*line 2\).*lists among.*\(line 3"):
+        read(tmp_path / "a.jsonl", content, LABELS)
+
+
 def test_a_list_without_quotes_is_no_class(tmp_path):
     with pytest.raises(ValueError, match=r"several labels in a row .*line 2: \['joy', 'fear'\]"):
         read(tmp_path / "a.csv", 'text,label\na,"(joy, fear)"\nb,joy\n', CLASSIFY)
@@ -130,3 +138,165 @@ def test_one_number_in_two_spellings(tmp_path, labels, what):
     else:
         with pytest.raises(ValueError, match=what):
             read(tmp_path / "a.csv", content, CLASSIFY)
+
+
+# ---------------------------------------------------------------------------------------- texts
+
+
+@pytest.mark.parametrize(
+    "text, warning",
+    [
+        ("b'How are you?'", "bytes as Python prints them, b'...'"),
+        ('b"It\'s me"', "bytes as Python prints them"),
+        ("Tom &amp; Ann&#39;s cup", "HTML, such as '&amp;'"),
+        ("so<br />what", "HTML, such as '<br />'"),
+        ("so <p class=x>what</p>", "HTML, such as '<p class=x>'"),
+        ("Ã‰cole", "UTF-8 that was read as another encoding"),
+        ("SCHÃ–N", "UTF-8 that was read as another encoding"),
+        ("Ã„rger und Ã–l", "UTF-8 that was read as another encoding"),
+        ("AMANHÃ… talvez", None),
+        ("black & white; R&B; a < b", None),
+        ("b' and b", None),
+    ],
+)
+def test_texts_that_look_damaged(tmp_path, text, warning):
+    _, said = read(tmp_path / "a.csv", f"text,label\nwell,x\n{text},y\n", CLASSIFY)
+    assert f"warning: a.csv: {warning}" in said if warning else "warning" not in said, said
+    assert not warning or re.search(r"\(line 3\)", said)
+    row = {"question": "Why?", "context": text, "answers": []}
+    _, said = read(tmp_path / "a.jsonl", json.dumps(row), QUESTIONS)
+    assert bool(warning) == ("warning" in said)
+
+
+SUBTITLES = "1\n00:00:01,000 --> 00:00:02,000\nHello there\n\n2\n00:02,000 --> 00:03,000\nBye\n"
+
+
+@pytest.mark.parametrize("name", ["a.srt", "a.vtt", "a.txt"])
+def test_subtitles_are_no_texts(tmp_path, name):
+    content = SUBTITLES if name != "a.vtt" else "WEBVTT\n\n" + SUBTITLES.replace(",", ".")
+    with pytest.raises(ValueError, match=r"subtitles, with a time above .* grep -vE"):
+        read(tmp_path / name, content, ("text",))
+
+
+# ---------------------------------------------------------------------------------------- tables
+
+
+def test_a_title_above_the_header(tmp_path):
+    for title in ("Feedback of our class in November,", "Feedback,"):
+        content = f"{title}\ncomment,rating\n{table(OPINIONS)}"
+        with pytest.raises(ValueError, match="in its first cell alone.*a title.*remove the line"):
+            read(tmp_path / "a.csv", content, CLASSIFY)
+    content = "text,\n" + table(OPINIONS)
+    found, _ = read(tmp_path / "a.csv", content, CLASSIFY)
+    assert both(found) == OPINIONS
+
+
+@pytest.mark.parametrize(
+    "name, content, roles",
+    [
+        ("a.csv", "text,label\n" + table(OPINIONS), CLASSIFY),
+        ("a.txt", "one\ntwo\n", ("text",)),
+        ("a.jsonl", '{"text": "one", "label": "x"}\n', CLASSIFY),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_that_were_put_together(tmp_path, name, content, roles, encoding):
+    once, _ = read(tmp_path / name, content, roles)
+    twice = content.encode(encoding) * 2
+    found, _ = read(tmp_path / name, twice, roles, skip_incomplete=True)
+    assert [e.values for e in found] == [e.values for e in once] * 2
+    if name == "a.csv":
+        with pytest.raises(ValueError, match=r"1 of 25 rows .*the header again \(line 14\)"):
+            read(tmp_path / name, twice, roles)
+
+
+def scored(*scores, delimiter=";", header=("Satz 1", "Satz 2", "Ähnlichkeit")):
+    texts = [text for text, _ in OPINIONS]
+    rows = [(text, f"{text} again", scores[i % len(scores)]) for i, text in enumerate(texts)]
+    return table([header, *rows], delimiter)
+
+
+@pytest.mark.parametrize(
+    "name, content, scores, remark",
+    [
+        ("a.csv", scored("4,5", "3", "-0,25"), [4.5, 3, -0.25], "4,5 is read as 4.5"),
+        ("a.tsv", scored("4,5", "3", delimiter="\t"), [4.5, 3], "4,5 is read as 4.5"),
+        ("a.csv", scored("4,5", header=("a cup", "of tea", "2,5")), [2.5, 4.5], "is read as 4.5"),
+        ("a.csv", scored("1.250", "1.900", "900"), [1.25, 1.9, 900],
+         "warning: a.csv: column 3: 1.250 is read as 1.25; if the point separates thousands, take"),
+        ("a.csv", scored("1.250", "1.900", delimiter=","), [1.25, 1.9], None),
+        ("a.csv", scored("0.250", "1.900"), [0.25, 1.9], None),
+        ("a.csv", scored("1.25", "1.900"), [1.25, 1.9], None),
+    ],
+)
+def test_scores_as_other_countries_write_them(tmp_path, name, content, scores, remark):
+    found, said = read(tmp_path / name, content, PAIR)
+    assert [example.values["score"] for example in found[: len(scores)]] == scores
+    assert remark in said if remark else "is read as" not in said, said
+
+
+def test_commas_and_numbers_in_one_key(tmp_path):
+    rows = [{"text": "a", "pair": "b", "score": score} for score in ("4,5", 3, "2")]
+    content = "".join(json.dumps(row) + "\n" for row in rows)
+    found, _ = read(tmp_path / "a.jsonl", content, PAIR)
+    assert [example.values["score"] for example in found] == [4.5, 3, 2]
+
+
+@pytest.mark.parametrize("scores", [("1,250", "2,000"), ("1,250", "9")])
+def test_a_comma_that_may_separate_thousands_is_refused(tmp_path, scores):
+    for delimiter in ";,":
+        with pytest.raises(ValueError, match="the score is not a number .*'1,250'"):
+            read(tmp_path / "a.csv", scored(*scores, delimiter=delimiter,
+                 header=("sentence1", "sentence2", "score")), PAIR)  # fmt: skip
+    with pytest.raises(ValueError, match="the score is not a number .*'4,5'"):
+        read(tmp_path / "a.csv", scored("4,5", "3.5", header=("text", "pair", "score")), PAIR)
+
+
+# --------------------------------------------------------------------------------------- formats
+
+
+def test_label_studio_in_full_is_not_read(tmp_path):
+    content = '[{"id": 1, "data": {"text": "a"}, "annotations": [{"result": []}]}]'
+    for name in ("a.json", "a.jsonl"):
+        with pytest.raises(ValueError, match="Label Studio's JSON.*JSON-MIN or CSV"):
+            read(tmp_path / name, content, CLASSIFY)
+
+
+@pytest.mark.parametrize(
+    "answers, expected",
+    [
+        ("{'text': array(['1296', 'in 1296'], dtype=object), "
+         "'answer_start': array([24, 21], dtype=int32)}", [["1296", 24], ["in 1296", 21]]),
+        ("{'text': ['1296'], 'answer_start': [24]}", [["1296", 24]]),
+        ('{"text": ["1296"], "answer_start": [24]}', [["1296", 24]]),
+        ("{'text': array([], dtype=object), 'answer_start': array([], dtype=int32)}", []),
+        ("[{'text': '1296', 'answer_start': 24}]", [["1296", 24]]),
+    ],
+)
+def test_answers_in_a_cell(tmp_path, answers, expected):
+    quoted = '"{}"'.format(answers.replace('"', '""'))
+    content = f"question,context,answers\nWhen?,The castle was built in 1296.,{quoted}\n"
+    found, _ = read(tmp_path / "a.csv", content, QUESTIONS)
+    assert [example.values["answers"] for example in found] == [expected]
+
+
+@pytest.mark.parametrize(
+    "row, expected",
+    [
+        ({"answer": "", "is_impossible": True}, []),
+        ({"answer": None, "start": None, "is_impossible": True}, []),
+        ({"answers": {"text": [], "answer_start": []}, "is_impossible": True}, []),
+        ({"answers": {"text": ["It"], "answer_start": [0]}, "is_impossible": False}, [["It", 0]]),
+        ({"answer": "It", "answer_start": 0, "is_impossible": "false"}, [["It", 0]]),
+        ({"answer": "It", "answer_start": 0, "is_impossible": 1}, None),
+        ({"answers": {"text": ["It"], "answer_start": [0]}, "is_impossible": "True"}, None),
+    ],
+)
+def test_questions_that_say_whether_they_have_an_answer(tmp_path, row, expected):
+    content = json.dumps({"question": "When?", "context": "It rained.", **row})
+    if expected is None:
+        with pytest.raises(ValueError, match=r"is_impossible, and yet it has answers \(line 1\)"):
+            read(tmp_path / "a.jsonl", content, QUESTIONS)
+    else:
+        found, _ = read(tmp_path / "a.jsonl", content, QUESTIONS)
+        assert [example.values["answers"] for example in found] == [expected]

@@ -142,7 +142,7 @@ def test_questions_in_columns(tmp_path):
     content = "question,context,answer,start\nq,a b c,b,2\nq,a b c,,-1\n"
     found, _ = read(tmp_path / "a.csv", content, QUESTIONS)
     assert [e.values["answers"] for e in found] == [[["b", 2]], []]
-    with pytest.raises(ValueError, match=r"the start is not a number \(line 2"):
+    with pytest.raises(ValueError, match=r"no answer with its start .*\(line 2"):
         read(tmp_path / "a.csv", "question,context,answer,start\nq,a b c,,\n", QUESTIONS)
     row = {"question": "q", "context": "a b c", "answer": ""}
     with pytest.raises(ValueError, match=r"no answer with its start .*\(line 1"):
@@ -329,8 +329,8 @@ SQUAD = '{"data": [{"paragraphs": [{"context": "It rained.", "qas": %s}]}]}'
         ("a.jsonl", '{"text": "a", "label": "b", "label": "c"}\n', CLASSIFY,
          r"'label' stands twice in an object\) \(line 1"),
         ("a.json", '[{"text": "a", "label": "b", "label": "c"}]', CLASSIFY, "'label' stands twice"),
-        ("a.json", SQUAD % '[{"question": "q", "is_impossible": true, "answers": [{"text": "It", '
-         '"answer_start": 0}]}]', QUESTIONS, r"yet it has answers \(question 1"),
+        ("a.json", SQUAD % '[{"id": 1, "question": "q", "is_impossible": true, "answers": '
+         '[{"text": "It", "answer_start": 0}]}]', QUESTIONS, r"yet it has answers \(question 1"),
         ("a.jsonl", '{"text": "a", "label": true}\n{"text": "b", "label": 1}\n', CLASSIFY,
          "mean the same"),
         ("a.jsonl", '{"text": "a", "labels": ["1", "x"]}\n{"text": "b", "labels": ["1.0"]}\n',
