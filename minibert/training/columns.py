@@ -316,7 +316,7 @@ def texts_by_content(
     lacking, texts = [role for role in missing if role in TEXTS], fitting("text", free)
     varied = [i for i in texts if not free[i].alike]
     texts = varied if len(varied) >= len(lacking) else texts
-    may = [role for role in TEXTS if role in wanted and role not in positions]
+    may = [role for role in ("text", "pair") if role in wanted and role not in positions]
     more = len(texts) > len(lacking) and "text" in lacking
     if more and (len(positions) + len(texts) < len(names) or not all(map(str.isdigit, names))):
         return {}
@@ -423,10 +423,9 @@ def example(
     if "labels" in each and len(flags) > 1:  # a column for each
         each["labels"] = "+".join(called(names, at) for at in flags)
     asked = "--columns " + " ".join(f"{role}={name}" for role, name in each.items())
-    if "text" in given and wanted.get("pair") is False:
-        more = [i for i in fitting("text", free) if i not in given.values() and not free[i].alike]
-        for at in more[:1]:
-            asked += f" (or both texts: {asked} pair={called(names, at)})"
+    texts = [i for i in fitting("text", free) if i not in given.values() and not free[i].alike]
+    if "text" in given and texts and (may := [role for role in TEXTS if wanted.get(role) is False]):
+        asked += f" (or with one text more: {asked} {may[0]}={called(names, texts[0])})"
     return asked
 
 

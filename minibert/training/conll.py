@@ -15,7 +15,7 @@ NUMBER, PART = re.compile(r"\d+([-.]\d+)?"), re.compile(r"\d+[-.]\d+$")  # of Co
 PHRASES = {*"NP VP PP ADVP ADJP SBAR PRT CONJP INTJ LST UCP".split()}  # types of CoNLL-2000
 OTHERS = {  # what a file begins with, or has somewhere → whose it is
     r"\A\s*#begin document": "OntoNotes (CoNLL-2012)",
-    r"\A\s*#FORMAT=WebAnno": "WebAnno",
+    r"\A\s*#(FORMAT=WebAnno|T_SP=)": "WebAnno",
     r"\A\s*[TREAMN]\d+\t\S+ \d+ \d+": "brat",
     r"<([A-Z]{2,})>[^<>\n]+</\1>": "markup in a text, <PER>...</PER>",
 }
@@ -43,6 +43,7 @@ def read_words(file: Path, text: str) -> Table:
     conllu = bool(numbers) and all(map(NUMBER.fullmatch, numbers))
     if conllu:  # 1-2 is what 1 and 2 are written as, 8.1 a word that is not written
         filled = [(n, cells) for n, cells in filled if not cells or not PART.match(cells[0])]
+    filled = separated(filled, width, table)
     comments, sentence, start, whole = [], [], 0, True
     known = {cells[-1] for _, cells in filled if cells and not cells[0].startswith("#")}
     for n, cells in [*filled, (0, [])]:
@@ -68,6 +69,13 @@ def read_words(file: Path, text: str) -> Table:
             f"{file}: {len(set(tags))} different tags for {len(tags)} words, such as {tags[:3]}; a "
             "word and its tag a line are needed, and a blank line after a sentence"
         )
+    words = [word for _, row in table.rows for word in row[word_column(table, width)]]
+    spaced = [word for word in words if " " in word]
+    if 2 * len(spaced) > len(words):
+        raise ValueError(
+            f"{file}: words with spaces in them, such as {spaced[0]!r}; a word and its tag a line "
+            "are needed"
+        )
     if tags and all("/" in cell[1:] for _, row in table.rows for cells in row for cell in cells):
         raise ValueError(f"{file}: word/TAG, as in {tags[0]!r}; a word and its tag a line is read")
     if comments:
@@ -90,6 +98,31 @@ def cells_of(text: str) -> list[tuple[int, list[str]]]:
             cells.pop()
         filled.append((n, cells if line.strip() else []))
     return filled
+
+
+def separated(
+    filled: list[tuple[int, list[str]]], width: int, table: Table
+) -> list[tuple[int, list[str]]]:
+    """The lines, a sentence with its blank line after it.
+
+    Where there is none in the file, a sentence ends where a column changes that has every value
+    only once, for two words in a row or more on average: the number of the sentence.
+    """
+    words = [i for i, (_, cells) in enumerate(filled) if len(cells) == width]
+    if not words or not all(cells for _, cells in filled[words[0] : words[-1]]):
+        return filled
+    ends = {}
+    for at in range(width - 2):
+        column = [filled[i][1][at] for i in words]
+        changes = [i for i, a, b in zip(words[1:], column, column[1:], strict=False) if a != b]
+        if len({*column}) == len(changes) + 1 <= len(column) / 2:
+            ends[at] = changes
+    at = max(ends, key=lambda at: len(ends[at]), default=None)
+    if at is None or not ends[at]:
+        return filled
+    table.remarks.append(f"no blank lines: a sentence ends where column {at + 1} changes")
+    parts = zip([0, *ends[at]], [*ends[at], len(filled)], strict=True)
+    return [line for begin, end in parts for line in [*filled[begin:end], (0, [])]]
 
 
 def tag_columns(table: Table, width: int) -> list[int]:

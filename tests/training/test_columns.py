@@ -38,12 +38,12 @@ def test_two_columns_of_texts_are_asked_about_if_the_header_does_not_name_them(t
                                                                       strict=True)]  # fmt: skip
     names = "What was good,What was bad,Overall\n"
     with pytest.raises(ValueError, match=r"which columns are text\?.* --columns text=1 "
-                       r"\(or both texts: --columns text=1 pair=2\)"):
+                       r"\(or with one text more: --columns text=1 pair=2\)"):
         read(tmp_path / "a.csv", names + table(rows), CLASSIFY)
     found, _ = read(tmp_path / "a.csv", "Title,Description,Class\n" + table(rows), CLASSIFY)
     assert found[0].texts == rows[0][:2]
     counted = [(str(i), *row) for i, row in enumerate(rows)]
-    with pytest.raises(ValueError, match=r"--columns text=2 \(or both texts"):
+    with pytest.raises(ValueError, match=r"--columns text=2 \(or with one text more"):
         read(tmp_path / "a.csv", table(counted), CLASSIFY, header=False)
 
 
@@ -173,3 +173,38 @@ def test_tables_drawn_with_bars(tmp_path, name, content, line):
     assert found[0].line == line and "read as a table drawn with bars" in said
     with pytest.raises(ValueError, match=r"1 of 2 rows .* 3 columns, not 2 \(line"):
         read(tmp_path / name, content.replace("cold", "cold | hot"), CLASSIFY)
+
+
+# -------------------------------------------------------------------- found by inventing more files
+
+
+@pytest.mark.parametrize("front", ["{s}\t", "doc1\t{s}\t{i}\t", "{s}-{i}\t{s}\t"])
+def test_sentences_without_a_blank_line_between_are_told_by_their_numbers(tmp_path, front):
+    words = [("Peter", "B-PER"), ("sings", "O"), ("here", "O")]
+    content = "".join(f"{front.format(s=s, i=i)}{word}\t{tag}\n"
+                      for s in (1, 2, 3) for i, (word, tag) in enumerate(words))  # fmt: skip
+    found, said = read(tmp_path / "a.tsv", content, WORDS)
+    assert [e.values["tokens"] for e in found] == [["Peter", "sings", "here"]] * 3
+    assert [e.line for e in found] == [1, 4, 7] and "a sentence ends where column" in said
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("BOS show flights EOS\tO O O O\tflight\nBOS list trains EOS\tO O B-x O\ttrain\n",
+         "words with spaces in them, such as 'BOS show flights EOS'; a word and its tag a line"),
+        ("#T_SP=webanno.custom.NE|value\n\n1-1\t0-5\tPeter\tPER\n", "looks like WebAnno"),
+    ],
+)  # fmt: skip
+def test_what_is_no_word_a_line(tmp_path, content, message):
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "a.tsv", content, WORDS)
+
+
+def test_a_third_text_is_no_negative_unless_it_is_said(tmp_path):
+    rows = [(a, f"{b}, or so", f"CC-BY 2.0 (France) Attribution: tatoeba.org {i} (CM)")
+            for i, ((a, _), (b, _)) in enumerate(zip(OPINIONS, OPINIONS[::-1], strict=True))
+            ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"--columns text=1 pair=2 \(or with one text more: "
+                       "--columns text=1 pair=2 negative=3"):
+        read(tmp_path / "a.tsv", table(rows, "\t"), BELONG)
