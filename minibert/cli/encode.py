@@ -96,20 +96,14 @@ def search(args: argparse.Namespace) -> Result:
 
     Example: minibert search "how to reset a password" questions.txt -k 5
     """
-    import numpy as np
-
     from minibert.similarity import search as nearest
+    from minibert.speed.embed_file import read_vectors
     from minibert.training.data import locate
 
     texts, lines = searched(args)
     encoder = load_encoder(args)
     if args.vectors:
-        vectors = np.load(locate(args.vectors), mmap_mode="r")
-        if vectors.shape != (len(texts), encoder.dimension):
-            raise ValueError(
-                f"{args.vectors} has the shape {vectors.shape}, but {args.file} and {args.model} "
-                f"need {(len(texts), encoder.dimension)}; write it again with minibert embed"
-            )
+        vectors = read_vectors(locate(args.vectors), texts, encoder)
     else:
         vectors = encoder.encode(texts, on_long=args.on_long)
     query = encoder.encode([args.query], on_long=args.on_long)

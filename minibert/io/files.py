@@ -307,6 +307,47 @@ def staged(path: Path, home: Path) -> Iterator[Path]:
         raise OSError(error.errno, reason, str(path / where.relative_to(temporary))) from None
 
 
+@contextlib.contextmanager
+def locked(path: Path, what: Path) -> Iterator[None]:
+    """Hold a lock file for a while, so that no two processes write the same.
+
+    The system lets go of it when the process ends, however it ends. The file holds its number.
+
+    Args:
+        what: is being written, for the message.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b", buffering=0) as file:
+        try:
+            if os.name == "nt":
+                import msvcrt
+
+                file.seek(1 << 20)  # a byte far behind the text, which others may thus read
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:  # a file system without locks has none that could be held
+            if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+                file.seek(0)
+                raise ValueError(
+                    f"process {file.read().decode() or '?'} is writing {what}; wait until it has "
+                    "ended, or name another"
+                ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()).encode())
+        try:
+            yield
+        finally:
+            if os.name == "nt":
+                file.close()  # there an open file cannot be removed
+            path.unlink(missing_ok=True)
+
+
 def remove(path: Path) -> None:
     """Remove a file, or a directory with all that is in it, as far as that is possible."""
     if path.is_dir() and not path.is_symlink():

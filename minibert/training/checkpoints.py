@@ -2,7 +2,8 @@
 
 A run directory is the finished model with a folder ``run/`` in it:
 
-    settings.json            everything the run was asked for
+    asked.json               what the run was asked for
+    settings.json            the same, with what its recipe chose
     versions.json            packages, machine, digests of data and start weights
     log.jsonl                one line a step and one an evaluation
     metrics.csv              the same as a table, up to the last epoch
@@ -230,44 +231,6 @@ class Run:
         distributed.wait()
         if self.directory and self.best_epoch:
             self.load(read_safetensors(Path(self.directory, "best.safetensors"))[0])
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file for a while, so that no two processes write to one directory.
-
-    The system lets go of it when the process ends, however it ends. The file holds its number.
-
-    Raises:
-        ValueError: another process holds it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+b", buffering=0) as file:
-        try:
-            if os.name == "nt":
-                import msvcrt
-
-                file.seek(1 << 20)  # a byte far behind the text, which others may thus read
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:  # a file system without locks has none that could be held
-            if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
-                file.seek(0)
-                raise ValueError(
-                    f"process {file.read().decode() or '?'} is training in {path.parents[1]}; wait "
-                    "until it has ended, or name another directory"
-                ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()).encode())
-        try:
-            yield
-        finally:
-            if os.name == "nt":
-                file.close()  # there an open file cannot be removed
-            path.unlink(missing_ok=True)
 
 
 def append(path: Path, line: str) -> None:

@@ -23,13 +23,15 @@ from tqdm import tqdm
 
 import minibert
 from minibert.io import distributed
-from minibert.io.files import read_json, read_text, remove, write_json, write_text
+from minibert.io.files import locked, read_json, read_text, remove, write_json, write_text
 from minibert.sentence_encoder import best_device
-from minibert.training.checkpoints import Run, locked
+from minibert.training.checkpoints import Run
 from minibert.training.data import Say, silent
 from minibert.training.loop import Step, loop
 from minibert.training.optim import SCHEDULES
 from minibert.training.settings import Checked
+
+BEGUN = ("asked.json", "settings.json", "versions.json", "log.jsonl", "data")  # in run/, at first
 
 
 def carry_out(
@@ -57,6 +59,8 @@ def carry_out(
             return clear(here)
         device = best_device(settings.device)
         distributed.start(device)
+        if not resume and distributed.rank() == 0:
+            write_json(here / "asked.json", dataclasses.asdict(settings))
         return whole_run(settings, out, resume, device, say if distributed.rank() == 0 else silent)
 
 
@@ -78,13 +82,13 @@ def settings_of(
         return settings
     if not path.exists():
         raise FileNotFoundError(f"{path.parent} holds no run that could be resumed; start one")
-    begun = read_json(path)
-    if isinstance(settings, kind):
-        chosen = (None, "auto")  # by the recipe, in the run
-        settings = {k: v for k, v in vars(settings).items() if v not in chosen}
+    begun = before = read_json(path)
+    if isinstance(settings, kind):  # all of them, as they were before the recipe chose some
+        before = read_json(path.with_name("asked.json"))
+        settings = dataclasses.asdict(settings)
     asked = json.loads(json.dumps(settings or {}))  # of a tuple a list
-    if other := [name for name, value in asked.items() if begun.get(name) != value]:
-        told = ", ".join(f"{name} {begun.get(name)!r} (not {asked[name]!r})" for name in other)
+    if other := [name for name, value in asked.items() if before.get(name) != value]:
+        told = ", ".join(f"{name} {before.get(name)!r} (not {asked[name]!r})" for name in other)
         raise ValueError(
             f"the run in {out} was begun with {told}, and is continued so: leave these out, or "
             "start a new run in another directory"
@@ -108,13 +112,13 @@ def claimed(out: Path, resume: bool) -> Iterator[None]:
         yield
         return
     try:
-        with locked(here / "lock"):
+        with locked(here / "lock", out):
             new = not (here / "settings.json").exists()
             try:
                 yield
             except BaseException:
                 if new and not trained(here):
-                    for name in ("settings.json", "versions.json", "log.jsonl", "data"):
+                    for name in BEGUN:
                         remove(here / name)
                 raise
     finally:

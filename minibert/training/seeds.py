@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from minibert.io.files import write_json
+from minibert.io.files import read_json, sha256, write_json
 from minibert.sentence_encoder import SentenceEncoder
 from minibert.training import data, metrics
 from minibert.training.data import Say, silent
@@ -49,9 +49,16 @@ def begin_or_resume(settings: Settings, out: Path, say: Say) -> dict:
     """`finetune`; a run that stands in ``out`` is resumed, or not repeated if it is finished.
 
     Raises:
-        ValueError: that run has other settings.
+        ValueError: that run has other settings or data.
     """
     begun = (out / "run" / "settings.json").exists()
+    before = read_json(out / "run" / "versions.json")["sha256"] if begun else {}
+    for name in settings.files if begun else ():
+        if sha256(data.locate(settings.files[name])) != before.get(name):
+            raise ValueError(
+                f"the run in {out} was begun with another {name} file than {settings.files[name]} "
+                "is now; name another directory"
+            )
     return finetune(settings, out, resume=begun, say=say)
 
 

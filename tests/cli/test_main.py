@@ -98,7 +98,9 @@ def test_embed_then_search(capsys, model, tmp_path):
     lines.write_text("a b c\n")
     status, _, err = run(capsys, *arguments, "--vectors", vectors)
     assert status == 2
-    assert "has the shape (3, 32)" in err and "need (1, 32); write it again with" in err
+    assert "has the shape (3, 32)" in err and "need floats in the shape (1, 32); write it" in err
+    lines.write_text("a b c\ng h i\nd e f\n")
+    assert "the vectors of other texts" in run(capsys, *arguments, "--vectors", vectors)[2]
 
 
 def test_keysentences(capsys, model, tmp_path):

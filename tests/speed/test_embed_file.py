@@ -13,7 +13,7 @@ from minibert.io import distributed
 from minibert.sentence_encoder import SentenceEncoder
 from minibert.speed import embed_file as module
 from minibert.speed.bench import whole_process
-from minibert.speed.embed_file import embed_file
+from minibert.speed.embed_file import embed_file, read_vectors
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_rows_are_lines_and_no_more_is_read_than_is_encoded(tiny, lines, tmp_pat
     assert ahead == [(min(8, 50 - i), 50 + min(i + 8, 50)) for i in range(0, 50, 8)]  # counted once
     rows = np.load(tmp_path / "out.npy")
     assert rows.dtype == np.float32 and np.allclose(rows, expected, atol=2e-6)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["lines.txt", "out.npy"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["lines.txt", "out.npy", "out.npy.json"]
 
 
 def test_a_stopped_run_goes_on(tiny, lines, tmp_path):
@@ -69,13 +69,15 @@ def test_a_stopped_run_goes_on(tiny, lines, tmp_path):
     assert out.read_bytes() == whole.read_bytes()
 
 
-@pytest.mark.parametrize("change", ["text", "option", "weights", "damage"])
+@pytest.mark.parametrize("change", ["text", "option", "weights", "damage", "short"])
 def test_what_changed_since_starts_anew(tiny, lines, tmp_path, monkeypatch, change):
     path, _ = lines
     stop(tiny, path, tmp_path / "out.npy", after=3)
     bias = tiny.model.layers[0].attention.value.bias
     if change == "text":
         path.write_text(path.read_text().replace("a", "b", 1))
+    if change == "short":
+        os.truncate(tmp_path / "out.npy.part", 3000)
     if change == "damage":
         (tmp_path / "out.npy.part.json").write_text('["nonsense"]')
     if change == "weights":
@@ -130,6 +132,72 @@ def test_bad_text_is_found_before_anything_is_written(tiny, tmp_path):
     assert not list(tmp_path.glob("out*"))
 
 
+def test_a_pipe_cannot_be_read_twice(tiny, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe is not a regular file, and it is read twice"):
+        embed_file(tiny, tmp_path / "pipe", tmp_path / "out.npy")
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("change", ["shorter", "longer", "other"])
+def test_a_file_that_changes_meanwhile_gives_no_vectors(tiny, lines, tmp_path, change):
+    path, out, texts = lines[0], tmp_path / "out.npy", lines[0].read_text()
+    changed = {"shorter": texts[:60], "longer": texts + "a\n", "other": texts[:-2] + "!\n"}[change]
+
+    def write_meanwhile(done, total):
+        path.write_text(changed)
+
+    if change == "longer":  # what was there at the beginning is still there
+        assert embed_file(tiny, path, out, on_start=write_meanwhile) == (50, 32)
+        return
+    with pytest.raises(ValueError, match="lines.txt has changed while it was read"):
+        embed_file(tiny, path, out, on_start=write_meanwhile)
+    assert not out.exists()
+    rows, _ = embed_file(tiny, path, out)
+    assert np.allclose(np.load(out), tiny.encode(changed.splitlines()), atol=2e-6)
+
+
+def test_two_do_not_write_one_array(tiny, lines, tmp_path):
+    def begin_another(done, total):
+        with pytest.raises(ValueError, match=f"process {os.getpid()} is writing .*out.npy; wait"):
+            embed_file(tiny, lines[0], tmp_path / "out.npy")
+
+    embed_file(tiny, lines[0], tmp_path / "out.npy", on_start=begin_another)
+    assert not (tmp_path / "out.npy.lock").exists()
+
+
+def test_vectors_say_what_they_were_made_of(tiny, lines, tmp_path):
+    (path, texts), out = lines, tmp_path / "out.npy"
+    embed_file(tiny, path, out)
+    assert np.array_equal(read_vectors(out, texts, tiny), np.load(out))
+    with pytest.raises(ValueError, match="holds the vectors of other texts"):
+        read_vectors(tmp_path / "out.npy", [*texts[1:], texts[0]], tiny)
+    bias = tiny.model.layers[0].attention.value.bias
+    bias.data += 1
+    with pytest.warns(UserWarning, match="vectors of another model"):
+        read_vectors(tmp_path / "out.npy", texts, tiny)
+    bias.data -= 1
+    (tmp_path / "out.npy.json").unlink()
+    with pytest.warns(UserWarning, match="nothing says of which texts"):
+        read_vectors(tmp_path / "out.npy", texts, tiny)
+
+
+@pytest.mark.parametrize("kind", ["empty", "npz", "pickle", "integers", "one-d", "cut"])
+def test_what_is_no_array_of_vectors_is_said(tiny, tmp_path, kind):
+    path, texts = tmp_path / "v.npy", ["a", "b"]
+    whole = np.zeros((2, 32), np.float32)
+    kinds = {"pickle": np.array([{}]), "integers": whole.astype(int), "one-d": whole[0]}
+    if kind == "npz":
+        with open(path, "wb") as file:
+            np.savez(file, x=whole)
+    else:
+        np.save(path, kinds.get(kind, whole), allow_pickle=True)
+    if kind in ("empty", "cut"):
+        os.truncate(path, 0 if kind == "empty" else 150)
+    with pytest.raises(ValueError, match="v.npy .*write it again with minibert embed"):
+        read_vectors(path, texts, tiny)
+
+
 def test_truncated_lines_are_said(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 2)
     (tmp_path / "long.txt").write_text(("a " * 20 + "\n") * 6)
@@ -153,7 +221,7 @@ def test_memory_stays_flat(tiny, tmp_path):
     """Ten times the lines (12 MB of vectors more) take hardly more memory."""
     tiny.save_pretrained(tmp_path / "model")
     lines, out = tmp_path / "lines.txt", tmp_path / "out.npy"
-    command = [sys.executable, "-m", "minibert", "embed", lines, "--out", out]
+    command = [sys.executable, "-m", "minibert", "embed", lines, "--out", out, "--force"]
     peaks = []
     for count in (10_000, 100_000):
         lines.write_text("a b\nc d e\n" * (count // 2))

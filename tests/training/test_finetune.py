@@ -150,7 +150,7 @@ def test_one_process_at_a_time_and_a_killed_one_holds_nothing(world, tmp_path):
     process = Training(out, wanted)
     wait_for_lines(process, out, 3)
     for again in (False, True):
-        with pytest.raises(ValueError, match=f"process {process.pid} is training in {out}; wait"):
+        with pytest.raises(ValueError, match=f"process {process.pid} is writing {out}; wait"):
             finetune(wanted, out, resume=again)
     assert process.is_alive()
     os.kill(process.pid, signal.SIGINT)
@@ -377,6 +377,16 @@ def test_several_seeds_and_baselines(world, tmp_path):
     assert 0.4 < summary["baselines"]["majority class"] < 0.7
     assert summary["baselines"]["frozen encoder"] > summary["baselines"]["majority class"]
     assert several(wanted, tmp_path / "runs", 2) == summary  # nothing was done again
+    for other, told in (({"lora": 2}, "lora None .not 2"), ({"lr": None}, "lr 0.001 .not None"),
+                        ({"train": str(world / "dev.tsv")}, "another train")):  # fmt: skip
+        with pytest.raises(ValueError, match=f"begun with {told}"):
+            several(wanted.replace(**other), tmp_path / "runs", 2)
+    test = small.classes(tmp_path / "test.tsv", 12, seed=3)
+    tested = several(wanted.replace(test=str(test)), tmp_path / "tested", 1)
+    small.classes(test, 12, seed=4)
+    with pytest.raises(ValueError, match="begun with another test file than .*test.tsv is now"):
+        several(wanted.replace(test=str(test)), tmp_path / "tested", 1)
+    assert "sd" in tested
 
 
 def test_the_recipe_for_little_data():
