@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ from minibert.training.values import Unusable, agreeing, decimal_commas, split_l
 # What is to be learnt about the others:
 TRUTH = ("label", "labels", "score", "tags", "answers", "start", "impossible")
 SCALES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 5.0), (0.0, 10.0), (0.0, 100.0))
+SURVEY = re.compile(r'\{"ImportId"|Open-Ended Response$')  # Qualtrics, SurveyMonkey: below a header
 RATINGS = ((1.0, 5.0), (1.0, 7.0), (1.0, 10.0))
 
 Say = Callable[[str], None]
@@ -177,6 +179,10 @@ def first_row(
     if table.names is not None:
         return table.names, rows
     first = [cell.strip() for cell in rows[0][1]]
+    survey = [i for i, (_, cells) in enumerate(rows[:3]) if any(map(SURVEY.match, cells))]
+    more = [line for line, _ in rows[1 : max(survey, default=0) + 1]]
+    if header is None and more:
+        header = True
     if header is None:
         if [n for n, _ in table.problems if n < rows[0][0]]:
             commas = "do texts below have a comma in them? They need quotes around them; else "
@@ -193,7 +199,8 @@ def first_row(
         return [str(number) for number in range(1, len(first) + 1)], rows
     again = [line for line, cells in rows[1:] if cells == rows[0][1]]
     table.problems += [(line, "the header again") for line in again]
-    rows = [row for row in rows[1:] if row[0] not in again]
+    table.problems += [(line, "a further header row of a survey") for line in more]
+    rows = [row for row in rows[1:] if row[0] not in again + more]
     if not rows:
         raise ValueError("a header and no rows")
     return [cell or str(number) for number, cell in enumerate(first, 1)], rows

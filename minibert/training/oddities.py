@@ -30,7 +30,18 @@ ODD = {  # what is said of a text, with {} for what was found in it → how it i
         r"""(?s)\A\s*b(['"]).*\1\s*\Z""",
     "HTML, such as {}; html.unescape in Python makes characters of it": ENTITY,
     "HTML, such as {}, is read as text": ELEMENT,
+    "a time in front, such as {}, as in chats; take times and names away if they are no text":
+        r"\A\W?\d{1,4}([-./])\d{1,2}\1\d{2,4},? \d{1,2}:\d\d",
+    "a word cut by a hyphen at the end of the line, as in text copied from a PDF":
+        r"[a-zß-ÿ]-\s*\Z",
+    "a tree in brackets instead of a text": r"\A\s*\(\w*\s*\(\w+ .*\)\)\s*\Z",
 }  # fmt: skip
+NONE = (  # what people call no answer
+    "none", "unknown", "?", "no answer", "no response", "don't know", "not applicable", "missing",
+    "undefined", "n.a.", "k.a.", "keine angabe", "weiß nicht", "sans réponse", "ne sait pas",
+    "sin respuesta", "no sabe", "未知", "无", "不知道",
+)  # fmt: skip
+CODES = "9 99 999 9999 -1 -9 -99 -999".split()  # for no answer, in survey data
 READ = (*TEXTS, "question", "context")
 Places = Mapping[str, Sequence[int]]  # label → lines
 
@@ -72,11 +83,12 @@ def odd(examples: Sequence, unit: str) -> list[str]:
 
 def odd_labels(places: Places) -> Iterator[tuple[str, Sequence[int]]]:
     """Labels that may say that there is none: (what is odd, lines)."""
+    small = {"0", "1", "2", "3", "4", "5", "6", "7"}
+    coded = len(small & {*places}) > 1 and {*places} <= small | {*CODES}
     for label, where in places.items():
-        if label.lower() in ("none", "unknown", "?"):
-            yield f"the label {label!r} may stand for a missing one", where
-        if label == "-1" and {*places} == {"-1", "0", "1"}:
-            yield "the label -1 beside 0 and 1 may stand for a missing one", where
+        if label.lower() in NONE or (coded and label in CODES):
+            beside = " beside small numbers" * (label in CODES)
+            yield f"the label {label!r}{beside} may stand for a missing one", where
 
 
 def lookalikes(role: str, places: Places, unit: str) -> list[str]:
@@ -107,6 +119,12 @@ def odd_tags(places: Places) -> Iterator[str]:
         if len(where) >= 3:
             yield f"all words have the tag {tag!r}; are the tags in another column (--columns)?"
     entities = [tag for tag in places if tag[1:2] == "-" and TAG.fullmatch(tag)]
+    others = [tag for tag in places if tag != "O"]
+    if "O" in places and others and not entities and not is_scheme(places):
+        yield (
+            f"tags such as {others[0]!r} beside O, without B- or I-: all are taken as classes of "
+            "words, and no entities are counted; if they mark entities, write B-PER and I-PER"
+        )
     if entities and not is_scheme(places):
         odd = [tag for tag in places if not TAG.fullmatch(tag)]
         others = [f"{tag!r} ({lines(places[tag], n=3)})" for tag in odd]

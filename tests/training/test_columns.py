@@ -2,6 +2,7 @@
 
 
 import json
+import re
 
 import pytest
 from support.written import CLASSIFY, OPINIONS, PAIR, WORDS, both, read, table
@@ -208,3 +209,44 @@ def test_a_third_text_is_no_negative_unless_it_is_said(tmp_path):
     with pytest.raises(ValueError, match=r"--columns text=1 pair=2 \(or with one text more: "
                        "--columns text=1 pair=2 negative=3"):
         read(tmp_path / "a.tsv", table(rows, "\t"), BELONG)
+
+
+@pytest.mark.parametrize(
+    "name, content, roles, warning",
+    [
+        ("a.txt", "[01.11.24, 09:10:12] Anna Berg: hi\n11/1/24, 9:10 PM - Bo: <Media omitted>\n",
+         ("text",), r"a time in front, .*'\[01.11.24, 09:10'.*take times and names .*lines 1, 2"),
+        ("a.txt", "We met on 01.11.24, 09:10 o'clock\n9:10 was too early\n", ("text",), None),
+        ("a.txt", "teachers ask feed-\nback often\n", ("text",), r"cut by a hyphen.*\(line 1\)"),
+        ("a.txt", "a mother-in-law\nthe end -\n", ("text",), None),
+        ("a.txt", "(3 (2 It) (4 (2 is) (2 .)))\n(ROOT (S (NP We)))\n", ("text",),
+         r"a tree in brackets .*\(lines 1, 2\)"),
+        ("a.txt", "(so it is) here\n", ("text",), None),
+        ("a.conll", "Jo PER\nis O\n\nUlm location-GPE\nis O\n", WORDS,
+         r"'PER' beside O, without B- or I-: .* no entities are counted"),
+        ("a.conll", "Jo NOUN\nis VERB\n", WORDS, None),
+        *[("a.csv", f"text,label\na,1\nb,2\nc,{label}\nd,3\n", CLASSIFY,
+           f"{label!r}( beside small numbers)? may stand for a missing one .line 4")
+          for label in ("99", "-9", "999", "no answer", "k.A.", "weiß nicht", "未知")],
+        ("a.csv", "text,label\na,1\nb,98\nc,99\nd,57\n", CLASSIFY, None),
+        ("a.csv", "text,label\na,1\nb,2\nc,10\nd,9\n", CLASSIFY, None),
+    ],
+)  # fmt: skip
+def test_what_looks_odd_is_warned_of(tmp_path, name, content, roles, warning):
+    _, said = read(tmp_path / name, content, roles)
+    assert bool(re.search(warning or "warning", said, re.DOTALL)) == bool(warning), said
+
+
+def test_the_further_header_rows_of_surveys_are_no_examples(tmp_path):
+    rows = [(f"2024-11-{i + 1:02} 09:10:12", text, label) for i, (text, label) in
+            enumerate(OPINIONS)]  # fmt: skip
+    monkey = [("Start Date", "What did you like?", "Overall"), ("", "Open-Ended Response", "")]
+    qualtrics = [("StartDate", "Q1", "Q2"), ("Start Date", "What did you like?", "Overall"),
+                 tuple(f'{{"ImportId":"{name}"}}' for name in ("start", "Q1", "Q2"))]  # fmt: skip
+    for top, lines in ((monkey, "line 2"), (qualtrics, "lines 2, 3")):
+        content = table(top + rows).replace('"{"ImportId":"', '"{""ImportId"":""')
+        content = content.replace('"}"', '""}"')  # as csv quotes it
+        with pytest.raises(ValueError, match=rf"of a survey \({lines}\)"):
+            read(tmp_path / "a.csv", content, CLASSIFY)
+        found, _ = read(tmp_path / "a.csv", content, CLASSIFY, skip_incomplete=True)
+        assert both(found) == OPINIONS

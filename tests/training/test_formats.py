@@ -383,7 +383,7 @@ def test_marked_words_anywhere_are_labels(tmp_path):
 @pytest.mark.parametrize(
     "name, content, roles, warning",
     [
-        ("a.csv", "text,label\na,0\nb,1\nc,-1\n", CLASSIFY, r"-1 beside 0 and 1 .*\(line 4\)"),
+        ("a.csv", "text,label\na,0\nb,1\nc,-1\n", CLASSIFY, r"'-1' beside small .*\(line 4\)"),
         ("a.csv", "text,label\na,1\nb,-1\n", CLASSIFY, None),
         ("a.csv", "text,label\na,-1\nb,0\nc,-2\nd,1\ne,2\n", CLASSIFY, None),
         ("a.csv", "text,label\na,0\nb,-1\n", CLASSIFY, None),
