@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -27,6 +28,7 @@ from minibert.tokenization.files import read_settings
 from minibert.tokenization.tokenizer import BertTokenizer
 from minibert.training import measuring
 from minibert.training.adapt import set_dropout
+from minibert.training.beginning import begin_with_frequencies, begin_with_neighbours
 from minibert.training.checkpoints import Run
 from minibert.training.corpus import Document, hold_out, read_documents
 from minibert.training.data import Say, silent
@@ -86,7 +88,7 @@ def whole_run(
     tokenizer = read_vocabulary(settings)
     train, heldout = read_texts(settings, tokenizer, say)
     torch.manual_seed(settings.seed)
-    model = new_model(settings, tokenizer).to(device)
+    model = new_model(settings, tokenizer, train).to(device)
     packed, examples = (packing(settings, texts, tokenizer) for texts in (train, heldout))
     refuse_too_little(settings, packed)
     settings = with_defaults(settings, packed, model, device, say)
@@ -194,15 +196,18 @@ def set_aside(documents: Sequence[Document]) -> tuple[list[Document], list[Docum
     return [only[:cut]], [only[cut:]]
 
 
-def new_model(settings: PretrainSettings, tokenizer: BertTokenizer) -> nn.Module:
-    """A model with random weights; as many positions as will be trained."""
+def new_model(settings: PretrainSettings, tokenizer: BertTokenizer, texts: Texts) -> nn.Module:
+    """A model with new weights; as many positions as will be trained."""
     config = BertConfig.of_size(
         settings.size, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id,
         max_position_embeddings=settings.max_length,
     )  # fmt: skip
-    config = config.replace(initializer_range=settings.init or config.hidden_size**-0.5)
+    config = config.replace(initializer_range=settings.init)
     model = (BertForMaskedLM if settings.no_next_sentence else BertForPreTraining)(config)
     set_dropout(model, settings.dropout)
+    if not settings.random_start:
+        begin_with_frequencies(model, np.bincount(texts.ids, minlength=config.vocab_size))
+        begin_with_neighbours(model)
     return model
 
 
@@ -354,6 +359,8 @@ def why_on_plateau(settings: PretrainSettings, step: int) -> str:
     if step < 2 * settings.warmup * settings.steps:
         reasons.append("the warm-up has just ended" if step > settings.warmup * settings.steps
                        else "the warm-up is not over")  # fmt: skip
+    if settings.random_start:
+        reasons.append("it began with all weights random")
     if settings.lr < 3e-4:
         reasons.append(f"a learning rate of {settings.lr:g} is one for fine-tuning; try 1e-3")
     if settings.batch_size * settings.accumulate < 16:

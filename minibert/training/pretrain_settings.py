@@ -36,10 +36,9 @@ class PretrainSettings(Checked):
     optimizer: str = setting("adamw", "optimizer")
     decay: float = setting(0.01, "weight decay of matrices; biases and LayerNorms have none", 0)
     clip: float = setting(1.0, "maximum gradient norm", 1e-12)
-    init: float | None = setting(
-        None, "standard deviation of the random weights (default 1/√width: with the 0.02 of BERT a "
-        "narrow model guesses frequent tokens alone for far longer)", 1e-6, 1,
-    )  # fmt: skip
+    init: float = setting(0.02, "standard deviation of the random weights", 1e-6, 1)
+    random_start: bool = setting(False, "all weights random, as BERT began: it knows neither "
+                                 "frequencies nor neighbours and guesses frequent tokens for long")  # fmt: skip
     dropout: float = setting(0.0, "dropout while it pre-trains", 0, 1)
     seed: int = setting(0, "random seed", 0)
     every: int = setting(500, "steps from one measurement on held-out text to the next", 1)
