@@ -37,8 +37,10 @@ class PretrainSettings(Checked):
     decay: float = setting(0.01, "weight decay of matrices; biases and LayerNorms have none", 0)
     clip: float = setting(1.0, "maximum gradient norm", 1e-12)
     init: float = setting(0.02, "standard deviation of the random weights", 1e-6, 1)
-    random_start: bool = setting(False, "all weights random, as BERT began: it knows neither "
-                                 "frequencies nor neighbours and guesses frequent tokens for long")  # fmt: skip
+    random_start: bool = setting(
+        False, "all weights random, as BERT's were: it knows neither frequencies nor neighbours "
+        "and guesses frequent tokens for long",
+    )  # fmt: skip
     dropout: float = setting(0.0, "dropout while it pre-trains", 0, 1)
     seed: int = setting(0, "random seed", 0)
     every: int = setting(500, "steps from one measurement on held-out text to the next", 1)

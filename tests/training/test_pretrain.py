@@ -390,11 +390,22 @@ def test_without_next_sentences_the_model_has_no_pooler(world, tmp_path, monkeyp
 
 def test_a_run_on_the_plateau_says_so_and_why(world, tmp_path):
     said = []
-    result = pretrain(settings(world, lr=1e-5, batch_size=4), tmp_path / "bert", say=said.append)
+    asked = settings(world, lr=1e-5, batch_size=4, random_start=True)
+    result = pretrain(asked, tmp_path / "bert", say=said.append)
     (remark,) = result["remarks"]
-    for words in ("plateau", "1e-05 is one for fine-tuning", "batches of 4", "12 steps are few"):
+    for words in ("plateau", "1e-05 is one for fine-tuning", "batches of 4", "12 steps are few",
+                  "all weights random"):  # fmt: skip
         assert words in remark
     assert any(remark in line for line in said)
+
+
+def test_it_begins_with_frequencies_unless_asked_to_begin_at_random(world, tmp_path):
+    for random_start in (True, False):
+        asked = settings(world, steps=1, lr=1e-9, random_start=random_start)
+        pretrain(asked, tmp_path / str(random_start))
+        bias = BertForPreTraining.from_pretrained(tmp_path / str(random_start)).predictions.bias
+        the, never = (bias[VOCABULARY.index(token)].item() for token in ("the", "[PAD]"))
+        assert (the - never < 1e-6) if random_start else (the - never > 3)
 
 
 def test_sizes_by_name():
