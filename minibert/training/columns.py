@@ -247,9 +247,9 @@ def refuse_twins(names: Sequence[str], role: str, at: int) -> None:
     twins = [i for i, name in enumerate(names, 1) if name.lower() == names[at].lower()]
     if len(twins) > 1:
         what = "each have tags" if role == "tags" else f"are both called {names[at]!r}"
+        ways = " or ".join(f"{role}={number}" for number in twins)
         raise ValueError(
-            f"columns {' and '.join(map(str, twins))} {what}; say which one it is, as in --columns "
-            f"{role}={twins[-1]}"
+            f"columns {' and '.join(map(str, twins))} {what}; say which one it is: --columns {ways}"
         )
 
 

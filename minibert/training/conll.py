@@ -12,7 +12,7 @@ from minibert.training.tables import Table, columns, lines, numbered
 
 HEADER = ("word", "words", "token", "tokens"), ("tag", "tags", "label", "ner", "ner_tags")
 NUMBER, PART = re.compile(r"\d+([-.]\d+)?"), re.compile(r"\d+[-.]\d+$")  # of CoNLL-U
-PHRASES = {*"NP VP PP ADVP ADJP SBAR PRT CONJP INTJ LST UCP".split()}  # types of CoNLL-2000
+PHRASES = {*"NP VP PP ADVP ADJP SBAR PRT CONJP INTJ LST UCP NC VC PC".split()}  # of CoNLL-2003
 OTHERS = {  # what a file begins with, or has somewhere → whose it is
     r"\A\s*#begin document": "OntoNotes (CoNLL-2012)",
     r"\A\s*#(FORMAT=WebAnno|T_SP=)": "WebAnno",
@@ -62,7 +62,22 @@ def read_words(file: Path, text: str) -> Table:
                 table.rows.append((start, [list(c) for c in zip(*sentence, strict=True)]))
             sentence, start, whole = [], 0, True
     at = [3] if conllu else tag_columns(table, width)
-    tags = [tag for _, row in table.rows for tag in row[at[-1]]]
+    refuse_prose(file, table, width, at[-1])
+    if comments:
+        table.remarks.append(f"{len(comments)} comments left out ({lines(comments)})")
+    name_columns(table, width, at)
+    if conllu:
+        table.remarks.append("CoNLL-U: lines such as 1-2 and 8.1 are not read")
+    return table
+
+
+def refuse_prose(file: Path, table: Table, width: int, at: int) -> None:
+    """Look at the words, and at the tags in column ``at``.
+
+    Raises:
+        ValueError: they are none.
+    """
+    tags = [tag for _, row in table.rows for tag in row[at]]
     tags_first = is_scheme(word for _, row in table.rows for word in row[0])  # `columns` sees to it
     if width > 1 and len(tags) >= 10 and 2 * len(set(tags)) > len(tags) and not tags_first:
         raise ValueError(
@@ -78,12 +93,6 @@ def read_words(file: Path, text: str) -> Table:
         )
     if tags and all("/" in cell[1:] for _, row in table.rows for cells in row for cell in cells):
         raise ValueError(f"{file}: word/TAG, as in {tags[0]!r}; a word and its tag a line is read")
-    if comments:
-        table.remarks.append(f"{len(comments)} comments left out ({lines(comments)})")
-    name_columns(table, width, at)
-    if conllu:
-        table.remarks.append("CoNLL-U: lines such as 1-2 and 8.1 are not read")
-    return table
 
 
 def cells_of(text: str) -> list[tuple[int, list[str]]]:

@@ -129,11 +129,7 @@ def read(
             rows = heed_unused(table, rows, names, positions, TRUTH, remark)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
-    found = ", ".join(f"{role} = column {names[at]!r}" for role, at in positions.items())
-    used = {*positions.values(), *joined}
-    unused = [repr(name) for at, name in enumerate(names) if at not in used]
-    also = f"; not used: {some(unused, 8)}" if unused else ""
-    remark(f"{len(rows)} {table.things}; {found}{also}")
+    remark(f"{len(rows)} {table.things}; {told(names, positions, joined)}")
     if blank:
         positions = {role: at for role, at in positions.items() if role not in TRUTH}
     return usable(file, table, rows, positions, say, blank, skip_incomplete)
@@ -152,6 +148,14 @@ def table_of(
     for remark in table.remarks:
         say(f"{file.name}: {remark}")
     return table
+
+
+def told(names: Sequence[str], positions: Mapping[str, int], joined: Sequence[int]) -> str:
+    """Which column is what, and which are not used."""
+    found = ", ".join(f"{role} = column {names[at]!r}" for role, at in positions.items())
+    used = {*positions.values(), *joined}
+    unused = [repr(name) for at, name in enumerate(names) if at not in used]
+    return found + (f"; not used: {some(unused, 8)}" if unused else "")
 
 
 def leave_out_blank(file: Path, table: Table, say: Say, blank: bool) -> list[tuple[int, list]]:
@@ -191,13 +195,16 @@ def first_row(
                 f"{'' if '.tsv' in name else commas}remove the first row"
             )
         refuse_title(first, rows, wanted)
-        others = [cells for _, cells in rows[1:] if cells != rows[0][1]]
+        others = [cells for _, cells in rows[1:] if lower(cells) != lower(first)]
         below = [content([cells[at] for cells in others]) for at in range(len(first))]
         header, reason = is_header(first, below, wanted, columns)
         say(f"{name}: the first row is {'a header' if header else 'data'}: {reason}")
     if not header:
         return [str(number) for number in range(1, len(first) + 1)], rows
-    again = [line for line, cells in rows[1:] if cells == rows[0][1]]
+    again = [line for line, cells in rows[1:] if lower(cells) == lower(first)]
+    for line, cells in rows[1:]:
+        if line not in again and sorted(lower(cells)) == sorted(lower(first)):
+            raise ValueError(f"line {line} is the header in another order; read them apart")
     table.problems += [(line, "the header again") for line in again]
     table.problems += [(line, "a further header row of a survey") for line in more]
     rows = [row for row in rows[1:] if row[0] not in again + more]
@@ -206,14 +213,25 @@ def first_row(
     return [cell or str(number) for number, cell in enumerate(first, 1)], rows
 
 
+def lower(cells: Sequence[str]) -> list[str]:
+    """The cells of a header, without case."""
+    return [cell.strip().lower() for cell in cells]
+
+
 def refuse_title(first: Sequence[str], rows: list, wanted: Mapping[str, bool]) -> None:
     """Notice a first row that is a title of the table.
 
     Raises:
-        ValueError: it is, or may be: it has a text in its first cell alone, and the next has more.
+        ValueError: it is, or may be: it has a text in its first cell alone, and the next has more;
+            or the next is a header.
     """
-    more = len(rows) > 1 and sum(bool(cell.strip()) for cell in rows[1][1]) > 1
-    if more and first[0] and not any(first[1:]) and not known_names(first, wanted):
+    if len(rows) < 2 or len(first) < 2 or known_names(first, wanted):
+        return
+    line, second = rows[1][0], [cell.strip() for cell in rows[1][1]]
+    if found := known_names(second, wanted):
+        names = ", ".join(map(repr, found))
+        raise ValueError(f"{names} (line {line}) are names of columns; remove what is above them")
+    if first[0] and not any(first[1:]) and sum(map(bool, second)) > 1:
         raise ValueError(
             f"its first row has a text in its first cell alone, {shown(first[0])!r}; if that is a "
             "title, remove the line, else say --header or --no-header"

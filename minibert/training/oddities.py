@@ -20,7 +20,12 @@ ENTITY = (
     "&(?:#[0-9]{2,7}|#x[0-9a-fA-F]{2,6}|amp|lt|gt|quot|apos|nbsp|[lr][sd]quo|[mn]dash|hellip|euro|"
     "szlig|[aeiouncAEIOUNC](?:uml|acute|grave|circ|tilde|cedil));"
 )
-ELEMENT = r"</?(?:a|b|br|div|em|font|h[1-6]|i|img|li|ol|p|span|strong|table|td|tr|u|ul)\b[^<>]*>"
+ELEMENT = (
+    r"</?(?:a|b|br|div|em|font|h[1-6]|i|img|li|ol|p|span|strong|table|td|tr|u|ul)"
+    r"(?:\s+[\w-]+\s*=[^<>]*)?\s*/?>"
+)
+YES_NO = dict.fromkeys("ja oui sí sì si sim да tak".split(), "yes")
+YES_NO |= dict.fromkeys("nein non não nee нет nie".split(), "no")
 ODD = {  # what is said of a text, with {} for what was found in it → how it is found
     "a text that says only N/A, nan or null":
         rf"(?i)\A\s*(?:{'|'.join(map(re.escape, MISSING))})\s*\Z",
@@ -100,15 +105,15 @@ def lookalikes(role: str, places: Places, unit: str) -> list[str]:
     numbers, looks = defaultdict(list), defaultdict(list)
     for label, where in places.items():
         told = f"{label!r} ({lines(where, unit, 5)})"
-        looks[plain(label)].append(told)
+        looks[YES_NO.get(plain(label), plain(label))].append(told)
         if (number := number_of(label)) is not None:
             numbers[number].append(told)
     what = "tags" if role == "tags" else "labels"
     if same := [" and ".join(alike) for alike in numbers.values() if len(alike) > 1]:
         raise ValueError(f"the {what} {'; '.join(same)} mean the same; write them alike")
     return [
-        f"{what} that look alike are different classes: {' and '.join(alike)}; if they are one, "
-        "write them alike in the data"
+        f"{what} that look alike or say the same are different classes: {' and '.join(alike)}; if "
+        "they are one, write them alike in the data"
         for alike in looks.values() if len(alike) > 1
     ]  # fmt: skip
 

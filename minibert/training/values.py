@@ -101,9 +101,8 @@ def as_list(cell: Any) -> Any:
         if re.search(r"""['"]\s+['"]""", cell):  # Python would join the two
             raise Unusable("a list without commas, as numpy writes it", cell)
         cell = literal(cell)
-    if isinstance(cell, str) and (bare := BARE.fullmatch(cell.strip())):
-        if "," in bare[1] or (cell.strip()[0] == "[" and len(bare[1].split()) == 1):
-            return [item.strip() for item in bare[1].split(",")]
+    if isinstance(cell, str) and (bare := BARE.fullmatch(cell.strip())) and "," in bare[1]:
+        return [item.strip() for item in bare[1].split(",")]
     if isinstance(cell, dict) and [*cell] == ["choices"]:
         cell = cell["choices"]
     if isinstance(cell, dict):
@@ -130,6 +129,8 @@ def listed(role: str, cell: Any) -> list[str]:
     if role == "labels" and is_missing(cell):
         raise Unusable("the labels are empty (where there are none: [])")
     cell = as_list(cell) if role == "labels" or not isinstance(cell, dict) else None
+    if role == "labels" and isinstance(cell, str) and (bare := BARE.fullmatch(cell.strip())):
+        cell = bare[1].split() if len(bare[1].split()) == 1 else cell
     if not isinstance(cell, list) or not (cell or role == "labels"):
         hint = "a list is needed: in jsonl, or a word a line in CoNLL columns"
         raise Unusable(f"no {role} ({hint})", cell)

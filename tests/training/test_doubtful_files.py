@@ -25,7 +25,8 @@ def sentences(*lines):
 )
 def test_two_columns_of_tags_are_asked_about(tmp_path, content, columns):
     first, last = columns[0], columns[-1]
-    with pytest.raises(ValueError, match=f"columns {columns} each have tags.*s tags={last}"):
+    message = f"columns {columns} each have tags.*--columns tags={first} or tags={last}"
+    with pytest.raises(ValueError, match=message):
         read(tmp_path / "a.tsv", content, WORDS)
     found, said = read(tmp_path / "a.tsv", content, WORDS, columns={"tags": first})
     assert found[0].values == {"tokens": ["Jo", "sings"], "tags": ["B-PER", "O"]}
@@ -88,6 +89,8 @@ def test_rows_without_labels_beside_labels_in_one_cell(tmp_path):
 
 
 def test_a_list_without_quotes_is_no_class(tmp_path):
+    found, _ = read(tmp_path / "a.csv", "text,label\na,[UNK]\nb,joy\n", CLASSIFY)
+    assert both(found) == [("a", "[UNK]"), ("b", "joy")]
     with pytest.raises(ValueError, match=r"several labels in a row .*line 2: \['joy', 'fear'\]"):
         read(tmp_path / "a.csv", 'text,label\na,"(joy, fear)"\nb,joy\n', CLASSIFY)
     with pytest.raises(ValueError, match="no labels"):
@@ -123,18 +126,19 @@ def test_a_column_for_each_label(tmp_path):
         (("2,0", "2", "1,3"), r"'2,0' \(line 2\) and '2' \(line 3\) mean the same"),
         (("TRUE", "FALSE", "WAHR", "FALSCH"),
          r"'TRUE' .line 2. and 'WAHR' .line 4.; 'FALSE' .line 3. and 'FALSCH' .line 5. mean the"),
+        (("Yes", "No", "ja", "nein"), "warning: .*'Yes' .line 2. and 'ja' .line 4"),
         (("VRAI", "1"), "'VRAI' .* and '1' .* mean the same"),
         (("1,000", "1"), None),
         (("1,0", "1,3"), None),
         (("TRUE", "FALSE"), None),
     ],
 )
-def test_one_number_in_two_spellings(tmp_path, labels, what):
+def test_one_value_in_two_spellings(tmp_path, labels, what):
     content = table([("text", "label"), *zip("abcd", labels, strict=False)], ";")
-    if what is None:
-        assert [label for _, label in both(read(tmp_path / "a.csv", content, CLASSIFY)[0])] == [
-            *labels
-        ]
+    if what is None or "warning" in what:
+        found, said = read(tmp_path / "a.csv", content, CLASSIFY)
+        assert [label for _, label in both(found)] == [*labels]
+        assert re.search(what or "^(?!.*warning)", said, re.DOTALL)
     else:
         with pytest.raises(ValueError, match=what):
             read(tmp_path / "a.csv", content, CLASSIFY)
@@ -155,7 +159,7 @@ def test_one_number_in_two_spellings(tmp_path, labels, what):
         ("SCHÃ–N", "UTF-8 that was read as another encoding"),
         ("Ã„rger und Ã–l", "UTF-8 that was read as another encoding"),
         ("AMANHÃ… talvez", None),
-        ("black & white; R&B; a < b", None),
+        ("black & white; R&B; if a<b and c>d", None),
         ("b' and b", None),
     ],
 )
@@ -186,6 +190,9 @@ def test_a_title_above_the_header(tmp_path):
         content = f"{title}\ncomment,rating\n{table(OPINIONS)}"
         with pytest.raises(ValueError, match="in its first cell alone.*a title.*remove the line"):
             read(tmp_path / "a.csv", content, CLASSIFY)
+    content = "Feedback, of us all\nTEXT,label\n" + table(OPINIONS)
+    with pytest.raises(ValueError, match="'TEXT', 'label' .line 2. are names of columns; rem"):
+        read(tmp_path / "a.csv", content, CLASSIFY)
     content = "text,\n" + table(OPINIONS)
     found, _ = read(tmp_path / "a.csv", content, CLASSIFY)
     assert both(found) == OPINIONS
@@ -208,6 +215,16 @@ def test_files_that_were_put_together(tmp_path, name, content, roles, encoding):
     if name == "a.csv":
         with pytest.raises(ValueError, match=r"1 of 25 rows .*the header again \(line 14\)"):
             read(tmp_path / name, twice, roles)
+
+
+def test_a_header_in_the_midst_that_is_not_quite_the_same(tmp_path):
+    first = "text,label\n" + table(OPINIONS)
+    again = first + " Text,LABEL\n" + table(OPINIONS)
+    with pytest.raises(ValueError, match=r"1 of 25 rows .*the header again \(line 14\)"):
+        read(tmp_path / "a.csv", again, CLASSIFY)
+    turned = first + "label,text\n" + table([(label, text) for text, label in OPINIONS])
+    with pytest.raises(ValueError, match=r"line 14 is the header in another order; read them apa"):
+        read(tmp_path / "a.csv", turned, CLASSIFY, skip_incomplete=True)
 
 
 def scored(*scores, delimiter=";", header=("Satz 1", "Satz 2", "Ähnlichkeit")):

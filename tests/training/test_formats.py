@@ -325,7 +325,7 @@ SQUAD = '{"data": [{"paragraphs": [{"context": "It rained.", "qas": %s}]}]}'
         ("a.csv", "text,label,was_cancelled\na,b,False\nc,b,True\n", CLASSIFY,
          r"1 of 2 .*\(line 3"),
         ("a.csv", "text,Label,label\na,b,c\n", CLASSIFY,
-         "columns 2 and 3 are both called .Label.*--columns label=3"),
+         "columns 2 and 3 are both called .Label.*--columns label=2 or label=3"),
         ("a.jsonl", '{"text": "a", "label": "b", "label": "c"}\n', CLASSIFY,
          r"'label' stands twice in an object\) \(line 1"),
         ("a.json", '[{"text": "a", "label": "b", "label": "c"}]', CLASSIFY, "'label' stands twice"),

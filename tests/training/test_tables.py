@@ -231,7 +231,7 @@ def test_one_number_in_two_spellings_and_one_word_in_two(tmp_path):
     for one, other in alike:
         found, said = read(tmp_path / "b.csv", f"text,label\na,{one}\nb,{other}\n", CLASSIFY)
         assert both(found) == [("a", one), ("b", other)]
-        assert f"warning: b.csv: labels that look alike are different classes: {one!r}" in said
+        assert f"labels that look alike or say the same are different classes: {one!r}" in said
         assert "if they are one, write them alike in the data" in said
 
 
