@@ -6,7 +6,7 @@ import argparse
 import csv
 import io
 
-from minibert.cli.common import Result, model_option, option, table, tell, writes
+from minibert.cli.common import Result, add_model, option, options, table, tell, writes
 
 
 @option("dump", nargs="?", metavar="DUMP", help="your tensors, .safetensors or .npz")
@@ -151,7 +151,7 @@ def submission_text(results: dict) -> str:
 @option("--train", action="store_true", help="measure training steps instead of encoding")
 @option("--profile", action="store_true", help="the same, and which operations take the time")
 @writes("--svg", ending=".svg", help="draw a bar chart")
-@model_option
+@options(lambda parser: add_model(parser, "OFFICIAL_MODEL"))
 def bench(args: argparse.Namespace) -> Result:
     """Measure how fast encoding, training and a cold start are on this machine.
 

@@ -113,11 +113,13 @@ def table(rows: Iterable[Sequence[object]]) -> str:
 # ----------------------------------------------------------------- options of several commands
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """The model, of all commands that work with any."""
-    from minibert.io.hub import DEFAULT_MODEL
+def add_model(parser: argparse.ArgumentParser, which: str = "DEFAULT_MODEL") -> None:
+    """The model, of all commands that work with any; ``which``: the default, a name in ``hub``."""
+    from minibert.io import hub
 
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="directory or hub name")
+    default = getattr(hub, which)
+    text = f"directory or hub name (default {default})"
+    parser.add_argument("--model", default=default, help=text)
 
 
 model_option = options(add_model)

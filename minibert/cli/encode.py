@@ -74,14 +74,15 @@ def embed(args: argparse.Namespace) -> Result | None:
         tell(f"warning: {args.file}: whole lines are encoded, with the header and all columns")
 
     def on_start(done: int, total: int) -> None:
-        tell(f"{total:,} lines" + (f", {done:,} of them encoded before" if done else ""))
+        before = f", {done:,} of them encoded before" if done else ""
+        tell(f"model: {args.model}; {total:,} lines{before}")
 
     rows, width = embed_file(
         load_encoder(args), args.file, args.out, on_long=args.on_long, on_start=on_start
     )
     if rank():
         return None
-    value = {"file": args.file, "out": args.out, "shape": [rows, width]}
+    value = {"model": args.model, "file": args.file, "out": args.out, "shape": [rows, width]}
     return Result(value, lambda value: f"{args.out}: {rows:,} x {width} float32")
 
 
@@ -111,7 +112,8 @@ def search(args: argparse.Namespace) -> Result:
     for hit in hits:
         hit["text"] = texts[hit["corpus_id"]]
         hit["corpus_id"] = lines[hit["corpus_id"]] - 1  # which line of the file, from 0
-    return Result({"query": args.query, "hits": hits}, search_text)
+    tell(f"model: {args.model}")
+    return Result({"model": args.model, "query": args.query, "hits": hits}, search_text)
 
 
 def search_text(value: dict) -> str:
@@ -162,8 +164,9 @@ def keysentences(args: argparse.Namespace) -> Result:
     vectors = load_encoder(args).encode(sentences, on_long=args.on_long)
     chosen = key_sentences(vectors, args.n, method=args.method, diversity=args.diversity)
     key = [{"sentence": i, "text": sentences[i]} for i in chosen]
+    tell(f"model: {args.model}")
     return Result(
-        {"sentences": len(sentences), "key": key},
+        {"model": args.model, "sentences": len(sentences), "key": key},
         lambda value: "\n".join(row["text"] for row in value["key"]),
     )
 

@@ -28,7 +28,7 @@ EVALUATE = (encode.evaluate_similarity, train.evaluate_classify)  # below `minib
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command line, with one below it for each command."""
-    from minibert.io.hub import DEFAULT_MODEL
+    from minibert.io.hub import DEFAULT_MODEL, FILL_MASK_MODEL
     from minibert.training.tasks import TASKS
 
     parser = argparse.ArgumentParser(
@@ -36,7 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="BERT written by hand: compare, embed and search texts, look inside the model, "
         "fine-tune it, and check every number against the official one.",
         epilog="minibert COMMAND --help explains a command. A model is a directory or a name on "
-        f"the Hugging Face hub; without --model it is {DEFAULT_MODEL}.",
+        f"the Hugging Face hub. Two come with minibert: {DEFAULT_MODEL}, which is taken where none "
+        f"is named, and {FILL_MASK_MODEL}, which fills in masked words.",
     )
     parser.add_argument("--version", action="version", version=f"minibert {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND")

@@ -7,7 +7,16 @@ import json
 import warnings
 from pathlib import Path
 
-from minibert.cli.common import Result, model_option, option, table, writes
+from minibert.cli.common import (
+    Result,
+    add_model,
+    model_option,
+    option,
+    options,
+    table,
+    tell,
+    writes,
+)
 
 SHOW = {  # what `minibert show` prints: topic → (file, name in it, or None for the whole file)
     "config": ("config.py", "BertConfig"),
@@ -30,17 +39,17 @@ SHOW = {  # what `minibert show` prints: topic → (file, name in it, or None fo
 }
 
 
-@option("name", nargs="?", metavar="NAME", help="name on the hub")
+@option("name", nargs="?", metavar="NAME", help="name on the hub (default: the official model)")
 @option("--revision", help="a commit, tag or branch (default: pinned for known models)")
 def download(args: argparse.Namespace) -> Result:
     """Fetch a model and verify it.
 
     Example: minibert download all-MiniLM-L6-v2
     """
-    from minibert.io.hub import DEFAULT_MODEL
+    from minibert.io.hub import OFFICIAL_MODEL
     from minibert.io.hub import download as fetch
 
-    name = args.name or DEFAULT_MODEL
+    name = args.name or OFFICIAL_MODEL
     path = fetch(name, revision=args.revision)
     return Result({"name": name, "path": str(path)}, lambda value: value["path"])
 
@@ -99,16 +108,17 @@ def inspect_text(value: dict) -> str:
 
 @option("text", metavar="TEXT", help="a text with [MASK] in it")
 @option("-k", type=int, default=5, help="number of guesses for each mask (default 5)")
-@model_option
+@options(lambda parser: add_model(parser, "FILL_MASK_MODEL"))
 def fill_mask(args: argparse.Namespace) -> Result:
     """Guess the words behind [MASK].
 
-    Example: minibert fill-mask "The sky is [MASK]." --model google-bert/bert-base-uncased
+    Example: minibert fill-mask "The sky is [MASK]."
     """
     import torch
 
     from minibert.heads import BertForMaskedLM
     from minibert.io.directory import open_directory
+    from minibert.io.hub import FILL_MASK_MODEL
     from minibert.tokenization.tokenizer import BertTokenizer
 
     directory = open_directory(args.model)
@@ -123,7 +133,7 @@ def fill_mask(args: argparse.Namespace) -> Result:
     if model.load_report.new:
         raise ValueError(
             f"{args.model} has no masked-LM head, so it cannot fill in words; try --model "
-            "google-bert/bert-base-uncased"
+            f"{FILL_MASK_MODEL}, which comes with minibert, or google-bert/bert-base-uncased"
         )
     with torch.inference_mode():
         probabilities = model(**batch).logits[0, masked].softmax(-1)  # (masks, V)
@@ -133,7 +143,8 @@ def fill_mask(args: argparse.Namespace) -> Result:
         [{"token": token, "probability": p} for token, p in zip(*row, strict=True)]
         for row in zip(tokens, best.tolist(), strict=True)
     ]
-    return Result({"text": args.text, "masks": guesses}, fill_mask_text)
+    tell(f"model: {args.model}")
+    return Result({"model": args.model, "text": args.text, "masks": guesses}, fill_mask_text)
 
 
 def fill_mask_text(value: dict) -> str:
@@ -168,16 +179,19 @@ def trace(args: argparse.Namespace) -> Result:
     with torch.no_grad(), recorded(model) as tensors:
         model(**batch)
     found = {**batch, **tensors}
-    metadata = {"format": "pt", "texts": json.dumps(args.texts), "tokens": json.dumps(tokens)}
+    metadata = {"texts": json.dumps(args.texts), "tokens": json.dumps(tokens)}
+    metadata |= {"format": "pt", "model": args.model}
     write_safetensors(Path(args.out), found, metadata)
     shapes = {name: list(tensor.shape) for name, tensor in found.items()}
-    return Result({"out": args.out, "tokens": tokens, "tensors": shapes}, trace_text)
+    value = {"out": args.out, "model": args.model, "tokens": tokens, "tensors": shapes}
+    return Result(value, trace_text)
 
 
 def trace_text(value: dict) -> str:
     """The name and the shape of each tensor."""
     shapes = table((name, str(shape)) for name, shape in value["tensors"].items())
-    return f"{value['out']}: {len(value['tensors'])} tensors, in order of computation\n{shapes}"
+    tensors = f"{len(value['tensors'])} tensors of {value['model']}"
+    return f"{value['out']}: {tensors}, in order of computation\n{shapes}"
 
 
 @option("texts", nargs="+", metavar="TEXT", help="one text, or two to compare")
@@ -224,7 +238,9 @@ def explain(args: argparse.Namespace) -> Result:
     from minibert.tokenization.tokenizer import BertTokenizer
 
     explanation = explained(BertTokenizer.from_pretrained(args.model), args.text)
+    tell(f"model: {args.model}")
     value = {
+        "model": args.model,
         "text": args.text,
         "steps": [step._asdict() for step in explanation.steps],
         "tokens": [piece._asdict() for piece in explanation.pieces],

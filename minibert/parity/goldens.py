@@ -21,7 +21,7 @@ from minibert import heads
 from minibert.config import BertConfig
 from minibert.io.checkpoint import canonical_name, read, read_safetensors
 from minibert.io.files import read_json
-from minibert.io.hub import DEFAULT_MODEL, locate
+from minibert.io.hub import OFFICIAL_MODEL, locate
 from minibert.model import BertModel
 from minibert.parity.diagnosis import canonical
 from minibert.parity.probes import ragged_batch
@@ -290,7 +290,8 @@ def parity(
     Args:
         dump: a ``.safetensors`` or ``.npz`` file to be compared.
         replace: ``kind=file.py:Name``, see ``replace.py``.
-        model: a directory or hub name; for a dump the default model, else a tiny one.
+        model: a directory or hub name; for a dump else the one that its trace is of, else the
+            official one; for code else a tiny one.
         names: a JSON file, their names → ours, of the tensors of a dump or the parameters of a
             class.
         trace_file: what ``minibert trace`` wrote: the inputs.
@@ -300,7 +301,8 @@ def parity(
     batch = read_trace(trace_file) if trace_file else None
     mapping = read_json(names) if names else None
     if dump:
-        inputs = inputs_of(model or DEFAULT_MODEL, batch or {})
+        traced = read_dump(trace_file or dump)[1].get("model")
+        inputs = inputs_of(model or traced or OFFICIAL_MODEL, batch or {})
         return [examine_dump(dump, inputs, mapping, pairs)]
     if replace:
         if wrong := [item for item in replace if "=" not in item]:

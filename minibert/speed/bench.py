@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 from minibert.io.files import read_lines
-from minibert.io.hub import DEFAULT_MODEL, locate
+from minibert.io.hub import OFFICIAL_MODEL, locate
 from minibert.sentence_encoder import SentenceEncoder
 from minibert.speed import int8
 from minibert.speed.packed import PackedLinear, available
@@ -46,7 +46,7 @@ print(spent, usage.ru_maxrss, status)"""
 
 
 def bench(
-    name: str = DEFAULT_MODEL,
+    name: str = OFFICIAL_MODEL,
     *,
     data: str | None = None,
     rounds: int = 5,

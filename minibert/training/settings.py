@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from minibert.io.hub import DEFAULT_MODEL
+from minibert.io.hub import DEFAULT_MODEL, OFFICIAL_MODEL
 from minibert.training.tasks import TASKS
 
 CHOICES = {
@@ -144,7 +144,7 @@ class DistilSettings(Checked):
     """What a distillation is asked for."""
 
     texts: tuple[str, ...] = ()
-    teacher: str = setting(DEFAULT_MODEL, "sentence encoder: a directory or a hub name")
+    teacher: str = setting(OFFICIAL_MODEL, "sentence encoder: a directory or a hub name")
     layers: int | str = setting(
         3, "layers of the student: how many, spread evenly over the teacher's, or which: 0,2,5"
     )

@@ -18,8 +18,9 @@ from minibert.cli import main as cli
 from minibert.cli.models import SHOW
 from minibert.course.exercises import EXERCISES
 from minibert.heads import BertForMaskedLM
+from minibert.io import hub
 from minibert.tokenization.tokenizer import BertTokenizer
-from minibert.training.settings import GROUPS
+from minibert.training.settings import GROUPS, DistilSettings, Settings
 
 
 def commands() -> list[str]:
@@ -83,12 +84,45 @@ def test_similarity(capsys, model, tiny):
     assert err == "minibert: one text; at least two are needed to compare\n"
 
 
+@pytest.fixture
+def shipped(model, tmp_path, monkeypatch):
+    """Small models where those that come with minibert are looked for, and files for commands."""
+    monkeypatch.setattr(hub, "__file__", str(tmp_path / "minibert" / "io" / "hub.py"))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "minibert-small").symlink_to(model)
+    language = build(BertForMaskedLM, tiny_config(vocab_size=len(WORDS)))
+    language.save_pretrained(tmp_path / "weights" / "minibert-tiny")
+    BertTokenizer(WORDS).save_pretrained(tmp_path / "weights" / "minibert-tiny")
+    (tmp_path / "lines.txt").write_text("a b c\nd e f\n")
+    (tmp_path / "pairs.csv").write_text("a b,a c,4.0\nd e,f g,1.0\nh,h i,3.5\n")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("words", [
+    "similarity a b", "embed lines.txt --out v.npy", "search a lines.txt",
+    "keysentences lines.txt -n 1", "evaluate similarity --data pairs.csv", "inspect",
+    "trace a --out t.safetensors", "explore a --out page.html", "explain a", "fill-mask a[MASK]",
+])  # fmt: skip
+def test_without_a_model_it_is_the_one_that_comes_along_and_it_is_named(capsys, shipped, words):
+    expected = "minibert-tiny" if words.startswith("fill-mask") else "minibert-small"
+    status, out, err = run(capsys, *words.split(), "--json")
+    assert status == 0 and json.loads(out)["model"] == expected
+    status, out, err = run(capsys, *words.split())
+    assert status == 0 and (expected in out + err or words.startswith("explore"))
+
+
+def test_what_official_figures_are_about_is_the_official_model():
+    official = "sentence-transformers/all-MiniLM-L6-v2"
+    assert cli.build_parser().parse_args(["bench"]).model == DistilSettings().teacher == official
+    assert Settings("classify", "train.csv").base == "minibert-small"
+
+
 def test_embed_then_search(capsys, model, tmp_path):
     (tmp_path / "lines.txt").write_text("a b c\nd e f\ng h i\n")
     lines, vectors = tmp_path / "lines.txt", tmp_path / "vectors.npy"
     status, out, err = run(capsys, "embed", lines, "--out", vectors, "--model", model)
     assert (status, out) == (0, f"{vectors}: 3 x 32 float32\n")
-    assert "3 lines" in err
+    assert f"model: {model}; 3 lines" in err
     arguments = ["search", "d e f", lines, "-k", "2", "--model", model]
     out = run(capsys, *arguments)[1]
     assert out.splitlines()[0].split() == ["1.0000", "line", "2", "d", "e", "f"]
@@ -170,6 +204,12 @@ def test_trace(capsys, model, tiny, tmp_path):
     assert tokens == [["[CLS]", "a", "b", "[SEP]"], ["[CLS]", "c", "[SEP]", "[PAD]"]]
     expected = tiny.model.eval()(**tiny.tokenizer(["a b", "c"])).last_hidden_state
     assert hidden.equal(expected)
+    np.savez(tmp_path / "mine.npz", hidden=hidden.numpy())
+    names = tmp_path / "names.json"
+    names.write_text('{"hidden": "layers.1.feed_forward_norm"}')
+    mine = [tmp_path / "mine.npz", "--trace", out_file, "--names", names]
+    for dump in ([out_file], mine):  # compared with the model that was traced
+        assert run(capsys, "parity", *dump)[0] == 0
 
 
 def test_explain(capsys, model):

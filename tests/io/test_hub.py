@@ -174,6 +174,30 @@ def test_where_the_weights_directory_is(tmp_path, monkeypatch):
     assert hub.weights_directory() == tmp_path / ".cache" / "minibert" / "weights"
 
 
+# A model that comes with minibert -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", hub.SHIPPED)
+@pytest.mark.parametrize("home", ["site/minibert/weights", "site/weights"])  # wheel, checkout
+def test_what_comes_with_minibert_is_found_by_its_name(weights, tmp_path, monkeypatch, home, name):
+    monkeypatch.setattr(hub, "__file__", str(tmp_path / "site" / "minibert" / "io" / "hub.py"))
+    put(weights / name)  # somebody else's
+    with pytest.raises(FileNotFoundError, match=f"{name} comes with minibert, but is neither"):
+        hub.locate(name)
+    put(tmp_path / home / name)
+    assert hub.locate(name) == hub.download(name) == tmp_path / home / name
+    with pytest.raises(ValueError, match="leave out 'main'"):
+        hub.locate(name, revision="main")
+    put(tmp_path / name)
+    with pytest.warns(UserWarning, match=f"the directory here is ./{name}"):
+        assert hub.locate(name) == tmp_path / home / name
+    assert hub.locate(f"./{name}") == hub.locate(Path(name)) == Path(name)
+
+
+def test_the_default_is_there():
+    assert hub.locate() == CHECKOUT / "weights" / "minibert-small"
+
+
 # The mirror, with a wheel that is already there ---------------------------------------------------
 
 

@@ -126,7 +126,8 @@ def test_our_own_numbers_are_bit_for_bit_what_our_own_run_gives(tensors):
 def test_our_own_trace_of_the_official_model_is_bit_for_bit(official, tmp_path):
     """Of one text: then where a weight lies in memory decides over the pooler's last bit."""
     file, page = str(tmp_path / "trace.safetensors"), str(tmp_path / "page.html")
-    assert cli.main(["trace", "Hello world, this is it.", "--out", file]) == 0
+    model = ["--model", str(official)]
+    assert cli.main(["trace", "Hello world, this is it.", "--out", file, *model]) == 0
     assert cli.main(["parity", file, "--html", page]) == 0
     assert "92 tensors, 92 bit for bit" in (tmp_path / "page.html").read_text()
 
