@@ -36,7 +36,7 @@ MAX_PADDING = 64  # tokens of padding in a batch: more would cost more than anot
 class SentenceEncoder:
     """Texts in, vectors out.
 
-    >>> encoder = SentenceEncoder.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")
+    >>> encoder = SentenceEncoder.from_pretrained()
     >>> encoder.encode(["A man is eating.", "Someone has a meal."]).shape
     (2, 384)
 
@@ -375,7 +375,8 @@ class SentenceEncoder:
         """Load a sentence-transformers directory, or a plain BERT (mean pooling, one warning).
 
         Args:
-            name_or_path: a directory, or a name for ``hub.locate``.
+            name_or_path: a directory, or a name for ``hub.locate``; without one it is
+                minibert-small, which comes with minibert.
             device: ``"auto"`` = cuda, then mps, then cpu.
             dtype: of the weights and of the computation; vectors are float32 always.
             engine: what is swapped in. ``"textbook"``: nothing, bit for bit the reference.

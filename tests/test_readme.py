@@ -30,9 +30,8 @@ def commands(page: str) -> list[list[str]]:
     return [shlex.split(c.partition("#")[0]) for c in lines if c.startswith("minibert ")]
 
 
-@pytest.mark.weights
 @pytest.mark.parametrize("path", MAIN, ids=lambda path: path.name)
-def test_the_six_lines_print_what_stands_behind_them(official, path):
+def test_the_six_lines_print_what_stands_behind_them(path):
     names: dict = {}
     checked = 0
     for line in blocks("python", path.read_text(encoding="utf-8"))[0].splitlines():
@@ -47,14 +46,20 @@ def test_the_six_lines_print_what_stands_behind_them(official, path):
     assert checked == 2
 
 
-@pytest.mark.weights
+@pytest.mark.parametrize("which", [0, pytest.param(1, marks=pytest.mark.weights)])
 @pytest.mark.parametrize("path", MAIN, ids=lambda path: path.name)
-def test_the_table_is_what_the_first_command_prints(official, capsys, path):
+def test_the_table_is_what_the_command_prints(capsys, request, monkeypatch, path, which):
+    """The first needs nothing but what is installed; the second is about the official model."""
     page = path.read_text(encoding="utf-8")
-    command = next(b for b in blocks("bash", page) if "minibert similarity" in b)
+    command = [b for b in blocks("bash", page) if "bin/minibert similarity" in b][which]
     words = shlex.split(command[command.index("minibert similarity") :])
+    if which:
+        request.getfixturevalue("official")
+    else:
+        monkeypatch.setattr("minibert.io.hub._from_hub", lambda *a: pytest.fail("hub asked"))
+        monkeypatch.setenv("MINIBERT_WEIGHTS", "nowhere")
     assert cli.main(words[1:]) == 0
-    assert capsys.readouterr().out.strip() == blocks("", page)[0].strip()
+    assert capsys.readouterr().out.strip() == blocks("", page)[which].strip()
 
 
 @pytest.fixture(scope="module")
