@@ -49,7 +49,7 @@ def draw(measured: dict[str, tuple[float, float]]) -> str:
     shapes.append(f'<path d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}" fill="none" stroke="#333"/>')
     full = f'r="6" fill="{COLOURS[0]}"'
     ring = f'r="9" fill="none" stroke="{COLOURS[1]}" stroke-width="2"'
-    here = {f"{name}: {mib:.1f} MiB, {rho:.4f}": (mib, rho) for name, (mib, rho) in measured.items()}
+    here = {f"{name}: {p[0]:.1f} MiB, {p[1]:.4f}": p for name, p in measured.items()}
     for points, circle, colour, aside in (
         (here, full, COLOURS[0], -16),
         (PUBLISHED, ring, COLOURS[1], 26),

@@ -99,9 +99,10 @@ def shipped(model, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("words", [
-    "similarity a b", "embed lines.txt --out v.npy", "search a lines.txt",
+    "similarity a b", "embed lines.txt --out v.npy --force", "search a lines.txt",
     "keysentences lines.txt -n 1", "evaluate similarity --data pairs.csv", "inspect",
-    "trace a --out t.safetensors", "explore a --out page.html", "explain a", "fill-mask a[MASK]",
+    "trace a --out t.safetensors --force", "explore a --out page.html --force", "explain a",
+    "fill-mask a[MASK]",
 ])  # fmt: skip
 def test_without_a_model_it_is_the_one_that_comes_along_and_it_is_named(capsys, shipped, words):
     expected = "minibert-tiny" if words.startswith("fill-mask") else "minibert-small"
