@@ -17,8 +17,8 @@ from minibert.cli.train import add_settings, given, resumable
         "that occurs less often (default 2)")
 @option("--alphabet", type=int, metavar="N", help="keep the N most frequent characters alone; what "
         "has another one becomes [UNK]")
-@option("--held-out", type=float, default=0.1, metavar="SHARE", help="of the documents, the last "
-        "ones: not learnt from, to measure on (default 0.1; 0 learns from all)")
+@option("--held-out-share", type=float, default=0.1, metavar="SHARE", help="of the documents, "
+        "the last ones: not learnt from, to measure on (default 0.1; 0 learns from all)")
 def vocabulary(args: argparse.Namespace) -> Result:
     """Learn a WordPiece vocabulary from text, merge by merge.
 
@@ -28,7 +28,7 @@ def vocabulary(args: argparse.Namespace) -> Result:
     """
     from minibert.training.vocabulary import write_vocabulary
 
-    names = ("out", "size", "cased", "min_frequency", "alphabet", "held_out")
+    names = ("out", "size", "cased", "min_frequency", "alphabet", "held_out_share")
     found = write_vocabulary(args.texts, say=tell, **{name: vars(args)[name] for name in names})
     return Result({"out": args.out, **found}, vocabulary_text)
 
@@ -68,7 +68,7 @@ def pretrain_settings(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("texts", nargs="*", metavar="TEXT",
                         help="text files: a sentence a line, a blank line between documents")
-    parser.add_argument("--heldout", nargs="+", default=argparse.SUPPRESS, metavar="FILE",
+    parser.add_argument("--held-out", nargs="+", default=argparse.SUPPRESS, metavar="FILE",
                         help="texts to measure on (default: a twentieth of the documents)")
     add_settings(parser, PretrainSettings, GROUPS, files=("vocabulary",))
 

@@ -24,6 +24,7 @@ from minibert.io import distributed
 from minibert.io.directory import ModelDirectory
 from minibert.io.files import atomic_directory, read_json, sha256, write_text
 from minibert.io.hub import model_card
+from minibert.pretrained import round_to_half
 from minibert.tokenization.files import read_settings
 from minibert.tokenization.tokenizer import BertTokenizer
 from minibert.training import measuring
@@ -104,6 +105,8 @@ def whole_run(
     begin_or_resume(run, settings, sampler.steps, evaluation.quick, say)
     say(evaluation.beside())
     train_model(settings, loader_of(sampler, device), run, evaluation, say)
+    if settings.half:
+        round_to_half(model)
 
     before = {k: v for k, v in run.lines[0].items() if k.startswith("heldout")}
     after = {"steps": run.step, **evaluation.all()}
@@ -145,11 +148,11 @@ def read_texts(
         ValueError: no text, one document where pairs are wanted, a vocabulary that does not fit.
     """
     documents = read_documents(settings.texts)
-    if settings.heldout:
-        learnt, measured = ({*map(os.path.realpath, f)} for f in (settings.texts, settings.heldout))
-        if shared := learnt & measured:
+    if settings.held_out:
+        learnt, measured = settings.texts, settings.held_out
+        if shared := {*map(os.path.realpath, learnt)} & {*map(os.path.realpath, measured)}:
             raise ValueError(f"{min(shared)} is to be learnt from and held out; name it once")
-        heldout = read_documents(settings.heldout)
+        heldout = read_documents(settings.held_out)
     else:
         documents, heldout = set_aside(documents)
         say(f"{len(heldout)} of {len(documents) + len(heldout)} documents are held out")
@@ -391,7 +394,7 @@ def save(
         for line in run.lines if "guesses" in line
     ]  # fmt: skip
     with atomic_directory(out) as staging:
-        run.model.save_pretrained(staging)
+        run.model.save_pretrained(staging, half=settings.half)
         tokenizer.save_pretrained(staging)
         write_text(staging / "README.md", model_card(text, "transformers", "fill-mask"))
         write_text(staging / "run" / "curves.svg", draw(settings, run, counted))

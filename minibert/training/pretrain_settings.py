@@ -19,7 +19,7 @@ class PretrainSettings(Checked):
 
     texts: tuple[str, ...]
     vocabulary: str = setting("vocab.txt", "vocab.txt, or the directory of a tokenizer")
-    heldout: tuple[str, ...] = ()  # files to measure on
+    held_out: tuple[str, ...] = ()  # files to measure on
     size: str = setting("tiny", "tiny, mini, small, medium, base, or layers x width: 6x192")
     cased: bool = setting(False, "vocab.txt has capital letters: do not lower-case the texts")
     max_length: int = setting(128, "maximum tokens in an example", 8)
@@ -43,6 +43,7 @@ class PretrainSettings(Checked):
     )  # fmt: skip
     dropout: float = setting(0.0, "dropout while it pre-trains", 0, 1)
     seed: int = setting(0, "random seed", 0)
+    half: bool = setting(False, "store the weights as float16: half the size")
     every: int = setting(500, "steps from one measurement on held-out text to the next", 1)
     checkpoint_every: int = setting(500, "steps between checkpoints", 1)
 
@@ -54,4 +55,4 @@ class PretrainSettings(Checked):
         """All files it depends on: what each is → path."""
         named = {"vocabulary": self.vocabulary}
         named |= {f"texts {i}": path for i, path in enumerate(self.texts, 1)}
-        return named | {f"heldout {i}": path for i, path in enumerate(self.heldout, 1)}
+        return named | {f"held out {i}": path for i, path in enumerate(self.held_out, 1)}

@@ -250,7 +250,7 @@ def write_vocabulary(
     cased: bool = False,
     min_frequency: int = 2,
     alphabet: int | None = None,
-    held_out: float = 0.1,
+    held_out_share: float = 0.1,
     say: Say = silent,
 ) -> dict:
     """Learn a vocabulary from files of text, write it, and measure it on documents held out.
@@ -260,7 +260,7 @@ def write_vocabulary(
         out: the ``vocab.txt`` to write, a token a line.
         size, min_frequency, alphabet: as in `learn`.
         cased: keep capitals and accents.
-        held_out: the share of the documents, the last ones, that is not learnt from; 0 = none.
+        held_out_share: the share of the documents, the last ones, that is not learnt from.
         say: gets remarks and the first merges, a line each.
 
     Raises:
@@ -270,14 +270,16 @@ def write_vocabulary(
     need_ending(out, ".txt")
     if Path(out).resolve() in {Path(path).resolve() for path in paths}:
         raise ValueError(f"{out} is one of the texts; name another file for the vocabulary")
-    if not 0 <= held_out < 1:
-        raise ValueError(f"the share held out is {held_out}; give 0 (nothing) or more, less than 1")
+    if not 0 <= held_out_share < 1:
+        raise ValueError(
+            f"the share held out is {held_out_share}; give 0 (nothing) or more, less than 1"
+        )
     documents = kept = read_documents(paths)
-    if held_out and len(documents) > 1:
-        kept, documents = hold_out(documents, held_out)
+    if held_out_share and len(documents) > 1:
+        kept, documents = hold_out(documents, held_out_share)
     else:
         say("nothing is held out: what is measured below was learnt from")
-        if held_out:
+        if held_out_share:
             say("(the text is one document; a blank line begins another)")
     words = count_words(sentences(kept), lowercase=not cased)
     say(f"{sum(words.values()):,} words, {len(words):,} different ones; {len(set().union(*words))} "

@@ -298,7 +298,7 @@ def test_measures_are_those_of_all_logits():
 def settings(world, **changes):
     values = {
         "texts": (str(world / "text.txt"),), "vocabulary": str(world / "vocab.txt"),
-        "heldout": (str(world / "other.txt"),), "size": "1x64", "max_length": 24, "steps": 12,
+        "held_out": (str(world / "other.txt"),), "size": "1x64", "max_length": 24, "steps": 12,
         "every": 5, "batch_size": 8, "device": "cpu", "lr": 1e-3,
     }  # fmt: skip
     return PretrainSettings(**{**values, **changes})
@@ -354,7 +354,7 @@ def test_from_a_text_to_a_model_that_opens_everywhere(world, tmp_path, capsys):
     out = tmp_path / "bert"
     words = ["pretrain", world / "text.txt", "--vocabulary", world / "vocab.txt", "--size", "1x64",
              "--max-length", 24, "--minutes", 0.03, "--batch-size", 8, "--every", 100000,
-             "--device", "cpu", "--out", out]  # fmt: skip
+             "--device", "cpu", "--half", "--out", out]  # fmt: skip
     assert main([str(word) for word in words]) == 0
     printed = capsys.readouterr()
     for said in ("documents are held out", "ms a step", "counting guesses", "masked accuracy"):
@@ -364,7 +364,10 @@ def test_from_a_text_to_a_model_that_opens_everywhere(world, tmp_path, capsys):
     guesses, metrics = ((out / "run" / name).read_text() for name in ("guesses.txt", "metrics.csv"))
     assert "[MASK]" in guesses and "[MASK]" not in metrics
     model = BertForPreTraining.from_pretrained(out)
-    theirs = transformers.BertForPreTraining.from_pretrained(out)
+    assert all(torch.equal(value, value.half().float()) for value in model.state_dict().values())
+    size = sum(p.numel() for p in model.parameters())
+    assert (out / "model.safetensors").stat().st_size < 3 * size
+    theirs = transformers.BertForPreTraining.from_pretrained(out, dtype=torch.float32)
     batch = BertTokenizer.from_pretrained(out)(["the cat sat [MASK] ."], ["it was red ."])
     found, expected = model(**batch), theirs.eval()(**batch)
     torch.testing.assert_close(found[0], expected.prediction_logits, atol=1e-5, rtol=0)
@@ -434,7 +437,7 @@ def without(token):
 def test_wrong_input_is_refused_and_nothing_stays(tmp_path, documents, vocabulary, changes, said):
     written(tmp_path / "text.txt", documents)
     (tmp_path / "vocab.txt").write_text("".join(f"{token}\n" for token in vocabulary))
-    wanted = settings(tmp_path, heldout=(), **changes)
+    wanted = settings(tmp_path, held_out=(), **changes)
     with pytest.raises(ValueError, match=said):
         pretrain(wanted, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -444,8 +447,8 @@ def test_warnings_and_a_single_document(world, tmp_path):
     long = [[" ".join(WORDS * 3)] + ["the cat sat ."] * 400]
     text = str(written(tmp_path / "text.txt", long))
     said = []
-    wanted = settings(world, texts=(text,), heldout=(), no_next_sentence=True)
+    wanted = settings(world, texts=(text,), held_out=(), no_next_sentence=True)
     pretrain(wanted, tmp_path / "out", say=said.append)
     assert any("1 sentences are longer than 24 tokens" in line for line in said)
     with pytest.raises(ValueError, match="name it once"):
-        pretrain(wanted.replace(heldout=(text,)), tmp_path / "both")
+        pretrain(wanted.replace(held_out=(text,)), tmp_path / "both")

@@ -123,7 +123,7 @@ def test_the_command(tmp_path, capsys):
     assert tokenizer.unk_token not in tokenizer.tokenize(kept[0])
 
     shown, said = run(capsys, "vocabulary", text, "--size", 5000, "--cased", "--out", out,
-                      "--held-out", 0, "--force")  # fmt: skip
+                      "--held-out-share", 0, "--force")  # fmt: skip
     assert "nothing is held out" in said and "a larger vocabulary needs more text" in said
     assert "cased" in shown and "Be" in out.read_text(encoding="utf-8").split("\n")
 
@@ -131,7 +131,7 @@ def test_the_command(tmp_path, capsys):
 @pytest.mark.parametrize("words, message", [
     (["--out", "text.txt", "--force"], "one of the texts"),
     (["--out", "vocab.json"], "a .txt file"),
-    (["--out", "vocab.txt", "--held-out", 1], "the share held out"),
+    (["--out", "vocab.txt", "--held-out-share", 1], "the share held out"),
     (["--out", "vocab.txt", "--size", 7], "at least"),
 ])  # fmt: skip
 def test_wrong_use_of_the_command(words, message, tmp_path, capsys, monkeypatch):
