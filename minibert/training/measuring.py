@@ -184,10 +184,8 @@ def guesses(
 
 
 def plateau(measures: dict, counted: dict) -> bool:
-    """Whether a model does no better than frequent tokens and neighbours do.
+    """Whether a model guesses no more than a look at the left neighbour does.
 
     Most small runs first learn how frequent each token is and then stand still for long.
     """
-    return measures["perplexity"] > 0.5 * (
-        counted["unigram_perplexity"] + counted["bigram_perplexity"]
-    )
+    return measures["accuracy"] <= counted["bigram_accuracy"]

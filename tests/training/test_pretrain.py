@@ -402,6 +402,11 @@ def test_a_run_on_the_plateau_says_so_and_why(world, tmp_path):
     assert any(remark in line for line in said)
 
 
+def test_the_plateau_is_what_the_left_neighbour_tells():
+    counted = {"bigram_accuracy": 0.147}
+    assert [measuring.plateau({"accuracy": a}, counted) for a in (0.062, 0.137, 0.2)] == [1, 1, 0]
+
+
 def test_it_begins_with_frequencies_unless_asked_to_begin_at_random(world, tmp_path):
     for random_start in (True, False):
         asked = settings(world, steps=1, lr=1e-9, random_start=random_start)
