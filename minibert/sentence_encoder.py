@@ -470,7 +470,10 @@ def best_device(device: str | torch.device) -> torch.device:
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     found = [name for name in there if there[name]] + ["cpu"]
-    device = torch.device(found[0] if device == "auto" else device)
+    try:
+        device = torch.device(found[0] if device == "auto" else device)
+    except RuntimeError:
+        raise ValueError(f"{device!r} is no device; auto or one of {', '.join(found)}") from None
     if not there.get(device.type, True):
         raise ValueError(f"device {str(device)!r} is not there; torch found {' and '.join(found)}")
     return own_gpu() if device == torch.device("cuda") else device

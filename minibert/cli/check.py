@@ -6,7 +6,16 @@ import argparse
 import csv
 import io
 
-from minibert.cli.common import Result, add_model, option, options, table, tell, writes
+from minibert.cli.common import (
+    Result,
+    add_model,
+    option,
+    options,
+    table,
+    tell,
+    whole_number,
+    writes,
+)
 
 
 @option("dump", nargs="?", metavar="DUMP", help="your tensors, .safetensors or .npz")
@@ -74,9 +83,10 @@ def parity(args: argparse.Namespace) -> Result:
 @writes("--start", ending=".py", help="write the file to start from")
 @option("--hint", type=int, choices=(1, 2, 3), help="give a hint, each more concrete")
 @option("--csv", action="store_true", help="for all: print the table as csv")
-@option("--seed", type=int, default=0, help="random seed of the inputs (default 0)")
+@option("--seed", type=whole_number(0), default=0, help="random seed of the inputs (default 0)")
 @option("--seconds", type=float, default=10, help="time limit for a file (default 10)")
-@option("--memory", type=int, default=2000, help="its memory limit in MB (default 2000)")
+@option("--memory", type=whole_number(1), default=2000,
+        help="its memory limit in MB (default 2000)")
 def check(args: argparse.Namespace) -> Result:
     """Grade an exercise: one file, a submission (all DIR), or a class (all DIR, with a directory
     for each student).
@@ -143,9 +153,12 @@ def submission_text(results: dict) -> str:
 
 
 @option("--data", metavar="FILE", help="texts to encode, one per line (default: random words)")
-@option("--number", type=int, default=500, help="number of random short texts (default 500)")
-@option("--rounds", type=int, default=5, help="more rounds, steadier figures (default 5)")
-@option("--threads", type=int, help="threads for each contestant (default: as torch has it)")
+@option("--number", type=whole_number(1), default=500,
+        help="number of random short texts (default 500)")
+@option("--rounds", type=whole_number(1), default=5,
+        help="more rounds, steadier figures (default 5)")
+@option("--threads", type=whole_number(1, 1024),
+        help="threads for each contestant (default: as torch has it)")
 @option("--alone", action="store_true", help="minibert only")
 @option("--no-start", action="store_true", help="do not measure cold starts")
 @option("--train", action="store_true", help="measure training steps instead of encoding")

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,34 @@ def reading(args: argparse.Namespace) -> dict:
     return {name: getattr(args, name) for name in names}
 
 
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tabs and line ends
+
+
+def printable(text: object) -> str:
+    """A text without what a terminal would obey: a text that is read may hold such sequences."""
+    return CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", str(text))  # as in JSON
+
+
 def tell(text: object) -> None:
     """Say something that is not the result."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages can be shown, whatever was typed."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the arguments, and exit."""
+        super().error(printable(message))
+
+
+def whole_number(low: int, high: int = 10**9) -> Callable[[str], int]:
+    """The type of an option that counts something."""
+
+    def number(text: str) -> int:
+        if not low <= (value := int(text)) <= high:
+            raise argparse.ArgumentTypeError(f"{value}; {low} to {high} is allowed")
+        return value
+
+    number.__name__ = "int"  # for the message about something that is no number
+    return number

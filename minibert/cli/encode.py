@@ -13,6 +13,7 @@ from minibert.cli.common import (
     reading_options,
     table,
     tell,
+    whole_number,
     writes,
 )
 
@@ -88,7 +89,7 @@ def embed(args: argparse.Namespace) -> Result | None:
 
 @option("query", metavar="QUERY", help="what to look for")
 @option("file", metavar="FILE", help="a text per line, or csv, tsv, jsonl with a text column")
-@option("-k", type=int, default=5, help="number of results (default 5)")
+@option("-k", type=whole_number(1), default=5, help="number of results (default 5)")
 @option("--vectors", metavar="FILE.npy", help="the vectors of FILE, made by minibert embed")
 @reading_options
 @encoding_options
@@ -141,7 +142,7 @@ def searched(args: argparse.Namespace) -> tuple[list[str], list[int]]:
 
 
 @option("file", metavar="FILE", help="a UTF-8 text file")
-@option("-n", type=int, default=3, help="number of sentences (default 3)")
+@option("-n", type=whole_number(1), default=3, help="number of sentences (default 3)")
 @option("--method", choices=("centrality", "mmr"), default="centrality",
         help="those most similar to all others (the default), or the same without repetition")
 @option("--diversity", type=float, default=0.3, help="weight of novelty in mmr (default 0.3)")

@@ -14,7 +14,7 @@ from operator import methodcaller
 
 from minibert import __version__
 from minibert.cli import check, encode, models, pretrain, runs, train
-from minibert.cli.common import Result, add_parser, refuse_to_replace, tell
+from minibert.cli.common import Parser, Result, add_parser, printable, refuse_to_replace, tell
 
 COMMANDS = (  # in the order of the help
     encode.similarity, encode.embed, encode.search, encode.keysentences,
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     from minibert.io.hub import DEFAULT_MODEL, FILL_MASK_MODEL
     from minibert.training.tasks import TASKS
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="minibert",
         description="BERT written by hand: compare, embed and search texts, look inside the model, "
         "fine-tune it, and check every number against the official one.",
@@ -54,6 +54,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal may know fewer characters than we print
+        if hasattr(stream, "reconfigure"):  # a notebook's has no encoding
+            stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = lambda message, *rest: tell(f"warning: {message}")
     parser = build_parser()
     args, unknown = parser.parse_known_args(argv)
@@ -74,6 +77,11 @@ def main(argv: list[str] | None = None) -> int:
     except ArithmeticError as error:  # training has diverged
         tell(f"minibert: {error}")
         return 1
+    except (MemoryError, RuntimeError) as error:  # torch has no class of its own for a CPU
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+            raise
+        tell(f"minibert: out of memory: {str(error).splitlines()[0] if str(error) else 'too much'}")
+        return 2
     except (ValueError, TypeError, OSError) as error:
         tell(f"minibert: {error}")
         return 2
@@ -84,8 +92,11 @@ def show(result: Result | None, as_json: bool) -> int:
     if result is None:  # one of several processes, of which the first speaks for all
         return 0
     if as_json:
-        to_dict = methodcaller("to_dict")
-        print(json.dumps(result.value, indent=2, ensure_ascii=False, default=to_dict))
+        whole = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+        value = json.dumps(
+            result.value, indent=2, ensure_ascii=not whole, default=methodcaller("to_dict")
+        )
+        print(printable(value))
     else:
-        print(result.text(result.value))
+        print(printable(result.text(result.value)))
     return 0 if result.passed else 1

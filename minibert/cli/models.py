@@ -15,6 +15,7 @@ from minibert.cli.common import (
     options,
     table,
     tell,
+    whole_number,
     writes,
 )
 
@@ -107,7 +108,7 @@ def inspect_text(value: dict) -> str:
 
 
 @option("text", metavar="TEXT", help="a text with [MASK] in it")
-@option("-k", type=int, default=5, help="number of guesses for each mask (default 5)")
+@option("-k", type=whole_number(1), default=5, help="number of guesses for each mask (default 5)")
 @options(lambda parser: add_model(parser, "FILL_MASK_MODEL"))
 def fill_mask(args: argparse.Namespace) -> Result:
     """Guess the words behind [MASK].

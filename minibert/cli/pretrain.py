@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import argparse
 
-from minibert.cli.common import Result, option, options, table, tell, writes
+from minibert.cli.common import Result, option, options, table, tell, whole_number, writes
 from minibert.cli.train import add_settings, given, resumable
 
 
 @option("texts", nargs="+", metavar="TEXT", help="a sentence a line, a blank line between "
         "documents")
 @writes("--out", ending=".txt", required=True, help="vocab.txt to write (required)")
-@option("--size", type=int, default=8000, help="how many tokens (default 8000)")
+@option("--size", type=whole_number(1), default=8000, help="how many tokens (default 8000)")
 @option("--cased", action="store_true", help="keep capitals and accents")
-@option("--min-frequency", type=int, default=2, metavar="N", help="merge no pair of neighbours "
-        "that occurs less often (default 2)")
-@option("--alphabet", type=int, metavar="N", help="keep the N most frequent characters alone; what "
-        "has another one becomes [UNK]")
+@option("--min-frequency", type=whole_number(1), default=2, metavar="N",
+        help="merge no pair of neighbours that occurs less often (default 2)")
+@option("--alphabet", type=whole_number(1), metavar="N",
+        help="keep the N most frequent characters alone; what has another one becomes [UNK]")
 @option("--held-out-share", type=float, default=0.1, metavar="SHARE", help="of the documents, "
         "the last ones: not learnt from, to measure on (default 0.1; 0 learns from all)")
 def vocabulary(args: argparse.Namespace) -> Result:

@@ -16,6 +16,7 @@ from minibert.cli.common import (
     reading_options,
     table,
     tell,
+    whole_number,
     writes,
 )
 
@@ -84,7 +85,7 @@ def number_or_word(text: str) -> int | str:
 
 @option("--out", required=True, metavar="DIR", help="directory to write")
 @option("--resume", action="store_true", help="continue the run in --out")
-@option("--seeds", type=int, default=1, help="train with this many seeds and summarise")
+@option("--seeds", type=whole_number(1), default=1, help="train with this many seeds and summarise")
 @option("--sweep", metavar="NAME=V,V", help="a run for each value of a setting, such as "
         "lr=2e-5,5e-5,1e-4, in --out; the table says which is best on dev")
 @option("--find-lr", action="store_true", help="train nothing: try growing learning rates for some "

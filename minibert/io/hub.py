@@ -30,9 +30,12 @@ import tempfile
 import warnings
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 
 from minibert.io.files import differing, flush, read_json, write_json
 
@@ -69,6 +72,7 @@ PICKLE = ("pytorch_model.bin",)  # only where a repository has none of these
 
 STAMP = ".verified.json"
 HUB_SECONDS = 10  # how long the hub may take to answer the first question
+PATIENCE, SLOWEST = 300, 1000  # seconds in which so many bytes a second must come from it
 OPTIONS = ("revision", "token", "local_files_only", "cache_dir")  # of `locate`, beside the name
 
 
@@ -224,7 +228,8 @@ def _from_hub(name: str, known: KnownModel | None, offline: bool, asked: dict) -
 
     Raises:
         FileNotFoundError: it cannot be had; the message says why.
-        ValueError: the hub sent other bytes than the official ones; they have been removed.
+        ValueError: the hub sent other bytes than the official ones, or than those whose sha256 it
+            promised; they have been removed.
     """
     from huggingface_hub import constants
 
@@ -248,8 +253,15 @@ def _from_hub(name: str, known: KnownModel | None, offline: bool, asked: dict) -
             snapshot = Path(fetch(allow_patterns=_patterns(SAFETENSORS), local_files_only=True))
         except OSError:
             raise reason from None
-    if known:
-        return _checked_snapshot(snapshot, name, known)
+    if not known:  # the cache keeps a large file under the sha256 that the hub promises for it
+        named = {file: file.resolve().name for file in snapshot.rglob("*") if file.is_symlink()}
+        digests = {
+            file.relative_to(snapshot).as_posix(): digest
+            for file, digest in named.items()
+            if re.fullmatch("[0-9a-f]{64}", digest)
+        }
+        promised = KnownModel(snapshot.name, "", "", digests)
+    _checked_snapshot(snapshot, name, known or promised)
     if not _is_model(snapshot):
         raise FileNotFoundError(f"{name} has no config.json and no modules.json: not a BERT model")
     return snapshot
@@ -276,7 +288,10 @@ def _ask_hub(name: str, asked: dict, fetch: partial) -> str:
         info = HfApi().model_info(name, revision=revision, token=token, timeout=HUB_SECONDS)
         files = {file.rfilename for file in info.siblings or []}
         pickled = files.isdisjoint(ENCODERS)
-        return fetch(allow_patterns=_patterns(SAFETENSORS + PICKLE if pickled else SAFETENSORS))
+        wanted = _patterns(SAFETENSORS + PICKLE if pickled else SAFETENSORS)
+        cache = fetch.keywords["cache_dir"]
+        with _etags_that_are_names():
+            return _while_it_moves(partial(fetch, allow_patterns=wanted), cache, name)
     except Exception as error:  # the HTTP library's (which one depends on the version), the disk's
         what = str(error).strip().split("\n")[0]
         unreached = (
@@ -285,6 +300,60 @@ def _ask_hub(name: str, asked: dict, fetch: partial) -> str:
         )
         says = (reason for kind, reason in refused.items() if isinstance(error, kind))
         raise FileNotFoundError(next(says, unreached)) from error
+
+
+@contextlib.contextmanager
+def _etags_that_are_names() -> Iterator[None]:
+    """Let huggingface_hub refuse an ETag that leads out of its cache, where it names a file by it.
+
+    Source: huggingface_hub 2.4, ``file_download.py``: the path ``blobs/ETAG`` is not checked.
+    """
+    from huggingface_hub import file_download
+
+    normalize = file_download._normalize_etag
+
+    def checked(etag: str | None) -> str | None:
+        name = normalize(etag)
+        if name and not re.fullmatch(r"\w[\w.:+=-]*", name):
+            raise ValueError(f"the ETag {etag} cannot be the name of a file")
+        return name
+
+    file_download._normalize_etag = checked
+    try:
+        yield
+    finally:
+        file_download._normalize_etag = normalize
+
+
+def _while_it_moves(fetch: Callable[[], str], cache: Path, name: str) -> str:
+    """What ``fetch`` gives, unless next to nothing comes for `PATIENCE` seconds.
+
+    The limits of the HTTP library are for a single answer; one that trickles keeps them for ever.
+
+    Raises:
+        TimeoutError: nothing came.
+    """
+    done: SimpleQueue[tuple[str, BaseException | None]] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            done.put((fetch(), None))
+        except BaseException as error:
+            done.put(("", error))
+
+    Thread(target=work, daemon=True).start()  # it cannot be stopped, and keeps nobody waiting
+    files, before = cache / f"models--{name.replace('/', '--')}" / "blobs", 0
+    while True:
+        with contextlib.suppress(Empty):
+            snapshot, error = done.get(timeout=PATIENCE)
+            if error:
+                raise error
+            return snapshot
+        sizes = (file.stat().st_size for file in files.glob("*"))
+        now = sum(sizes)
+        if now - before < PATIENCE * SLOWEST:
+            raise TimeoutError(f"less than {SLOWEST} bytes a second for {PATIENCE} seconds")
+        before = now
 
 
 def _checked_snapshot(snapshot: Path, name: str, known: KnownModel) -> Path:
@@ -296,8 +365,8 @@ def _checked_snapshot(snapshot: Path, name: str, known: KnownModel) -> Path:
             (snapshot / file).unlink()
     if damaged:
         raise ValueError(
-            f"{', '.join(damaged)} of {name}: what the hub sent has another sha256 than the "
-            "official file and was removed. Run again, or set HF_ENDPOINT to a hub you trust"
+            f"{', '.join(damaged)} of {name}: what the hub sent has another sha256 than it should "
+            "have and was removed. Run again, or set HF_ENDPOINT to a hub you trust"
         )
     return snapshot
 

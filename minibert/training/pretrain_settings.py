@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minibert.training.settings import Checked, setting
+from minibert.training.settings import MOST, Checked, setting
 
 GROUPS = {  # the field that begins each group of the help
     "vocabulary": "model and data",
@@ -42,7 +42,7 @@ class PretrainSettings(Checked):
         "and guesses frequent tokens for long",
     )  # fmt: skip
     dropout: float = setting(0.0, "dropout while it pre-trains", 0, 1)
-    seed: int = setting(0, "random seed", 0)
+    seed: int = setting(0, "random seed", 0, MOST)
     half: bool = setting(False, "store the weights as float16: half the size")
     every: int = setting(500, "steps from one measurement on held-out text to the next", 1)
     checkpoint_every: int = setting(500, "steps between checkpoints", 1)

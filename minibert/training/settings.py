@@ -22,6 +22,7 @@ CHOICES = {
     "class_weights": (None, "balanced"),
     "recipe": ("auto", "plain", "small"),
 }
+MOST = 2**32 - 1  # that a seed can be
 LITTLE = 1000  # with fewer examples "auto" takes the small recipe
 # For the help of the command line: the field that begins each group.
 GROUPS = {
@@ -109,7 +110,7 @@ class Settings(Checked):
     decay: float = setting(0.01, "weight decay of matrices; biases and LayerNorms have none", 0)
     clip: float = setting(1.0, "maximum gradient norm", 1e-12)
     dropout: float | None = setting(None, "dropout, instead of the model's own", 0, 1)
-    seed: int = setting(0, "random seed", 0)
+    seed: int = setting(0, "random seed", 0, MOST)
     patience: int | None = setting(None, "early stopping: epochs without improvement", 1)
     checkpoint_every: int = setting(200, "steps between checkpoints", 1)
     tensorboard: bool = setting(False, "write event files for TensorBoard into OUT/run, too")
@@ -117,10 +118,10 @@ class Settings(Checked):
     freeze: str | int | None = setting(None, "embeddings, encoder, or how many layers to freeze")
     reinit: int | None = setting(None, "re-initialise the pooler and this many top layers", 0)
     layer_decay: float = setting(1.0, "learning rate of a layer relative to the one above", 0, 1)
-    lora: int | None = setting(None, "LoRA rank; the rest of the encoder is frozen", 1)
+    lora: int | None = setting(None, "LoRA rank; the rest of the encoder is frozen", 1, 1024)
     pull: float = setting(0.0, "L2-SP: strength of the pull back to the pre-trained weights", 0)
     replay: str | None = setting(None, "general examples of the same task, mixed in")
-    replay_share: float = setting(0.5, "how many of them for each example of TRAIN", 0)
+    replay_share: float = setting(0.5, "how many of them for each example of TRAIN", 0, 1000)
 
     device: str = setting("auto", "cpu, cuda or mps; auto takes the best available")
     autocast: bool = setting(False, "mixed precision: bfloat16 matrix products")
@@ -174,7 +175,7 @@ class DistilSettings(Checked):
     decay: float = setting(0.01, "weight decay of matrices; biases and LayerNorms have none", 0)
     clip: float = setting(1.0, "maximum gradient norm", 1e-12)
     dropout: float = setting(0.0, "dropout while learning", 0, 1)
-    seed: int = setting(0, "random seed", 0)
+    seed: int = setting(0, "random seed", 0, MOST)
     evaluate_every: int = setting(500, "steps between evaluations", 1)
     checkpoint_every: int = setting(500, "steps between checkpoints", 1)
     tensorboard: bool = setting(False, "write event files for TensorBoard into OUT/run, too")

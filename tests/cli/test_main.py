@@ -1,5 +1,6 @@
 """The command line: results on stdout, the rest on stderr, no traceback, no torch for --help."""
 
+import io
 import json
 import re
 import shlex
@@ -397,3 +398,64 @@ def test_predict_with_a_sentence_encoder_says_what_it_needs(capsys, model, tmp_p
     (tmp_path / "q.tsv").write_text("text\tpair\na b\t\n")
     _, _, err = run(capsys, "predict", tmp_path / "q.tsv", "--model", model)
     assert "the pair is empty (line 2)" in err, "another fault keeps its own message"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "gbk", "latin-1"])
+def test_a_terminal_with_fewer_characters_shows_all_lines(model, monkeypatch, encoding):
+    words = ["similarity", "a naïve café", "東京 \U0001f600", "--model", model]
+    for more in ([], ["--json"]):
+        out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", out)
+        assert cli.main([*words, *more]) == 0
+        out.flush()
+        text = out.buffer.getvalue().decode(encoding)
+        if more:
+            assert json.loads(text)["texts"] == words[1:3]
+        else:
+            assert len(text.splitlines()) == 5 and "\\U0001f600" in text
+
+
+def test_what_is_read_does_not_command_the_terminal(capsys, model, tmp_path):
+    """A text in a file, an argument, the name of a file: none moves the cursor or colours it."""
+    (tmp_path / "lines.txt").write_text("a \x1b[31mred\x1b[0m\x07\x9b2J b\n")
+    for words in (
+        ["search", "a", tmp_path / "lines.txt", "--model", model],
+        ["search", "a", tmp_path / "lines.txt", "--model", model, "--json"],
+        ["similarity", "\x1b[2J", "a", "--model", model], ["explain", "a", "--model", "\x1b[2J"],
+        ["show", "\x1b[2J"], ["show", "loop", "\x1b[2J"], ["embed", "\x1b[2J", "--out", "x.npy"],
+    ):  # fmt: skip
+        _, out, err = run(capsys, *words)
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", out + err)
+        assert re.search(r"\\(u00|x)1b", out + err)
+        if "--json" in words:
+            assert json.loads(out)["hits"][0]["text"] == (tmp_path / "lines.txt").read_text()[:-1]
+
+
+@pytest.mark.parametrize("words, message", [
+    ("fill-mask [MASK] -k -1", "argument -k: -1; 1 to 1000000000 is allowed"),
+    ("search a lines.txt -k 0", "argument -k: 0; 1 to"),
+    ("keysentences lines.txt -n x", "argument -n: invalid int value: 'x'"),
+    ("bench --threads -1", "argument --threads: -1; 1 to 1024"),
+    ("bench --rounds 0", "argument --rounds: 0"),
+    ("check attention a.py --seed -3", "argument --seed: -3"),
+    ("finetune classify a.csv --out x --seeds 0", "argument --seeds: 0"),
+    ("finetune classify a.csv --out x --seed 99999999999999999999", "seed is 99999999999999999999"),
+    ("finetune classify a.csv --out x --replay-share inf", "replay_share is inf; 0 to 1000"),
+    ("finetune classify a.csv --out x --dropout nan", "dropout is nan; 0 to 1"),
+    ("finetune classify a.csv --out x --lora 1000000000", "lora is 1000000000; 1 to 1024"),
+    ("finetune classify a.csv --out x --epochs 1e23", "invalid int value: '1e23'"),
+    ("finetune classify a.csv --out x --device x", "'x' is no device; auto or one of cpu"),
+])  # fmt: skip
+def test_a_number_that_cannot_be_is_told(capsys, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text("text,label\n" + "a b,x\nb c,y\n" * 9)
+    status, out, err = run(capsys, *words.split())
+    assert (status, out) == (2, "") and message in err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_too_little_memory_is_said(capsys, monkeypatch):
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: x")):
+        monkeypatch.setattr(cli, "show", lambda *_, error=error: (_ for _ in ()).throw(error))
+        status, _, err = run(capsys, "show", "loop")
+        assert status == 2 and err.startswith("minibert: out of memory: ")

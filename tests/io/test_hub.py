@@ -5,6 +5,7 @@ its own: ``Place.run`` starts one (``support/fake_hub.py``).
 """
 
 import errno
+import hashlib
 import io
 import os
 import re
@@ -399,6 +400,35 @@ def test_wrong_bytes_from_the_hub_are_an_error_and_are_removed(place, fake_hub):
     assert "error" in place.run(local_files_only=True)
     fake_hub.repositories[NAME] = (COMMIT, FILES)
     assert content(Path(place.run()["path"])) == FILES
+
+
+def test_an_unknown_model_has_the_bytes_whose_sha256_the_hub_promises(place, fake_hub):
+    file, good = "model.safetensors", FILES["model.safetensors"]
+    fake_hub.tags[file] = hashlib.sha256(good).hexdigest()
+    fake_hub.repositories["some/bert"] = (COMMIT, {**FILES, file: b"\1" + good[1:]})
+    result = place.run("some/bert")
+    said = "model.safetensors of some/bert: what the hub sent has another sha256"
+    assert result["error"] == "ValueError" and said in result["message"]
+    fake_hub.repositories["some/bert"] = (COMMIT, FILES)
+    assert content(Path(place.run("some/bert")["path"])) == FILES
+
+
+@pytest.mark.parametrize("tag", ["../../../../out", "..", "/tmp/out", "a/b", "a\\b"])
+def test_an_etag_that_is_no_name_writes_nothing(place, fake_hub, tag):
+    fake_hub.tags["vocab.txt"] = tag
+    fake_hub.repositories["some/bert"] = (COMMIT, FILES)
+    result = place.run("some/bert")
+    assert "cannot be the name of a file" in result["message"]
+    assert not list(place.root.rglob("*out*"))
+    del fake_hub.tags["vocab.txt"]
+    assert content(Path(place.run("some/bert")["path"])) == FILES
+
+
+def test_a_hub_that_trickles_is_given_up(place, fake_hub):
+    fake_hub.repositories["some/bert"] = (COMMIT, FILES)
+    fake_hub.trickle.add("model.safetensors")
+    result = place.run("some/bert", before="hub.PATIENCE = 2")
+    assert "TimeoutError: less than 1000 bytes a second for 2 seconds" in result["message"]
 
 
 def test_what_the_hub_refuses_is_said_plainly(place, fake_hub):

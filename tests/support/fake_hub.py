@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 from minibert.io import hub
@@ -72,6 +73,8 @@ class FakeHub(http.server.ThreadingHTTPServer):
         self.cut = {}  # file → bytes after which the connection stalls (once) until released
         self.stalled, self.release = threading.Event(), threading.Event()
         self.gated, self.private = set(), set()
+        self.tags = {}  # file → ETag, in place of its sha1
+        self.trickle = set()  # files that come byte by byte
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -106,13 +109,14 @@ class FakeHub(http.server.ThreadingHTTPServer):
             return self.send(request, 403, headers={"X-Error-Code": "GatedRepo"})
         if file not in files:
             return self.send(request, 404, headers={"X-Error-Code": "EntryNotFound"})
-        tag, start = hashlib.sha1(files[file]).hexdigest(), 0
+        tag, start = self.tags.get(file, hashlib.sha1(files[file]).hexdigest()), 0
         headers = {"ETag": f'"{tag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if asked := request.headers.get("Range"):
             start, size = int(asked.removeprefix("bytes=").split("-")[0]), len(files[file])
             headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
         cut = self.cut.pop(file, None) if request.command == "GET" else None
-        return self.send(request, 206 if asked else 200, files[file][start:], headers, cut)
+        trickle, status = file in self.trickle, 206 if asked else 200
+        return self.send(request, status, files[file][start:], headers, cut, trickle)
 
     def take(self, request):
         path = request.path.split("?")[0]
@@ -143,7 +147,7 @@ class FakeHub(http.server.ThreadingHTTPServer):
             answer = {"commitUrl": f"{self.url}/{name}/commit/{COMMIT}", "commitOid": COMMIT}
         return self.send(request, 200, json.dumps(answer).encode())
 
-    def send(self, request, status, body=b"", headers=(), cut=None):
+    def send(self, request, status, body=b"", headers=(), cut=None, trickle=False):
         request.send_response(status)
         for key, value in {**dict(headers), "Content-Length": str(len(body))}.items():
             request.send_header(key, value)
@@ -151,7 +155,10 @@ class FakeHub(http.server.ThreadingHTTPServer):
         if request.command == "HEAD":
             return
         with contextlib.suppress(OSError):  # the client may be gone
-            request.wfile.write(body[:cut])
+            for i in range(len(body) if trickle else 0):
+                request.wfile.write(body[i : i + 1])
+                time.sleep(0.1)
+            request.wfile.write(b"" if trickle else body[:cut])
             request.wfile.flush()
             if cut is not None:
                 self.stalled.set()
