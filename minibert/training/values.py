@@ -54,12 +54,13 @@ def read_value(role: str, cell: Any, blank: bool = False) -> Any:
         Unusable: it has none.
     """
     if role == "impossible":
-        return number_of(cell) == 1
+        return None if is_missing(cell) else number_of(cell) == 1
     if role == "start" and is_missing(cell):
         return None
     if role in ("score", "start"):
         if not is_number(cell) or isinstance(cell, bool):
-            raise Unusable(f"the {role} is not a number", cell)
+            comma = "; a comma in it is not read" * ("," in str(cell))
+            raise Unusable(f"the {role} is not a number{comma}", cell)
         return int(float(cell)) if role == "start" else float(cell)
     if role in ("tokens", "tags", "labels"):
         return listed(role, cell)
@@ -162,7 +163,8 @@ def decimal_commas(table: Table) -> None:
         below = [cells[at] for cells in rows[table.names is None :]]  # the first may be a header
         texts = [str(cell).strip() for cell in below if not is_missing(cell)]
         comma = next(filter(COMMA.fullmatch, texts), None)
-        if comma and all(map(NUMBER.fullmatch, texts)):
+        others = [text for text in texts if not NUMBER.fullmatch(text)]
+        if comma and 5 * len(others) <= len(texts) and not any(map(is_number, others)):
             table.remarks.append(f"column {at + 1}: {comma} is read as {comma.replace(',', '.')}")
             for cells in rows:
                 if NUMBER.fullmatch(str(cells[at]).strip()):
@@ -220,10 +222,11 @@ def agreeing(values: dict[str, Any]) -> dict[str, Any]:
         raise Unusable("not as many tags as tokens", f"{len(values['tokens'])} tokens")
     if "answers" in values:
         cell, start = values["answers"], values.pop("start", None)
-        impossible = values.pop("impossible", False)
+        impossible = values.pop("impossible", None)
         found = [] if impossible and is_missing(cell) else answers_of(cell, start)
-        if impossible and found:
-            raise Unusable("is_impossible, and yet it has answers")
+        if impossible is not None and impossible == bool(found):
+            said, has = ("is", "answers") if impossible else ("not is", "no answers")
+            raise Unusable(f"{said}_impossible, and yet it has {has}")
         for text, start in misplaced(values["context"], found):
             raise Unusable("the answer is not at its place in the context", f"{text}, {start}")
         values["answers"] = found

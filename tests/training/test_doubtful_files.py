@@ -253,6 +253,12 @@ def test_scores_as_other_countries_write_them(tmp_path, name, content, scores, r
 
 
 def test_commas_and_numbers_in_one_key(tmp_path):
+    names = ("text", "pair", "score")
+    content = scored("4,5", *["3,0"] * 9, "n. a.", "3", header=names)
+    found, _ = read(tmp_path / "a.csv", content, PAIR, skip_incomplete=True)
+    assert [example.values["score"] for example in found] == [4.5, *[3.0] * 9, 3]
+    texts = table([names, ("4,5", "it is", "3"), ("so it is", "now", "4")], ";")
+    assert read(tmp_path / "a.csv", texts, PAIR)[0][0].values["text"] == "4,5"
     rows = [{"text": "a", "pair": "b", "score": score} for score in ("4,5", 3, "2")]
     content = "".join(json.dumps(row) + "\n" for row in rows)
     found, _ = read(tmp_path / "a.jsonl", content, PAIR)
@@ -262,10 +268,10 @@ def test_commas_and_numbers_in_one_key(tmp_path):
 @pytest.mark.parametrize("scores", [("1,250", "2,000"), ("1,250", "9")])
 def test_a_comma_that_may_separate_thousands_is_refused(tmp_path, scores):
     for delimiter in ";,":
-        with pytest.raises(ValueError, match="the score is not a number .*'1,250'"):
+        with pytest.raises(ValueError, match="not a number; a comma in it is not read .*'1,250'"):
             read(tmp_path / "a.csv", scored(*scores, delimiter=delimiter,
                  header=("sentence1", "sentence2", "score")), PAIR)  # fmt: skip
-    with pytest.raises(ValueError, match="the score is not a number .*'4,5'"):
+    with pytest.raises(ValueError, match="not a number; a comma in it is not read .*'4,5'"):
         read(tmp_path / "a.csv", scored("4,5", "3.5", header=("text", "pair", "score")), PAIR)
 
 
@@ -307,12 +313,14 @@ def test_answers_in_a_cell(tmp_path, answers, expected):
         ({"answer": "It", "answer_start": 0, "is_impossible": "false"}, [["It", 0]]),
         ({"answer": "It", "answer_start": 0, "is_impossible": 1}, None),
         ({"answers": {"text": ["It"], "answer_start": [0]}, "is_impossible": "True"}, None),
+        ({"answers": [], "is_impossible": False}, None),
+        ({"answers": [], "is_impossible": None}, []),
     ],
 )
 def test_questions_that_say_whether_they_have_an_answer(tmp_path, row, expected):
     content = json.dumps({"question": "When?", "context": "It rained.", **row})
     if expected is None:
-        with pytest.raises(ValueError, match=r"is_impossible, and yet it has answers \(line 1\)"):
+        with pytest.raises(ValueError, match=r"is_impossible, and yet it has (no )?answers"):
             read(tmp_path / "a.jsonl", content, QUESTIONS)
     else:
         found, _ = read(tmp_path / "a.jsonl", content, QUESTIONS)
