@@ -51,6 +51,7 @@ DISTANCE = re.compile(  # a score by this name may be small where two texts are 
     "distan|(?<![a-z])(dist(?!r)|dissim|diff(?!ic)|err|edit|rank|levens|abstand)", re.IGNORECASE
 )
 TEXTS = ("text", "pair", "negative")
+ID = re.compile(r"\S*\d\S*")
 SAMPLE = 1000  # cells of a column, whose words are counted
 COLA = ["source", "label", "mark", "text"]  # GLUE's CoLA, the one file there without a header
 CHINESE = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # and Japanese and Korean
@@ -91,6 +92,7 @@ class Content(NamedTuple):
     spread: float  # standard deviation of the words
     times: bool  # whether each has a clock, a date or a year in it
     lists: bool
+    ids: bool  # each is one word with a digit in it
 
     @property
     def numbers(self) -> bool:
@@ -105,7 +107,7 @@ class Content(NamedTuple):
     @property
     def text(self) -> bool:
         """Whether it has texts."""
-        return self.words >= 0.5 and not self.numbers and not self.few
+        return self.words >= 0.5 and not (self.numbers or self.few or self.ids)
 
     @property
     def alike(self) -> bool:
@@ -126,6 +128,7 @@ def content(cells: Sequence[Any]) -> Content:
         len(filled), counts, share, rising or unique,
         sum(sizes) / max(len(sizes), 1), min(sizes, default=0), statistics.pstdev(sizes or [0]),
         all(map(TIME.search, filled[:SAMPLE])), all(isinstance(cell, list) for cell in cells),
+        len(counts) > 4 and all(map(ID.fullmatch, filled)),
     )  # fmt: skip
 
 
@@ -295,9 +298,10 @@ def match_columns(
     if missing := [role for role in missing if role not in positions]:
         free = {i: column for i, column in free.items() if i not in positions.values()}
         two = "two texts in a row are needed (for one there is `minibert finetune classify`); "
+        two *= "pair" in missing and len(fitting("text", free)) < 2
         one = "; if these are several, what separates them (--delimiter)?" * (len(names) == 1)
         raise ValueError(
-            f"{two if 'pair' in missing else ''}which columns are {', '.join(missing)}? It has "
+            f"{two}which columns are {', '.join(missing)}? It has "
             f"{names}, such as {[shown(cells(i)[0]) for i in range(len(names))]}; name them, as in "
             f"{example(names, free, wanted, missing)}{one}"
         )
@@ -377,7 +381,9 @@ def refuse_swapped(
 def fitting(role: str, free: Mapping[int, Content]) -> list[int]:
     """The columns that can be this role by what is in them."""
     fits = {
-        "label": lambda column: column.few and len(column.counts) > 1,
+        "label": lambda column: (
+            column.few and len(column.counts) > 1 and (column.words or not column.times)
+        ),
         "score": lambda column: column.share >= 0.8 and not column.counter,
         "labels": lambda column: column.lists,
         **dict.fromkeys(TEXTS, lambda column: column.text),

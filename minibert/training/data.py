@@ -187,6 +187,7 @@ def first_row(
     more = [line for line, _ in rows[1 : max(survey, default=0) + 1]]
     if header is None and more:
         header = True
+        say(f"{name}: the first row is a header: a survey's further header rows stand below it")
     if header is None:
         if [n for n, _ in table.problems if n < rows[0][0]]:
             commas = "do texts below have a comma in them? They need quotes around them; else "

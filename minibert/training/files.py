@@ -119,6 +119,14 @@ def read_csv(file: Path, text: str, delimiter: str | None) -> Table:
         ) from None
     if first.startswith("sep="):
         rows = rows[1:]
+    mark = "'"
+    single = [n for n, row in rows if any(c[:1] == mark for c in row)
+              and any(c[-1:] == mark for c in row)]  # fmt: skip
+    if 2 * len(single) > len(rows):
+        raise ValueError(
+            f"{file}: texts in single quotes ({lines(single, n=3)}); a csv has double ones, with a "
+            "double quote in a text written twice"
+        )
     hint = f"; a {chosen!r} in a text needs quotes around it"
     return even(Table(None, rows, remarks, warnings, delimiter=chosen), hint)
 
@@ -176,8 +184,9 @@ def read_tsv(text: str) -> Table:
 
 def is_drawn(text: str) -> bool:
     """Whether a table is drawn with bars, as in Markdown: a rule is among its first lines."""
-    top = [line for _, line in numbered(text) if line.strip()][:6]
-    return any(map(RULE.fullmatch, top)) and 2 * sum("|" in line for line in top) >= len(top)
+    filled = [line for _, line in numbered(text) if line.strip()]
+    drawn = sum("|" in line or bool(RULE.fullmatch(line)) for line in filled)
+    return any(map(RULE.fullmatch, filled[:4])) and len(filled) - drawn <= max(2, len(filled) // 9)
 
 
 def read_drawn(text: str) -> Table:

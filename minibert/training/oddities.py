@@ -7,7 +7,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from minibert.training.columns import MISSING, TEXTS, is_number, number_of, shown
+from minibert.training.columns import CHINESE, MISSING, TEXTS, is_number, number_of, shown
 from minibert.training.entities import TAG, is_scheme
 from minibert.training.tables import lines, some
 
@@ -21,7 +21,7 @@ ENTITY = (
     "szlig|[aeiouncAEIOUNC](?:uml|acute|grave|circ|tilde|cedil));"
 )
 ELEMENT = (
-    r"</?(?:a|b|br|div|em|font|h[1-6]|i|img|li|ol|p|span|strong|table|td|tr|u|ul)"
+    r"</\w+>|<(?:a|b|br|div|em|font|h[1-6]|i|img|li|ol|p|span|strong|table|td|tr|u|ul)"
     r"(?:\s+[\w-]+\s*=[^<>]*)?\s*/?>"
 )
 YES_NO = dict.fromkeys("ja oui sí sì si sim да tak".split(), "yes")
@@ -38,7 +38,10 @@ ODD = {  # what is said of a text, with {} for what was found in it → how it i
     "a time in front, such as {}, as in chats; take times and names away if they are no text":
         r"\A\W?\d{1,4}([-./])\d{1,2}\1\d{2,4},? \d{1,2}:\d\d",
     "a word cut by a hyphen at the end of the line, as in text copied from a PDF":
-        r"[a-zß-ÿ]-\s*\Z",
+        r"-(?<=[^\W\d_]-)\s*\Z",
+    "{}, which Python or JSON writes for another character, is read as it stands":
+        r"\\n(?![a-z])|\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}",
+    "a text that is a number": r"\A\s*[\d.,]*\d\s*\Z",
     "a tree in brackets instead of a text": r"\A\s*\(\w*\s*\(\w+ .*\)\)\s*\Z",
 }  # fmt: skip
 NONE = (  # what people call no answer
@@ -47,6 +50,7 @@ NONE = (  # what people call no answer
     "sin respuesta", "no sabe", "未知", "无", "不知道",
 )  # fmt: skip
 CODES = "9 99 999 9999 -1 -9 -99 -999".split()  # for no answer, in survey data
+SEGMENTED = re.compile(rf"[{CHINESE}]\d")
 READ = (*TEXTS, "question", "context")
 Places = Mapping[str, Sequence[int]]  # label → lines
 
@@ -58,17 +62,21 @@ def odd(examples: Sequence, unit: str) -> list[str]:
         ValueError: two classes mean the same.
     """
     found: dict[str, list[int]] = defaultdict(list)
+    read = [(e.line, text) for e in examples for role in READ if (text := e.values.get(role))]
+    foreign = [(line, text) for line, text in read if not text.isascii()]
     for what, pattern in ODD.items():
-        search, hits = re.compile(pattern).search, {}
-        for example in examples:
-            texts = [text for role in READ if (text := example.values.get(role))]
-            if hit := next(filter(None, map(search, texts)), None):
-                hits[example.line] = hit[0]
+        compiled, hits = re.compile(pattern), {}
+        search = compiled.match if r"\A" in pattern else compiled.search  # match is faster
+        for line, text in read if pattern.isascii() else foreign:
+            if hit := search(text):
+                hits.setdefault(line, hit[0])
         if hits:
             found[what.format(shown(repr(next(iter(hits.values())))))] = [*hits]
     for example in examples:
         if (tags := example.values.get("tags")) and all(map(is_number, tags)):
             found["the tags are numbers; entities need names, such as B-PER"].append(example.line)
+        if (tokens := example.values.get("tokens")) and all(map(SEGMENTED.fullmatch, tokens)):
+            found["a number after each character, of the words they are in"].append(example.line)
     remarks = []
     for role in ("label", "labels", "tags"):
         places: dict[str, list[int]] = defaultdict(list)

@@ -11,7 +11,12 @@ from minibert.training.tables import Table, some
 
 # What says that a row does not count: Prodigy, Argilla, Label Studio.
 REJECTED = {"answer": ("reject", "ignore"), "status": ("discarded",), "was_cancelled": ("true",)}
-PART = re.compile(r"(train|dev|val|eval|test|public|private|hold|held)[a-z _-]*", re.IGNORECASE)
+PART = re.compile(  # what part of a data set a row belongs to, and a column that says whether
+    r"(train(ing)?|dev(el(opment)?)?|val(id(ation)?)?|eval(uation)?|hold-?out|"
+    r"(public|private)?[ _-]?test(ing)?)([ _-].*|\d*)|(训练|验证|测试|开发)集?", re.IGNORECASE
+)
+WHETHER = re.compile(r"(is|in|for)[ _-]?(train|test|dev|val)(ing|idation)?", re.IGNORECASE)
+CHOICE = re.compile(r"(?i:choice|option|ending|sol|answer|opt)[ _]?[0-9a-eA-E]|[A-E]")
 ALIKE = re.compile(  # what says whether two texts belong together
     r"(.*_)?(labels?|duplicate|score|similar(ity)?|paraphrase|match|relevan(t|ce)|judge?ment)"
     r"|similarity_score|quality|distance"
@@ -31,9 +36,19 @@ def heed_unused(
     together (there is no ``truth`` about them) are left out if a column says that they do not.
 
     Raises:
-        ValueError: there are parts such as train and test in one file, or it is not certain which
-            pairs belong together.
+        ValueError: there are parts such as train and test in one file, or several choices in a row;
+            or it is not certain which pairs belong together.
     """
+    choices = [
+        repr(name) for at, name in enumerate(names)
+        if at not in positions.values() and CHOICE.fullmatch(str(name))
+        and content([cells[at] for _, cells in rows]).words >= 0.5
+    ]  # fmt: skip
+    if len(choices) > 1:
+        raise ValueError(
+            f"{' and '.join(choices[:2])} look like multiple choice, which is no task here; write "
+            "a row for each choice, with a label that says whether it is right, or rename them"
+        )
     for at, name in enumerate(names):
         if at in positions.values():
             continue
@@ -54,8 +69,9 @@ def refuse_parts(name: str, cells: Sequence[object]) -> None:
         ValueError: there are rows of both kinds.
     """
     parts = Counter(str(cell).strip() for cell in cells if cell not in (None, ""))
-    trained = [part for part in parts if part.lower().startswith("train")]
-    if len(parts) > len(trained) > 0 and all(map(PART.fullmatch, parts)):
+    trained = [part for part in parts if part.lower().startswith(("train", "训练"))]
+    named = len(parts) > len(trained) > 0 and all(map(PART.fullmatch, parts))
+    if named or (len(parts) == 2 and WHETHER.fullmatch(str(name).strip())):
         told = ", ".join(f"{part} {n}" for part, n in parts.items())
         raise ValueError(
             f"{name!r} names parts: {told}; write each into a file of its own, for TRAIN, --dev "

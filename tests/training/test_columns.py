@@ -113,19 +113,23 @@ def test_how_pairs_belong_together_is_asked(tmp_path, names, values, message):
         read(tmp_path / "a.csv", names + "\n" + table(rows), BELONG)
 
 
-@pytest.mark.parametrize("parts", ["train dev test", "Training Validation", "train eval", "1train"])
+@pytest.mark.parametrize("parts", ["train dev test", "Training Validation", "train test_a",
+                                   "1train", "训练集 测试集", "trainer developer"])  # fmt: skip
 @pytest.mark.parametrize("roles", [CLASSIFY, ("text",)])
 def test_parts_of_a_data_set_in_one_file(tmp_path, parts, roles):
     parts = parts.split()
     rows = [(text, label, parts[i % len(parts)]) for i, (text, label) in enumerate(OPINIONS)]
     content = "text,label,split\n" + table(rows)
-    if len(parts) == 1:
+    if parts[0] in ("1train", "trainer"):
         assert len(read(tmp_path / "a.csv", content, roles)[0]) == 12
     else:
         told = ", ".join(f"{part} {12 // len(parts)}" for part in parts)
         with pytest.raises(ValueError, match=f"'split' names parts: {told}.*a file of its own"):
             read(tmp_path / "a.csv", content, roles)
     assert len(read(tmp_path / "a.csv", content, roles, blank=True)[0]) == 12
+    flags = "text,label,is_test\n" + table([(*row[:2], str(i % 2)) for i, row in enumerate(rows)])
+    with pytest.raises(ValueError, match="'is_test' names parts: 0 6, 1 6"):
+        read(tmp_path / "a.csv", flags, roles)
 
 
 @pytest.mark.parametrize("name", ["distance", "Levenshtein", "edit_distance", "dissimilarity"])
@@ -163,7 +167,7 @@ MARKDOWN = """| text | label |
     "content, line",
     [
         (MARKDOWN, 3), (MARKDOWN.replace("\n|", "\n").replace("|\n", "\n"), 3),
-        (MARKDOWN.replace("-|", "-+"), 3), (f"# Answers\n\n{MARKDOWN}\n", 5),
+        (MARKDOWN.replace("-|", "-+"), 3), (f"Answers\n\n{MARKDOWN}\n", 5),
         ("+--------+---+\n" + MARKDOWN.replace(":", "-") + "+--------+---+\n", 4),
     ],
 )  # fmt: skip
@@ -222,6 +226,12 @@ def test_a_third_text_is_no_negative_unless_it_is_said(tmp_path):
         ("a.txt", "(3 (2 It) (4 (2 is) (2 .)))\n(ROOT (S (NP We)))\n", ("text",),
          r"a tree in brackets .*\(lines 1, 2\)"),
         ("a.txt", "(so it is) here\n", ("text",), None),
+        ("a.csv", "text,label\nso it\\n\\nis,a\ncaf\\u00e9,b\n", CLASSIFY,
+         r"'\\\\n', which Python or JSON writes .* is read as it stands .*lines 2, 3"),
+        ("a.txt", "a set \\notin b\n", ("text",), None),
+        ("a.txt", "12\na cup\n", ("text",), r"a text that is a number .line 1"),
+        ("a.txt", "<s id='1'>a cup</s>\n", ("text",), "HTML, such as '</s>'"),
+        ("a.conll", "科0\tO\n技1\tO\n\n人0\tO\n", WORDS, "a number after each character"),
         ("a.conll", "Jo PER\nis O\n\nUlm location-GPE\nis O\n", WORDS,
          r"'PER' beside O, without B- or I-: .* no entities are counted"),
         ("a.conll", "Jo NOUN\nis VERB\n", WORDS, None),
@@ -250,3 +260,34 @@ def test_the_further_header_rows_of_surveys_are_no_examples(tmp_path):
             read(tmp_path / "a.csv", content, CLASSIFY)
         found, _ = read(tmp_path / "a.csv", content, CLASSIFY, skip_incomplete=True)
         assert both(found) == OPINIONS
+
+
+MARKDOWN_CELL = 'text,label\n"| a | b |\n|---|---|\n| 1 | 2 |",bad\n'
+
+
+@pytest.mark.parametrize(
+    "name, content, roles, message",
+    [
+        ("a.csv", "".join(f"{'AB'[i % 2]};'{text}; and'\n" for i, (text, _) in enumerate(OPINIONS)),
+         CLASSIFY, "in single quotes.*double"),
+        ("a.tsv", "query-id\tcorpus-id\tscore\n" + "".join(f"q{i}\td{i}\t1\n" for i in range(9)),
+         BELONG, "which columns are text, pair"),
+        ("a.jsonl", "".join(json.dumps({"premise": text, "choice1": "a b c", "choice2": "d e f",
+                                        "label": i % 2}) + "\n"
+                            for i, (text, _) in enumerate(OPINIONS)),
+         CLASSIFY, "'choice1' and 'choice2' look like multiple choice.*a row for each"),
+        ("a.csv", "text,day\n" + table([(text, f"2024-0{i % 2 + 1}-01")
+                                        for i, (text, _) in enumerate(OPINIONS)]),
+         CLASSIFY, "which columns are label"),
+    ],
+)  # fmt: skip
+def test_what_only_looks_like_it(tmp_path, name, content, roles, message):
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / name, content, roles)
+
+
+def test_a_drawn_table_inside_a_text_is_part_of_it(tmp_path):
+    found, _ = read(tmp_path / "a.csv", MARKDOWN_CELL + table(OPINIONS), CLASSIFY)
+    assert len(found) == 13 and found[0].values["text"].startswith("| a | b |")
+    notes = MARKDOWN + "".join(f"{text}\n" for text, _ in OPINIONS)
+    assert len(read(tmp_path / "a.txt", notes, ("text",))[0]) == 16
