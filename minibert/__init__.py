@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for editors; at run time a name is imported when it is first asked for
     from minibert.config import BertConfig
+    from minibert.cross_encoder import CrossEncoder
     from minibert.heads import (
         BertForMaskedLM,
         BertForNextSentencePrediction,
@@ -35,6 +36,7 @@ __all__ = [
     "BertModel",
     "BertTokenizer",
     "Classifier",
+    "CrossEncoder",
     "FineTuned",
     "SentenceEncoder",
     "TokenTagger",
@@ -49,6 +51,7 @@ HOMES = {
     "BertTokenizer": "tokenization.tokenizer",
     "BertModel": "model",
     "SentenceEncoder": "sentence_encoder",
+    "CrossEncoder": "cross_encoder",
     **dict.fromkeys(("cosine_similarity", "key_sentences", "paraphrases", "search"), "similarity"),
     **dict.fromkeys(("FineTuned", "Classifier", "TokenTagger", "Answerer"), "training.inference"),
     "finetune": "training.api",

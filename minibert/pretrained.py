@@ -19,6 +19,16 @@ from minibert.io.directory import open_directory
 from minibert.io.files import atomic_directory
 from minibert.io.hub import OPTIONS
 
+RECORD = "record it: with minibert.trace.trace(model) as tensors: model(...)"
+ELSEWHERE = {  # arguments of transformers' models: what to write here
+    "output_attentions": RECORD,
+    "output_hidden_states": RECORD,
+    "labels": "heads return logits; the loss is yours: torch.nn.functional.cross_entropy(...)",
+    "position_ids": "positions are 0, 1, 2, ...",
+    "inputs_embeds": "call model.embeddings and model.layers yourself",
+    "return_dict": "a named tuple is returned, model(...)[0] and .last_hidden_state both work",
+}
+
 
 class Pretrained:
     """What every model can do: `from_pretrained` and `save_pretrained`.
@@ -31,6 +41,16 @@ class Pretrained:
     optional: tuple[str, ...] = ()
     config: BertConfig
     load_report: checkpoint.LoadReport | None = None
+
+    def __call__(self, *args: object, **options: object) -> tuple:
+        """Compute, as ``forward`` says; for arguments of other libraries say what to write here."""
+        for name in options.keys() & ELSEWHERE.keys():
+            raise TypeError(f"{name} is no argument of {type(self).__name__}; {ELSEWHERE[name]}")
+        return super().__call__(*args, **options)
+
+    def num_parameters(self) -> int:
+        """How many numbers are learnt; tied ones count once."""
+        return sum(parameter.numel() for parameter in self.parameters())
 
     @classmethod
     def from_pretrained(

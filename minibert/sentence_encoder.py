@@ -9,14 +9,14 @@ from __future__ import annotations
 import itertools
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from minibert.batching import make_batches, progress, side_by_side, to_device
+from minibert.batching import InBatches, as_texts, to_device
 from minibert.io import sentence_transformers
 from minibert.io.directory import open_directory
 from minibert.io.distributed import own_gpu
@@ -24,16 +24,14 @@ from minibert.io.files import atomic_directory, write_text
 from minibert.io.hub import DEFAULT_MODEL, model_card
 from minibert.model import BertModel
 from minibert.pooling import POOLING
-from minibert.similarity import SIMILARITY
+from minibert.similarity import SIMILARITY, quantize_embeddings
 from minibert.tokenization.tokenizer import BertTokenizer
 
-BATCH_TOKENS = 512  # the most tokens in a batch, padding included
-GPU_BATCH_TOKENS = 32768  # there: a small batch leaves most of a GPU idle
-MIN_BATCH_TOKENS = 256  # fewer are one batch, on all threads: two would fetch all weights twice
-MAX_PADDING = 64  # tokens of padding in a batch: more would cost more than another batch
+# What may follow a linear layer of `dense`; files name it with its place in torch.
+ACTIVATIONS = {kind.__name__: kind for kind in (nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.Sigmoid)}
 
 
-class SentenceEncoder:
+class SentenceEncoder(InBatches):
     """Texts in, vectors out.
 
     >>> encoder = SentenceEncoder.from_pretrained()
@@ -41,14 +39,17 @@ class SentenceEncoder:
     (2, 384)
 
     Args:
-        model: the encoder; put into ``eval()`` while `encode` runs.
+        model: the encoder; `encode` computes without dropout, whatever mode it is in.
         tokenizer: the tokenizer the model was trained with.
         pooling: a name in ``pooling.POOLING``, or several: they are put side by side, as listed.
+        include_prompt: pool the tokens of a prompt too; else only those behind it.
+        dense: linear layers and activations by turns, which the pooled vector goes through.
         normalize: scale every vector to length 1.
         max_length: how many tokens of a text are used, [CLS] and [SEP] included.
         prompts: name → text put before every text.
         default_prompt_name: the prompt used where `encode` is given none.
         similarity_fn_name: what `similarity` computes: a name in ``similarity.SIMILARITY``.
+        truncate_dim: how many numbers of a vector `encode` returns, from the first; None: all.
 
     Raises:
         ValueError: the parts do not fit each other.
@@ -60,11 +61,14 @@ class SentenceEncoder:
         tokenizer: BertTokenizer,
         *,
         pooling: str | Sequence[str] = "mean",
+        include_prompt: bool = True,
+        dense: nn.Sequential | None = None,
         normalize: bool = True,
         max_length: int | None = None,
         prompts: dict[str, str] | None = None,
         default_prompt_name: str | None = None,
         similarity_fn_name: str = "cosine",
+        truncate_dim: int | None = None,
     ) -> None:
         config, words = model.config, len(tokenizer)
         if words > config.vocab_size:
@@ -92,27 +96,41 @@ class SentenceEncoder:
         self.model = model
         self.tokenizer = tokenizer
         self.pooling = pooling
+        self.include_prompt = include_prompt
+        self.dense = nn.Sequential() if dense is None else dense
         self.normalize = normalize
         self.max_length = max_length
         self.prompts = dict(prompts or {})
         self.default_prompt_name = default_prompt_name
         self.similarity_fn_name = similarity_fn_name
+        self.truncate_dim = checked_dimension(truncate_dim)
 
     @property
-    def dimension(self) -> int:
-        """The width of the vectors: H for each pooling mode."""
+    def pooled_width(self) -> int:
+        """The width of a pooled vector: H for each pooling mode."""
         return self.model.config.hidden_size * len(self.pooling)
 
     @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.model.embeddings.word.weight.device
+    def dimension(self) -> int:
+        """The width of the vectors that `encode` returns."""
+        linear = [part for part in self.dense if isinstance(part, nn.Linear)]
+        width = linear[-1].out_features if linear else self.pooled_width
+        return min(width, self.truncate_dim or width)
+
+    def get_embedding_dimension(self) -> int:
+        """`dimension`, under its name in sentence-transformers."""
+        return self.dimension
+
+    get_sentence_embedding_dimension = get_embedding_dimension
 
     @property
-    def engine(self) -> str:
-        """What was swapped in: "packed", "int8" or "sdpa"; "textbook" where nothing was."""
-        engines = (getattr(type(part), "engine", None) for part in self.model.modules())
-        return next(filter(None, engines), "textbook")
+    def max_seq_length(self) -> int:
+        """`max_length`, under its name in sentence-transformers."""
+        return self.max_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, length: int) -> None:
+        self.max_length = length
 
     def __repr__(self) -> str:
         """What it is, in a line."""
@@ -128,6 +146,7 @@ class SentenceEncoder:
         if self.engine == "int8" and device.type != "cpu":
             raise ValueError(f"an int8 model computes on a CPU only, not on {device}")
         self.model.to(device)
+        self.dense.to(device)
         return self
 
     # ------------------------------------------------------------------------------- encode
@@ -143,8 +162,11 @@ class SentenceEncoder:
         convert_to_tensor: bool = False,
         prompt: str | None = None,
         prompt_name: str | None = None,
+        truncate_dim: int | None = None,
+        precision: str = "float32",
+        output_value: str = "sentence_embedding",
         show_progress_bar: bool | None = None,
-    ) -> np.ndarray | Tensor:
+    ) -> np.ndarray | Tensor | list[Tensor]:
         """One vector for each text.
 
         Texts of like length are computed together, so that there is hardly any padding; the vectors
@@ -162,87 +184,134 @@ class SentenceEncoder:
             on_long: what to do with a text of more than ``max_length`` tokens: ``"warn"`` cuts it
                 and says how many were cut, ``"error"`` raises, ``"window"`` encodes overlapping
                 windows and averages their vectors, weighted by their tokens.
-            normalize_embeddings: overrides ``normalize``.
+            normalize_embeddings: overrides ``normalize``; True scales what is left after
+                ``truncate_dim``, too.
             convert_to_tensor: return a tensor on the model's device.
             prompt: put before every text; or ``prompt_name``, one of ``prompts``.
+            truncate_dim: overrides the encoder's own.
+            precision: of the numbers that are returned, see ``similarity.quantize_embeddings``.
+            output_value: ``"token_embeddings"`` returns what is pooled instead: for each text the
+                last hidden states of its tokens, [CLS] and [SEP] included, a tensor (T, H).
             show_progress_bar: None = in a terminal, when it takes more than a second.
 
         Shapes: (texts, dimension), numpy float32; (dimension,) for a single ``str``.
 
         Raises:
-            TypeError: ``texts`` is neither a string nor an iterable of strings.
+            TypeError: ``texts`` is neither a string nor strings in an order of their own.
             ValueError: an argument is out of range, a text is too long with ``on_long="error"``, or
                 the model gives NaN.
         """
         single = isinstance(texts, str)
-        texts = [texts] if single else texts
+        texts = [texts] if single else as_texts(texts)
         if on_long not in ("warn", "error", "window"):
             raise ValueError(f'on_long is {on_long!r}; "warn", "error" or "window" is allowed')
-        if isinstance(texts, bytes | Mapping) or not isinstance(texts, Iterable):
-            raise TypeError(f"encode takes a text or texts (str), not a {type(texts).__name__}")
-        texts = list(texts)
-        rows, owners = self.tokenize(texts, self.prompt(prompt, prompt_name), on_long)
-        vectors = self.encode_rows(rows, batch_size, batch_tokens, show_progress_bar)
-        vectors = merge_windows(vectors, rows, owners, len(texts))
+        whole = output_value == "sentence_embedding"
+        if not whole and output_value != "token_embeddings":
+            raise ValueError(
+                f"output_value is {output_value!r}; 'sentence_embedding' or 'token_embeddings'"
+            )
+        prompt = self.prompt(prompt, prompt_name)
+        if on_long == "window" and (not whole or (prompt and not self.include_prompt)):
+            raise ValueError(
+                'on_long="window" averages vectors of parts of a text, its prompt included; for '
+                'token_embeddings, or without the prompt, "warn" or "error" is allowed'
+            )
+        skip = 0 if self.include_prompt or not prompt else self.length_of_prompt(prompt)
+        rows, owners = self.tokenize(texts, prompt, on_long)
+        options = (batch_size, batch_tokens, show_progress_bar)
+        if not whole:
+            states = self.token_states(rows, *options)
+            return states[0] if single else states
+        vectors = self.encode_rows(rows, *options, skip)
+        vectors = self.finish(
+            merge_windows(vectors, rows, owners, len(texts)), normalize_embeddings, truncate_dim
+        )
+        if precision != "float32":
+            vectors = quantize_embeddings(vectors, precision)
+            vectors = torch.from_numpy(vectors) if convert_to_tensor else vectors
+        elif not convert_to_tensor:
+            vectors = vectors.cpu().numpy()
+        return vectors[0] if single else vectors
+
+    @torch.no_grad()
+    def finish(
+        self, vectors: Tensor, normalize_embeddings: bool | None, truncate_dim: int | None
+    ) -> Tensor:
+        """What comes behind the pooling: `dense`, scaling, truncation.
+
+        Shapes: (texts, pooled width) → (texts, dimension).
+
+        Raises:
+            ValueError: a vector is not all numbers.
+        """
+        vectors = self.dense(vectors)
         if self.normalize if normalize_embeddings is None else normalize_embeddings:
-            vectors = torch.nn.functional.normalize(vectors, dim=1)
+            vectors = nn.functional.normalize(vectors, dim=1)
+        if width := checked_dimension(truncate_dim) or self.truncate_dim:
+            vectors = vectors[:, :width]
+            if normalize_embeddings:  # asked for here: of what is returned
+                vectors = nn.functional.normalize(vectors, dim=1)
         if not torch.isfinite(vectors).all():
             bad = (~torch.isfinite(vectors)).any(1).nonzero().flatten().tolist()
             raise ValueError(
                 f"the vectors of texts {bad[:5]} are not numbers (NaN or infinity): the weights "
                 "are damaged or training diverged; get the model again, or its last good checkpoint"
             )
-        vectors = vectors if convert_to_tensor else vectors.cpu().numpy()
-        return vectors[0] if single else vectors
+        return vectors
 
     def encode_rows(
+        self,
+        rows: list[list[int]],
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
+        show_progress_bar: bool | None = None,
+        skip: int = 0,
+    ) -> Tensor:
+        """The pooled vectors of lists of token ids, in batches, before `dense` and scaling.
+
+        ``skip``: how many tokens at the beginning of each are not pooled.
+
+        Shapes: returns (rows, pooled width), in the order of the rows.
+        """
+        still = self.in_eval()
+        batches = self.batches(rows, batch_size, batch_tokens)
+        # A GPU is not waited for, so nothing is looked at before all batches are on their way:
+        # where the vectors go is there at once, and not copied with each batch.
+        vectors = torch.empty(
+            len(rows), self.pooled_width, dtype=torch.float32, device=self.device
+        )
+        starts = itertools.accumulate(map(len, batches), initial=0)
+        order = torch.tensor([i for batch in batches for i in batch], dtype=torch.long)
+        order = to_device(order, self.device)  # (rows,)
+
+        def work(item: tuple[int, list[int]]) -> None:
+            start, batch = item
+            found = still.encode_batch([rows[i] for i in batch], skip)
+            vectors[order[start : start + len(batch)]] = found
+
+        self.run(work, list(zip(starts, batches, strict=False)), len(rows), show_progress_bar)
+        return vectors
+
+    def token_states(
         self,
         rows: list[list[int]],
         batch_size: int | None,
         batch_tokens: int | None,
         show_progress_bar: bool | None,
-    ) -> Tensor:
-        """The pooled vectors of lists of token ids, computed in batches; not normalised.
+    ) -> list[Tensor]:
+        """The last hidden states of every row, without padding, (T, H) each, in float32."""
+        still = self.in_eval()
+        states: list = [None] * len(rows)
 
-        Shapes: returns (rows, dimension), in the order of the rows.
-        """
-        lengths = [len(row) for row in rows]
-        cpu = self.device.type == "cpu"
-        threads = torch.get_num_threads() if cpu else 1
-        if batch_tokens is None:
-            batch_tokens = BATCH_TOKENS if cpu else GPU_BATCH_TOKENS
-        if threads > 1 and batch_size is None:  # at least four batches a thread, so that all end
-            share = sum(lengths) // (4 * threads)  # at about the same time
-            batch_tokens = min(batch_tokens, max(share, MIN_BATCH_TOKENS))
-        padding = MAX_PADDING if cpu else max(MAX_PADDING, batch_tokens // 16)
-        padding = 0 if self.engine == "int8" else padding  # see `encode_batch`
-        batches = make_batches(lengths, tokens=batch_tokens, size=batch_size, padding=padding)
-        batches.sort(key=lambda batch: -len(batch) * lengths[batch[0]])  # the largest first
-        # A GPU is not waited for, so nothing is looked at before all batches are on their way:
-        # where the vectors go is there at once, and not copied with each batch.
-        vectors = torch.empty(len(rows), self.dimension, device=self.device)
-        starts = itertools.accumulate(map(len, batches), initial=0)
-        order = torch.tensor([i for batch in batches for i in batch], dtype=torch.long)
-        order = to_device(order, self.device)  # (rows,)
+        def work(item: tuple[int, list[int]]) -> None:
+            _, batch = item
+            hidden, _ = still.hidden_states([rows[i] for i in batch])  # (B, T, H)
+            for i, found in zip(batch, hidden.float(), strict=True):
+                states[i] = found[: len(rows[i])]  # (T, H)
 
-        training = [part for part in self.model.modules() if part.training]
-        if training:
-            self.model.eval()
-        try:
-            with progress(len(rows), "texts", show_progress_bar) as advance:
-
-                def work(item: tuple[int, list[int]]) -> None:
-                    start, batch = item
-                    with torch.inference_mode():
-                        found = self.encode_batch([rows[i] for i in batch])
-                        vectors[order[start : start + len(batch)]] = found
-                    advance(len(batch))
-
-                side_by_side(work, list(zip(starts, batches, strict=False)), threads)
-        finally:
-            for part in training:
-                part.training = True
-        return vectors
+        batches = [(0, batch) for batch in self.batches(rows, batch_size, batch_tokens)]
+        self.run(work, batches, len(rows), show_progress_bar)
+        return [found.clone() for found in states]  # each without the batch it is of
 
     def stream(
         self, texts: Iterable[str], *, chunk: int = 4096, **options: object
@@ -257,19 +326,36 @@ class SentenceEncoder:
         """
         if chunk < 1:
             raise ValueError(f"chunk is {chunk}; at least 1 text is needed")
-        texts = iter(texts)
+        texts = iter(as_texts(texts, list_of=False))
         while some := list(itertools.islice(texts, chunk)):
             yield self.encode(some, **options)
 
-    def encode_batch(self, rows: list[list[int]]) -> Tensor:
+    def encode_batch(self, rows: list[list[int]], skip: int = 0) -> Tensor:
         """The pooled vectors of one batch of token ids, not normalised, in float32.
 
-        Shapes: rows of up to T ids; returns (B, dimension).
+        ``skip``: how many tokens at the beginning of each are not pooled.
+
+        Shapes: rows of up to T ids; returns (B, pooled width).
+        """
+        hidden, mask = self.hidden_states(rows)  # (B, T, H), (B, T)
+        if self.device.type == "cpu":
+            return self.pool(hidden, [len(row) for row in rows], skip)  # (B, pooled width)
+        if skip:
+            behind = torch.arange(hidden.shape[1], device=self.device) >= skip  # (T,)
+            mask = (True if mask is None else mask) & behind.expand(hidden.shape[:2])
+        # Few large kernels rather than some for each length.
+        pooled = [POOLING[name](hidden, mask) for name in self.pooling]
+        return torch.cat(pooled, dim=1).float()  # (B, pooled width)
+
+    def hidden_states(self, rows: list[list[int]]) -> tuple[Tensor, Tensor | None]:
+        """What the model gives for one batch of token ids, and the mask of its padding.
+
+        Shapes: rows of up to T ids; returns (B, T, H) and (B, T), None where there is no padding.
         """
         if len(rows) == 1 and self.engine == "int8":
             # Torch adds up the attention of one text in another order than that of several, and
             # rounding to int8 would magnify the difference. Two copies take the order of several.
-            return self.encode_batch(rows * 2)[:1]
+            return self.hidden_states(rows * 2)[0][:1], None
         lengths = [len(row) for row in rows]
         T = max(lengths)
         ids = np.full((len(rows), T), self.tokenizer.pad_token_id)  # (B, T)
@@ -278,30 +364,36 @@ class SentenceEncoder:
         ids = to_device(torch.from_numpy(ids), self.device)  # (B, T)
         mask = None  # where there is no padding there is nothing to mask
         if min(lengths) < T:
-            mask = torch.arange(T) < torch.tensor(lengths)[:, None]
+            mask = torch.from_numpy(np.arange(T) < np.array(lengths)[:, None])
             mask = to_device(mask, self.device)  # (B, T)
-        hidden = self.model(ids, mask).last_hidden_state  # (B, T, H)
-        if self.device.type != "cpu":  # few large kernels rather than some for each length
-            pooled = [POOLING[name](hidden, mask) for name in self.pooling]
-            return torch.cat(pooled, dim=1).float()  # (B, dimension)
-        return self.pool(hidden, lengths)  # (B, dimension)
+        return self.model(ids, mask).last_hidden_state, mask  # (B, T, H), (B, T)
 
-    def pool(self, hidden: Tensor, lengths: list[int]) -> Tensor:
-        """Pool the real tokens of every text, in all of ``pooling``.
+    def pool(self, hidden: Tensor, lengths: list[int], skip: int = 0) -> Tensor:
+        """Pool the real tokens of every text, from number ``skip`` on, in all of ``pooling``.
 
         Texts of one length are pooled together, without their padding: so the order of the sums
         does not depend on the batch.
 
-        Shapes: hidden (B, T, H) and the B numbers of real tokens → (B, dimension).
+        Shapes: hidden (B, T, H) and the B numbers of real tokens → (B, pooled width).
         """
         vectors, start = [], 0
         for length, same in itertools.groupby(lengths):
             end = start + len(list(same))
             states = hidden[start:end, :length]  # (texts, length, H)
-            pooled = [POOLING[name](states) for name in self.pooling]
-            vectors.append(torch.cat(pooled, dim=1).float())  # (texts, dimension)
+            mask = None  # a mask rather than a slice: weights count from the first column
+            if skip:
+                mask = (torch.arange(length, device="cpu") >= skip).expand(states.shape[:2])
+            pooled = [POOLING[name](states, mask) for name in self.pooling]
+            vectors.append(torch.cat(pooled, dim=1).float())  # (texts, pooled width)
             start = end
-        return torch.cat(vectors)  # (B, dimension)
+        return torch.cat(vectors)  # (B, pooled width)
+
+    def length_of_prompt(self, prompt: str) -> int:
+        """How many tokens of a text are [CLS] and the prompt, which are tokenized by themselves.
+
+        Source: sentence-transformers 6.2, ``Transformer._get_prompt_length``.
+        """
+        return min(len(self.tokenizer.ids(prompt)) + 1, self.max_length - 1)
 
     def prompt(self, prompt: str | None, prompt_name: str | None) -> str:
         """The text to put before every text: given, named, the default, or none."""
@@ -318,9 +410,6 @@ class SentenceEncoder:
         self, texts: list[str], prompt: str = "", on_long: str = "warn"
     ) -> tuple[list[list[int]], list[int]]:
         """Token ids, a row for a text (or for each window of it), and which text a row is of."""
-        for i, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"text {i} is a {type(text).__name__}; encode takes texts (str)")
         texts = [prompt + text for text in texts] if prompt else texts
         batch = self.tokenizer.encode_batch(texts, max_length=self.max_length)
         rows, owners = batch.ids, list(range(len(texts)))
@@ -370,6 +459,7 @@ class SentenceEncoder:
         dtype: torch.dtype = torch.float32,
         engine: str | None = None,
         precision: str | None = None,
+        pooling: str | Sequence[str] | None = None,
         **hub: object,
     ) -> SentenceEncoder:
         """Load a sentence-transformers directory, or a plain BERT (mean pooling, one warning).
@@ -386,6 +476,7 @@ class SentenceEncoder:
                 torch's fused attention, for GPUs and long texts (`speed.sdpa`). None = as it was
                 saved where that is int8; else packed on a CPU in float32, textbook elsewhere.
             precision: ``"int8"`` = the engine of that name; ``"float32"`` = the default, not int8.
+            pooling: a name in ``pooling.POOLING``, or several; None = what the directory says.
             hub: options of ``hub.locate``, such as ``revision`` and ``cache_dir``.
 
         Raises:
@@ -394,13 +485,17 @@ class SentenceEncoder:
         """
         directory = open_directory(name_or_path, **hub)
         home, settings = sentence_transformers.read_settings(directory)
+        settings["pooling"] = pooling or settings["pooling"]
         if settings["pooling"] is None:
-            settings["pooling"] = ("mean",)
+            settings["pooling"] = "mean"
             warnings.warn(
                 f"{directory} does not say how to pool (no modules.json): taking the mean, not "
-                "normalised. This is a plain BERT, not trained to compare sentences",
+                "normalised. This is a plain BERT, not trained to compare sentences; pooling= "
+                "says how to pool",
                 stacklevel=2,
             )
+        dense = [dense_layers(*found) for found in settings.pop("dense")]
+        settings["dense"] = nn.Sequential(*itertools.chain(*dense)).to(best_device(device))
         tokenizer = BertTokenizer.from_pretrained(home, lower_case=settings.pop("lower_case"))
         settings["max_length"] = settings["max_length"] or tokenizer.model_max_length
         from minibert.speed.engines import load_model  # faster layers are swapped in from outside
@@ -428,7 +523,12 @@ class SentenceEncoder:
                 self.model.save_pretrained(staging, half=half)
             self.tokenizer.model_max_length = self.max_length
             self.tokenizer.save_pretrained(staging)
-            sentence_transformers.write_settings(staging, self.model.config.hidden_size, settings)
+            dense = [
+                (linear.weight, linear.bias, f"{type(act).__module__}.{type(act).__name__}")
+                for linear, act in zip(self.dense[::2], self.dense[1::2], strict=True)
+            ]
+            width = self.model.config.hidden_size
+            sentence_transformers.write_settings(staging, width, settings, dense)
             if not (Path(directory) / "README.md").exists():  # a card somebody wrote stays
                 write_text(staging / "README.md", self.model_card())
 
@@ -454,10 +554,46 @@ def merge_windows(vectors: Tensor, rows: list[list[int]], owners: list[int], tex
     merged = vectors[:texts].clone()
     for text in set(owners[texts:]):
         windows = [row for row, owner in enumerate(owners) if owner == text]
-        weights = torch.tensor([len(rows[i]) - 2.0 for i in windows])  # without [CLS] and [SEP]
-        weights = (weights / weights.sum()).to(vectors.device)  # (windows,)
+        weights = [len(rows[i]) - 2.0 for i in windows]  # without [CLS] and [SEP]
+        weights = vectors.new_tensor(weights) / sum(weights)  # (windows,)
         merged[text] = weights @ vectors[windows]  # (dimension,)
     return merged
+
+
+def dense_layers(
+    weight: Tensor, bias: Tensor | None, activation: str
+) -> tuple[nn.Linear, nn.Module]:
+    """The linear layer of these numbers, and the activation of this name."""
+    linear = nn.Linear(*weight.shape[::-1], bias=bias is not None, device="meta")
+    state = {"weight": weight.float()} | ({} if bias is None else {"bias": bias.float()})
+    linear.load_state_dict(state, assign=True)
+    return linear, activation_named(activation)
+
+
+def activation_named(path: str) -> nn.Module:
+    """The activation that a file names, such as ``torch.nn.modules.activation.Tanh``.
+
+    Raises:
+        ValueError: none that is implemented.
+    """
+    place, _, name = path.rpartition(".")
+    if not place.startswith("torch.nn") or name not in ACTIVATIONS:
+        raise ValueError(
+            f"the activation {path!r} is asked for; implemented are {', '.join(ACTIVATIONS)} of "
+            "torch.nn"
+        )
+    return ACTIVATIONS[name]()
+
+
+def checked_dimension(width: int | None) -> int | None:
+    """How many numbers of a vector are wanted, None = all.
+
+    Raises:
+        ValueError: it is no number of numbers.
+    """
+    if width is not None and (type(width) is not int or width < 1):
+        raise ValueError(f"truncate_dim is {width!r}; a whole number from 1, or None, is needed")
+    return width
 
 
 def best_device(device: str | torch.device) -> torch.device:

@@ -205,6 +205,57 @@ def key_sentences(
     return sorted(chosen)
 
 
+def quantize_embeddings(
+    vectors: Array,
+    precision: str,
+    *,
+    ranges: Array | None = None,
+    calibration_embeddings: Array | None = None,
+) -> np.ndarray:
+    """Return vectors in fewer bits, as sentence-transformers packs them.
+
+    Args:
+        vectors: (texts, H), or (H,) for one.
+        precision: ``"int8"`` and ``"uint8"`` cut the range of each component into 255 steps;
+            ``"binary"`` and ``"ubinary"`` keep the sign alone, eight to a byte (of a signed or an
+            unsigned type); ``"float32"`` leaves them as they are.
+        ranges: (2, H), the least and the largest value of each component.
+        calibration_embeddings: vectors whose ranges are used; None = of ``vectors`` themselves.
+            What is compared must have been packed with the same ranges.
+
+    Shapes: (texts, H), or (texts, ⌈H / 8⌉) for the two binary ones.
+
+    Raises:
+        ValueError: another precision, vectors that are integers already, or one vector alone whose
+            ranges nobody gave.
+    """
+    vectors = np.asarray(vectors.cpu() if _is_tensor(vectors) else vectors)
+    if precision not in ("float32", "int8", "uint8", "binary", "ubinary"):
+        raise ValueError(f"precision {precision!r}; float32, int8, uint8, binary or ubinary")
+    if vectors.dtype.kind != "f":
+        raise ValueError(f"vectors of {vectors.dtype}; those to be packed are floating-point")
+    if precision == "float32":
+        return vectors.astype(np.float32)
+    if "binary" in precision:
+        bits = np.packbits(vectors > 0, axis=-1)
+        return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
+    if ranges is None:
+        calibration = vectors if calibration_embeddings is None else calibration_embeddings
+        calibration = np.asarray(calibration.cpu() if _is_tensor(calibration) else calibration)
+        if calibration is vectors and (vectors.ndim == 1 or len(vectors) == 1):
+            raise ValueError(
+                f"{precision} needs the ranges of many vectors, not of one: encode more texts at "
+                "once, or give quantize_embeddings ranges or calibration_embeddings"
+            )
+        if len(vectors) == 0:
+            return vectors.astype(precision)
+        ranges = np.stack([calibration.min(axis=0), calibration.max(axis=0)])
+    low, high = np.asarray(ranges).astype(np.float32)
+    steps = (high - low) / 255
+    numbers = np.floor((vectors - low) / np.where(steps == 0, 1, steps)).clip(0, 255)
+    return (numbers - (128 if precision == "int8" else 0)).astype(precision)
+
+
 def _rows(vectors: Array) -> Array:
     """Return vectors as a matrix of numbers, (rows, H), without copying."""
     if not _is_tensor(vectors):

@@ -7,9 +7,12 @@ import math
 
 import pytest
 import torch
-from support.tiny import build, tiny_config
+from support.tiny import build, in_reference, tiny_config
+from torch import nn
 
 from minibert.attention import MultiHeadSelfAttention, additive_mask
+from minibert.io.checkpoint import official_name
+from minibert.model import BertModel
 
 LN3 = math.log(3)  # e^0 and e^ln3 are 1 and 3: a softmax of 1/4 and 3/4
 
@@ -99,3 +102,32 @@ def test_a_row_of_padding_alone_attends_to_all_alike():
     torch.testing.assert_close(seen[0].sum(-1), torch.ones(2, 4, 5))  # (B, N, T)
     assert torch.allclose(seen[0][0], torch.tensor(0.2))
     assert seen[0][1, :, :, 3:].abs().max() == 0
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("heads", [1, 2, 8, 32], ids=lambda n: f"{n} heads of {32 // n}")
+def test_every_part_gets_the_reference_s_numbers_in_its_layout(heads, dtype):
+    """Bits and strides: a product over other strides may take another path on another machine."""
+    model = build(BertModel, tiny_config(num_attention_heads=heads), dtype=dtype)
+    theirs = in_reference(model)
+    seen = {"ours": {}, "theirs": {}}
+    for name, part in model.named_modules():
+        if isinstance(part, (nn.Linear, nn.LayerNorm)):
+            module = official_name(f"{name}.weight").removesuffix(".weight")
+            for side, watched in (("ours", part), ("theirs", theirs.get_submodule(module))):
+                watched.register_forward_hook(
+                    lambda _, given, out, of=seen[side], name=name: of.update({name: (*given, out)})
+                )
+    for B, T in ((1, 1), (1, 7), (3, 1), (3, 7), (2, 40)):
+        ids = torch.arange(B * T).view(B, T) % 60
+        mask = torch.arange(T).expand(B, T) <= torch.arange(B)[:, None] + T - B
+        with torch.no_grad():
+            model(ids, mask.long())
+            theirs(ids, mask.long())
+        assert seen["ours"].keys() == seen["theirs"].keys()
+        for name, tensors in seen["ours"].items():
+            for a, b in zip(tensors, seen["theirs"][name], strict=True):
+                assert torch.equal(a, b), (name, B, T)
+                wide = [i for i, n in enumerate(a.shape) if n > 1]  # of the others it says nothing
+                assert [a.stride(i) for i in wide] == [b.stride(i) for i in wide], (name, B, T)

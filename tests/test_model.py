@@ -248,3 +248,25 @@ def test_a_new_head_is_named_once_initialised_and_usable(tmp_path, dtype):
     assert model.classifier.weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert not model.classifier.bias.any() and not model.classifier.training
     assert model(**ragged_batch(config)).logits.shape == (4, 50)
+
+
+def test_habits_of_transformers_are_understood_or_answered(tiny):
+    tokenizer, model = tiny.tokenizer, tiny.model
+    inputs = tokenizer(["a b c", "d"], padding=True, truncation=True, return_tensors="pt")
+    assert inputs.input_ids is inputs["input_ids"] and {**inputs.to("cpu")} == {**inputs}
+    with pytest.raises(AttributeError, match="'ids' is not there; there are input_ids"):
+        _ = inputs.ids
+    with pytest.raises(ValueError, match="return_tensors is 'np'; 'pt' is what is returned"):
+        tokenizer("a", return_tensors="np")
+    tokenizer.model_max_length = 4
+    assert tokenizer("a b c d", truncation=True).input_ids.shape == (1, 4)
+    tokenizer.model_max_length = None
+    assert model.num_parameters() == sum(p.numel() for p in model.parameters())
+    assert tiny.get_sentence_embedding_dimension() == tiny.get_embedding_dimension() == 32
+    assert tiny.max_seq_length == tiny.max_length == 16
+    for name, advice in (
+        ("output_attentions", "with minibert.trace.trace"), ("labels", "the loss is yours"),
+        ("position_ids", "positions are 0, 1, 2"),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match=f"{name} is no argument of BertModel; .*{advice}"):
+            model(inputs.input_ids, **{name: True})

@@ -77,7 +77,7 @@ def inspect(args: argparse.Namespace) -> Result:
         "tensors": [
             {
                 "official": name,
-                "ours": report.loaded.get(checkpoint.canonical_name(name)),
+                "ours": report.loaded.get(name),
                 "shape": list(tensor.shape),
                 "dtype": str(tensor.dtype).removeprefix("torch."),
                 "dropped": report.dropped.get(name),

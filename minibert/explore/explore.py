@@ -47,10 +47,12 @@ def figures(encoder: SentenceEncoder, texts: Sequence[str], name: str = "") -> d
     """
     if len(texts) not in (1, 2):
         raise ValueError(f"{len(texts)} texts; the page shows one, or two and their similarity")
-    if encoder.pooling != ("mean",):
+    if encoder.pooling != ("mean",) or encoder.dense or encoder.truncate_dim:
         raise ValueError(
-            f"this model pools by {' + '.join(encoder.pooling)}; the page takes a cosine apart "
-            "into pairs of tokens, which only the mean allows"
+            f"this model pools by {' + '.join(encoder.pooling)}"
+            f"{', then goes through a Dense' if encoder.dense else ''}"
+            f"{', then is cut short' if encoder.truncate_dim else ''}; the page takes a cosine "
+            "apart into pairs of tokens, which only the mean alone allows"
         )
     model = encoder.model.eval()
     shown, hidden, headless, tokenless = [], [], [], []

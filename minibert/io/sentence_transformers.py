@@ -3,22 +3,31 @@
     modules.json                       the modules, in order, and the folder of each
     sentence_bert_config.json          length and lower-casing, beside the files of the transformer
     1_Pooling/config.json              how the vectors of the tokens become one
-    config_sentence_transformers.json  prompts and similarity
+    2_Dense/                           a linear layer behind it: sizes, activation, weights
+    config_sentence_transformers.json  prompts, similarity, how many numbers of a vector are used
+
+Every key of these files is read, or listed below as one without influence, or refused by name: a
+key that is not looked at could stand for other numbers.
 
 Source: the files that sentence-transformers writes; Reimers & Gurevych 2019 (Sentence-BERT), §3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from torch import Tensor
+
+from minibert.io import checkpoint
 from minibert.io.directory import ModelDirectory
 from minibert.io.files import write_json
 
-GENERAL = ("prompts", "default_prompt_name", "similarity_fn_name")
+GENERAL = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
 # The arguments of a SentenceEncoder that the format holds.
-SETTINGS = ("pooling", "normalize", "max_length", *GENERAL)
+SETTINGS = ("pooling", "include_prompt", "normalize", "max_length", *GENERAL)
 # In pooling configs of the older generation: a flag for each mode of ``pooling.POOLING``.
 FLAGS = {
     "cls": "pooling_mode_cls_token",
@@ -28,55 +37,172 @@ FLAGS = {
     "weightedmean": "pooling_mode_weightedmean_tokens",
     "lasttoken": "pooling_mode_lasttoken",
 }
+MODULE = re.compile(  # where a class has stood; a class of that name elsewhere is another one
+    r"sentence_transformers\.(?:models|base\.modules|sentence_transformer\.modules)(?:\.\w+)?"
+    r"\.(Transformer|Pooling|Dense|Normalize)"
+)
+
+ABOUT = ("model_type", "__version__", "requirements")  # beside GENERAL; not settings
+ANY = object()  # read, or without influence on the numbers
+NO_ARGUMENTS = dict.fromkeys(
+    ("model_args", "config_args", "tokenizer_args",
+     "model_kwargs", "config_kwargs", "processor_kwargs", "processing_kwargs"), {},
+)  # fmt: skip
+TEXT = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+LOGITS = {"text": {"method": "forward", "method_output_name": "logits"}}
+TRANSFORMER = {  # the keys of sentence_bert_config.json, and the one value each may have
+    **{"max_seq_length": ANY, "do_lower_case": ANY, "unpad_inputs": ANY},
+    **{"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"},
+    **{"modality_config": TEXT, "tokenizer_name_or_path": None, **NO_ARGUMENTS},
+    **{"query_length": None, "document_length": None, "query_expansion": None},
+}
+CROSS_ENCODER = {
+    **TRANSFORMER,
+    **{"transformer_task": "sequence-classification", "module_output_name": "scores"},
+    "modality_config": LOGITS,
+}
+POOLING = {
+    **{"word_embedding_dimension": ANY, "embedding_dimension": ANY, "include_prompt": ANY},
+    **{"pooling_mode": ANY, **dict.fromkeys(FLAGS.values(), ANY)},
+}
+SENTENCE = {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}
+DENSE = {
+    **{"in_features": ANY, "out_features": ANY, "bias": ANY, "activation_function": ANY},
+    **{**SENTENCE, "use_residual": False},
+}
+TANH = "torch.nn.modules.activation.Tanh"  # where a Dense does not name its activation
 
 
 def read_settings(directory: ModelDirectory) -> tuple[ModelDirectory, dict]:
     """The folder that holds the BERT and its tokenizer, and the SETTINGS of the encoder.
 
-    With them comes ``lower_case``, which is one of the tokenizer. A plain BERT, without a
-    ``modules.json``, says nothing about ``pooling``: it is None then.
+    With them come ``lower_case``, which is one of the tokenizer, and ``dense``, of `read_dense`. A
+    plain BERT, without a ``modules.json``, says nothing about ``pooling``: it is None then.
 
     Raises:
         ValueError: a file is damaged, or asks for something that is not implemented.
     """
-    modules = read_modules(directory)
-    home = directory.folder(modules["Transformer"])
-    encoder = home.settings("sentence_bert_config.json")
     general = directory.settings("config_sentence_transformers.json")
+    unread = [key for key in general if key not in (*GENERAL, *ABOUT)]
+    if unread:  # sentence-transformers ignores them; a later version may not
+        warnings.warn(
+            f"{directory}: {unread} in config_sentence_transformers.json are not known and not "
+            "read",
+            stacklevel=3,
+        )
+    kind = general.get("model_type", "SentenceTransformer")
+    if kind == "CrossEncoder":
+        raise ValueError(
+            f"{directory} is a cross-encoder, which reads two texts together and gives no vector "
+            "of one; CrossEncoder.from_pretrained opens it"
+        )
+    if kind != "SentenceTransformer":
+        raise ValueError(f"{directory}: model_type is {kind!r}, which minibert does not implement")
+    modules = read_modules(directory)
+    home = directory.folder(modules[0][1])
+    encoder = read_object(home, "sentence_bert_config.json", TRANSFORMER)
+    pooling, include_prompt = None, True
+    if len(modules) > 1:
+        pooling, include_prompt = read_pooling(directory, modules[1][1])
+    for name, folder in modules:
+        if name == "Normalize":
+            read_object(directory, f"{folder}/config.json", SENTENCE)
+    prompts = general.get("prompts") or {}
+    texts = [*prompts.values()] if isinstance(prompts, dict) else [prompts]
+    if not all(isinstance(text, str | None) for text in texts):
+        raise ValueError(f"{directory}: prompts is {prompts!r}; an object of name: text is needed")
     return home, {
-        "pooling": read_pooling(directory, modules["Pooling"]) if "Pooling" in modules else None,
-        "normalize": "Normalize" in modules,
+        "pooling": pooling,
+        "include_prompt": include_prompt,
+        "dense": [read_dense(directory, folder) for name, folder in modules if name == "Dense"],
+        "normalize": modules[-1][0] == "Normalize",
         "max_length": encoder.get("max_seq_length"),
         "lower_case": bool(encoder.get("do_lower_case")),
         **{name: general.get(name) for name in GENERAL},
+        "prompts": {name: text or "" for name, text in prompts.items()},
         "similarity_fn_name": general.get("similarity_fn_name") or "cosine",
     }
 
 
-def read_modules(directory: ModelDirectory) -> dict[str, str]:
-    """Module → folder, from ``modules.json``; a plain BERT has a Transformer only."""
+def read_cross_encoder(directory: ModelDirectory) -> tuple[ModelDirectory, dict]:
+    """The folder of a cross-encoder's files, its length, lower-casing and activation.
+
+    A directory of transformers, without a ``modules.json``, says nothing about them.
+
+    Raises:
+        ValueError: a file is damaged, or it is something else than a cross-encoder.
+    """
+    general = directory.settings("config_sentence_transformers.json")
+    kind, home = general.get("model_type"), directory
+    if directory.has("modules.json"):
+        modules = read_types(directory)
+        if kind != "CrossEncoder" or [name for name, _ in modules] != ["Transformer"]:
+            raise ValueError(
+                f"{directory} is a {kind or 'SentenceTransformer'} of {[n for n, _ in modules]}; a "
+                "CrossEncoder of one Transformer is implemented. SentenceEncoder.from_pretrained "
+                "opens what gives vectors"
+            )
+        home = directory.folder(modules[0][1])
+    if general.get("prompts") or general.get("keep_in_fp32_modules"):
+        raise ValueError(f"{directory}: prompts of a cross-encoder are not implemented")
+    settings = read_object(home, "sentence_bert_config.json", CROSS_ENCODER)
+    return home, {
+        "max_length": settings.get("max_seq_length"),
+        "lower_case": bool(settings.get("do_lower_case")),
+        "activation": general.get("activation_fn"),
+    }
+
+
+def read_object(directory: ModelDirectory, name: str, keys: Mapping) -> dict:
+    """The object in a settings file, whose keys must be among ``keys``, with the values there.
+
+    Raises:
+        ValueError: it has another key, or asks for another value; null is as good as no value.
+    """
+    values = directory.settings(name)
+    for key, value in values.items():
+        only = keys.get(key)
+        if value is not None and only is not ANY and value != only:
+            known = f"; only {only!r} is implemented" if key in keys else ", which is not known"
+            raise ValueError(f"{directory.path / name}: {key} is {value!r}{known}")
+    return values
+
+
+def read_modules(directory: ModelDirectory) -> list[tuple[str, str]]:
+    """Modules and folders, in order, from ``modules.json``; a plain BERT has a Transformer only."""
     if not directory.has("modules.json"):
-        return {"Transformer": ""}
+        return [("Transformer", "")]
+    modules = read_types(directory)
+    names = [name for name, _ in modules]
+    if not re.fullmatch("Transformer Pooling( Dense)*( Normalize)?", " ".join(names)):
+        raise ValueError(
+            f"{directory.path / 'modules.json'} lists {names}; minibert implements Transformer and "
+            "Pooling, then any number of Dense and, optionally, Normalize, in this order, as "
+            "sentence-transformers has them"
+        )
+    return modules
+
+
+def read_types(directory: ModelDirectory) -> list[tuple[str, str]]:
+    """What ``modules.json`` lists: class, by its short name if we know it, and folder."""
     path = directory.path / "modules.json"
     try:
         entries = directory.json("modules.json", list)
-        modules = [(entry["type"].rsplit(".", 1)[-1], str(entry["path"])) for entry in entries]
+        modules = [(str(entry["type"]), str(entry["path"])) for entry in entries]
     except (TypeError, KeyError, AttributeError):
         raise ValueError(f"{path}: a list of objects with type and path is needed") from None
-    names = [name for name, _ in modules]
-    if names not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        raise ValueError(
-            f"{path} lists {names}; minibert implements Transformer, Pooling and, optionally, "
-            "Normalize, in this order"
-        )
+    modules = [(found[1] if (found := MODULE.fullmatch(t)) else t, folder) for t, folder in modules]
     for _, folder in modules:
         if Path(folder).name != folder:
             raise ValueError(f"{path} names {folder!r}, which is not a folder beside it")
-    return dict(modules)
+    return modules
 
 
-def read_pooling(directory: ModelDirectory, folder: str) -> tuple[str, ...]:
-    """The pooling modes in the ``config.json`` of a folder, of either generation of the format."""
+def read_pooling(directory: ModelDirectory, folder: str) -> tuple[tuple[str, ...], bool]:
+    """The pooling modes in the ``config.json`` of a folder, and whether a prompt is pooled too.
+
+    Several are joined in the order of the list, flags in that of `FLAGS`.
+    """
     name = f"{folder}/config.json"
     path, values = directory.path / name, directory.settings(name)
     modes = values.get("pooling_mode")
@@ -89,33 +215,65 @@ def read_pooling(directory: ModelDirectory, folder: str) -> tuple[str, ...]:
         others = [mode for mode in modes if mode not in FLAGS]
     if others or not modes:
         raise ValueError(f"{path}: pooling {others or 'unsaid'}; these are: {list(FLAGS)}")
-    if values.get("include_prompt", True) is not True:
-        raise ValueError(
-            f"{path}: include_prompt false (pooling without the prompt's tokens) is not implemented"
-        )
-    return tuple(modes)
+    read_object(directory, name, POOLING)
+    return tuple(modes), bool(values.get("include_prompt", True))
 
 
-def write_settings(directory: Path, hidden_size: int, settings: Mapping) -> None:
-    """Write the four files, in the older generation, which every version reads."""
-    folders = {"Transformer": "", "Pooling": "1_Pooling"}
-    if settings["normalize"]:
-        folders["Normalize"] = "2_Normalize"
+def read_dense(directory: ModelDirectory, folder: str) -> tuple[Tensor, Tensor | None, str]:
+    """Weight, bias and the name of the activation of a Dense module.
+
+    Raises:
+        ValueError: a file is damaged, or settings and weights do not fit each other.
+    """
+    values = read_object(directory, f"{folder}/config.json", DENSE)
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if directory.has(f"{folder}/{name}"):
+            directory.file(f"{folder}/{name}")  # is it the one that was saved?
+    tensors = checkpoint.read(directory.folder(folder))
+    wanted = {"linear.weight": [values.get("out_features"), values.get("in_features")]}
+    if values.get("bias", True):
+        wanted["linear.bias"] = [values.get("out_features")]
+    found = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    if found != wanted:
+        raise ValueError(f"{directory.path / folder} has {found}, but its config says {wanted}")
+    activation = str(values.get("activation_function", TANH))
+    return tensors["linear.weight"], tensors.get("linear.bias"), activation
+
+
+def write_settings(
+    directory: Path, hidden_size: int, settings: Mapping, dense: Sequence[tuple] = ()
+) -> None:
+    """Write the files, in the older generation, which every version reads.
+
+    ``dense``: as `read_dense` returns it.
+    """
+    names = ["Transformer", "Pooling", *["Dense"] * len(dense)]
+    names += ["Normalize"] if settings["normalize"] else []
+    folders = [f"{i}_{name}" if i else "" for i, name in enumerate(names)]
     modules = [
         {"idx": i, "name": str(i), "path": folder, "type": f"sentence_transformers.models.{name}"}
-        for i, (name, folder) in enumerate(folders.items())
+        for i, (name, folder) in enumerate(zip(names, folders, strict=True))
     ]
-    length, modes = settings["max_length"], settings["pooling"]
-    pooling = {"word_embedding_dimension": hidden_size, "include_prompt": True}
+    modes = settings["pooling"]
+    pooling = {
+        "word_embedding_dimension": hidden_size, "include_prompt": settings["include_prompt"]
+    }  # fmt: skip
     if list(modes) == [mode for mode in FLAGS if mode in modes]:
         pooling |= {flag: mode in modes for mode, flag in FLAGS.items()}
     else:  # flags have an order of their own; a version too old for the list refuses it
         pooling["pooling_mode"] = list(modes)
     general = {name: settings[name] for name in GENERAL} | {"model_type": "SentenceTransformer"}
-    for name, content in (
-        ("modules.json", modules),
-        ("sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False}),
-        ("1_Pooling/config.json", pooling),
-        ("config_sentence_transformers.json", general),
-    ):
-        write_json(directory / name, content)
+    transformer = {"max_seq_length": settings["max_length"], "do_lower_case": False}
+    write_json(directory / "modules.json", modules)
+    write_json(directory / "sentence_bert_config.json", transformer)
+    write_json(directory / "1_Pooling/config.json", pooling)
+    write_json(directory / "config_sentence_transformers.json", general)
+    for folder, (weight, bias, activation) in zip(folders[2:], dense, strict=False):
+        tensors = {"linear.weight": weight} | ({} if bias is None else {"linear.bias": bias})
+        tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+        sizes = {"in_features": weight.shape[1], "out_features": weight.shape[0]}
+        sizes |= {"bias": bias is not None, "activation_function": activation}
+        write_json(directory / folder / "config.json", sizes)
+        checkpoint.write_safetensors(
+            directory / folder / "model.safetensors", tensors, {"format": "pt"}
+        )

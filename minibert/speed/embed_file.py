@@ -77,8 +77,11 @@ def embed_file(
     run = {
         "shape": [total, encoder.dimension],
         "text": digest.hexdigest(),
-        "weights": content_digest(encoder.model.state_dict()),
-        "options": repr((*options.values(), encoder.max_length, encoder.pooling)),
+        "weights": content_digest(encoder.model.state_dict() | encoder.dense.state_dict()),
+        "options": repr((
+            *options.values(), encoder.max_length, encoder.pooling, encoder.include_prompt,
+            encoder.truncate_dim, encoder.dense,
+        )),
     }
     distributed.start(encoder.device)
     alone = locked(out.with_name(out.name + ".lock"), out)

@@ -46,7 +46,9 @@ class Outputs(nn.Module):
             return tuple(value for value in found if value is not None)
         states = found.last_hidden_state
         pooled = torch.cat([POOLING[name](states, mask) for name in self.encoder.pooling], dim=1)
-        return (F.normalize(pooled, dim=1) if self.encoder.normalize else pooled,)
+        vectors = self.encoder.dense(pooled)
+        vectors = F.normalize(vectors, dim=1) if self.encoder.normalize else vectors
+        return (vectors[:, : self.encoder.truncate_dim],)
 
 
 def export(model: nn.Module | SentenceEncoder, path: str | os.PathLike) -> dict:

@@ -175,6 +175,20 @@ class Batch(NamedTuple):
         return sum(len(row) < length for row, length in zip(self.ids, self.lengths, strict=True))
 
 
+class Inputs(dict):
+    """What a model takes, by name; ``inputs.input_ids`` is ``inputs["input_ids"]``."""
+
+    def __getattr__(self, name: str) -> Tensor:
+        """The tensor of that name."""
+        if name in self:
+            return self[name]
+        raise AttributeError(f"{name!r} is not there; there are {', '.join(self)}")
+
+    def to(self, device: object) -> Inputs:
+        """The same on a device."""
+        return Inputs({name: tensor.to(device) for name, tensor in self.items()})
+
+
 class BertTokenizer(PretrainedTokenizer):
     """Text to ids and back; `from_pretrained` and `save_pretrained` are in ``files.py``.
 
@@ -412,15 +426,23 @@ class BertTokenizer(PretrainedTokenizer):
         pairs: str | Sequence[str | None] | None = None,
         *,
         max_length: int | None = None,
-        padding: str = "longest",
-    ) -> dict[str, Tensor]:
+        padding: str | bool = "longest",
+        truncation: bool = False,
+        return_tensors: str = "pt",
+    ) -> Inputs:
         """Return what a model takes: ``input_ids``, ``attention_mask``, ``token_type_ids``.
 
         A str is a batch of one. ``padding="longest"`` pads to the longest text of the batch,
-        ``padding="max_length"`` to ``max_length``.
+        ``padding="max_length"`` to ``max_length``. ``truncation=True`` cuts to ``max_length``, or
+        else to ``model_max_length``; a ``max_length`` cuts without it, too.
 
         Shapes: each (B, T) int64; the mask is 1 on tokens, 0 on padding.
         """
+        padding = "longest" if padding is True else padding
+        if return_tensors != "pt":
+            raise ValueError(f"return_tensors is {return_tensors!r}; 'pt' is what is returned")
+        if truncation and max_length is None:
+            max_length = self.model_max_length
         if padding not in ("longest", "max_length"):
             raise ValueError(f"padding is {padding!r}; give 'longest' or 'max_length'")
         if padding == "max_length" and max_length is None:
@@ -433,7 +455,7 @@ class BertTokenizer(PretrainedTokenizer):
         ids: Sequence[Sequence[int]],
         type_ids: Sequence[Sequence[int]] | None = None,
         length: int | None = None,
-    ) -> dict[str, Tensor]:
+    ) -> Inputs:
         """Make tensors of rows of ids, padded to the longest row or to ``length``.
 
         The mask is made from the lengths: a [PAD] spelt out in a text is a token like any other.
@@ -448,12 +470,12 @@ class BertTokenizer(PretrainedTokenizer):
             "attention_mask": ([[1] * len(row) for row in ids], 0),
             "token_type_ids": (type_ids or [[0] * len(row) for row in ids], 0),
         }
-        return {
+        return Inputs({
             name: torch.tensor(
                 [[*row, *[padding] * (width - len(row))] for row in rows], dtype=torch.int64
             ).reshape(len(rows), width)  # (B, T)
             for name, (rows, padding) in rows_and_padding.items()
-        }
+        })
 
     # ------------------------------------------------------------------- ids → text
 

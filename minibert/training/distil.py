@@ -85,6 +85,8 @@ def whole_run(
     texts = read_texts(settings, say)
     scored = data.read(settings.scored, Similarity.columns(), say=say) if settings.scored else []
     teacher = SentenceEncoder.from_pretrained(settings.teacher, device="cpu", engine="textbook")
+    if teacher.dense:
+        raise ValueError(f"{settings.teacher} has a Dense module: no student can be made of that")
     origin = {path: sha256(Path(path)) for path in settings.texts}
     origin["teacher"] = content_digest(teacher.model.state_dict())
     rows = teacher.tokenizer.encode_batch(texts, max_length=teacher.max_length).ids
@@ -194,7 +196,7 @@ def teacher_vectors(
     digest = digest.hexdigest()
     if not path.exists() and distributed.rank() == 0:
         say(f"computing the teacher's vectors, which are kept in {path}")
-        vectors = torch.empty(len(rows), teacher.dimension, dtype=torch.float16)
+        vectors = torch.empty(len(rows), teacher.pooled_width, dtype=torch.float16)
         size = 512 if teacher.device.type == "cpu" else CHUNK
         with progress(len(rows), "texts") as advance:
             for start in range(0, len(rows), CHUNK):

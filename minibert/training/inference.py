@@ -153,7 +153,7 @@ class FineTuned:
                 f"for them means nothing: {some(empty)}",
                 stacklevel=4,
             )
-        return self.task.predict(self.model, self.task.encode(examples))[0]
+        return self.task.predict(self.model, self.task.encode(examples), numbers=True)[0]
 
 
 class Classifier(FineTuned):
@@ -210,10 +210,19 @@ def evaluate_file(
     model: AnyPath, path: AnyPath, columns: Columns = None, say: data.Say = data.silent,
     **reading: object,
 ) -> dict[str, float]:  # fmt: skip
-    """The loss and the metrics of the model's task on a file."""
+    """The loss and the metrics of the model's task on a file.
+
+    ``say`` gets remarks: on the file, and on a model that predicts the same for everything.
+
+    Raises:
+        ValueError: as `load` and `data.read`, or the model gives NaN.
+    """
     task, network = load(model)
     examples = data.read(path, task.columns(), columns, say, **reading)
-    return task.evaluate(network, task.encode(examples))
+    measures = task.evaluate(network, task.encode(examples))
+    for remark in task.remarks(measures) if len(examples) > 1 else ():
+        say(remark)
+    return measures
 
 
 class Evaluation:

@@ -18,7 +18,7 @@ import minibert
 from minibert.cli import main as cli
 from minibert.cli.models import SHOW
 from minibert.course.exercises import EXERCISES
-from minibert.heads import BertForMaskedLM
+from minibert.heads import BertForMaskedLM, BertForSequenceClassification
 from minibert.io import hub
 from minibert.tokenization.tokenizer import BertTokenizer
 from minibert.training.settings import GROUPS, DistilSettings, Settings
@@ -173,6 +173,17 @@ def test_inspect_accounts_for_every_tensor(capsys, model, tiny):
     assert {row["ours"] for row in result["tensors"]} == set(tiny.model.state_dict())
     out = run(capsys, "inspect", model)[1]
     assert re.search(r"encoder.layer.1.attention.self.key.bias .* layers.1.attention.key.bias", out)
+
+
+@pytest.mark.parametrize("kind", [BertForMaskedLM, BertForSequenceClassification])
+def test_inspect_of_names_with_a_prefix(capsys, tmp_path, kind):
+    """Every head's checkpoint has it: bert.encoder..., and our classifiers are saved so."""
+    model = build(kind, tiny_config())
+    model.save_pretrained(tmp_path)
+    rows = json.loads(run(capsys, "inspect", tmp_path, "--json")[1])["tensors"]
+    assert {row["ours"] for row in rows} == set(model.state_dict())
+    status, out, _ = run(capsys, "inspect", tmp_path)
+    assert status == 0 and re.search(r"bert.embeddings.LayerNorm.bias .* bert.embeddings.norm", out)
 
 
 def test_fill_mask(capsys, model, tmp_path):

@@ -139,7 +139,7 @@ def test_refusals(tiny):
         (tiny, ["a", "b", "c"], "^3 texts; the page shows one, or two"),
         (tiny, ["a", "a " * 15], "text 2 has 17 tokens, the model takes at most 16"),
         (wide, ["a " * 128], "text 1 has 130 tokens, the page shows at most 128"),
-        (by_cls, TEXTS, "pools by cls.*only the mean allows"),
+        (by_cls, TEXTS, "pools by cls.*only the mean alone allows"),
         (damaged, TEXTS, "NaN or infinity: its weights are damaged"),
     ):
         with pytest.raises(ValueError, match=message):

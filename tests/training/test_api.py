@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import pytest
 from support import small
+from support.tiny import WORDS, build, tiny_config
 
 import minibert
+from minibert import BertForSequenceClassification, BertTokenizer, FineTuned
 from minibert.io.files import read_json
 from minibert.training.api import in_python
 from minibert.training.inference import evaluate_file, predict_file
@@ -218,3 +220,24 @@ def test_a_scale_is_that_of_the_training(models, tmp_path):
     file.write_text("sentence1,sentence2,score\na film,a film,5\na film,a song,0\n")
     with pytest.raises(ValueError, match="5.0 is not on the scale 0"):
         evaluate_file(models["regression"], file)
+
+
+def test_numbers_that_are_none_and_one_answer_for_all_are_said(tmp_path):
+    model = build(BertForSequenceClassification, tiny_config(vocab_size=len(WORDS), num_labels=3))
+    model.classifier.bias.data[1] = 1e6
+    model.save_pretrained(tmp_path)
+    BertTokenizer(WORDS).save_pretrained(tmp_path)
+    data = tmp_path / "data.tsv"
+    data.write_text("text\tlabel\n" + "".join(f"a {'b' * i}\tLABEL_{i % 3}\n" for i in range(9)))
+    said = []
+    evaluate_file(tmp_path, data, say=said.append)
+    assert any("every prediction is the same class" in line for line in said)
+    model.classifier.bias.data[1] = float("nan")
+    model.save_pretrained(tmp_path)
+    for use in (
+        lambda: FineTuned.from_pretrained(tmp_path, device="cpu").predict(["a", "b"]),
+        lambda: predict_file(tmp_path, data),
+        lambda: evaluate_file(tmp_path, data),
+    ):
+        with pytest.raises(ValueError, match=r"the model gives NaN for inputs \[0, 1.*damaged"):
+            use()

@@ -213,11 +213,15 @@ class Task(ABC):
         return {}
 
     def predict(
-        self, model: nn.Module, features: Sequence[Feature], *, batch_tokens: int = 4096
-    ) -> tuple[list, float | None]:
+        self, model: nn.Module, features: Sequence[Feature], *, batch_tokens: int = 4096,
+        numbers: bool = False,
+    ) -> tuple[list, float | None]:  # fmt: skip
         """A prediction for every feature, in their order, and the mean loss (None without targets).
 
         Dropout is off and no gradients are kept; the model comes back in the mode it was in.
+
+        Raises:
+            ValueError: with ``numbers``, the model gives NaN.
         """
         training, device = model.training, next(model.parameters()).device
         sizes = [feature.length * len(feature.rows) for feature in features]
@@ -230,6 +234,12 @@ class Task(ABC):
                     seeds = [(0, 0, i) for i in members]
                     batch = to_device(self.collate([features[i] for i in members], seeds), device)
                     outputs = self.outputs(model, batch)
+                    parts = outputs if isinstance(outputs, tuple) else (outputs,)
+                    if numbers and any(part.isnan().any() for part in parts):
+                        raise ValueError(
+                            f"the model gives NaN for inputs {sorted(members)[:5]}: its weights "
+                            "are damaged, or training diverged; take its last good checkpoint"
+                        )
                     for i, prediction in zip(members, self.decode(outputs, batch), strict=True):
                         predictions[i] = prediction
                     if batch["targets"] is not None:
@@ -241,7 +251,7 @@ class Task(ABC):
 
     def evaluate(self, model: nn.Module, features: Sequence[Feature]) -> dict[str, float]:
         """The loss and the metrics of a model on some data."""
-        predictions, loss = self.predict(model, features)
+        predictions, loss = self.predict(model, features, numbers=True)
         return {"loss": loss, **self.measure(predictions, features)}
 
     # --------------------------------------------------------------------------- tools for these

@@ -131,6 +131,8 @@ class BiEncoder(Task):
     def load(cls, directory: ModelDirectory, config: Any = None, **options: Any) -> Started:
         """The task and the model of a sentence encoder."""
         encoder = SentenceEncoder.from_pretrained(directory, device="cpu", engine="textbook")
+        if encoder.dense:
+            raise ValueError(f"{directory} has a Dense module, which minibert does not train")
         options = {"max_length": encoder.max_length, "pooling": encoder.pooling, **options}
         return cls(encoder.tokenizer, encoder=encoder, **options), encoder.model
 
