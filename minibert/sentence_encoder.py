@@ -103,6 +103,11 @@ class SentenceEncoder(InBatches):
         self.prompts = dict(prompts or {})
         self.default_prompt_name = default_prompt_name
         self.similarity_fn_name = similarity_fn_name
+        if self.dense and self.dense[0].in_features != self.pooled_width:
+            raise ValueError(
+                f"the first layer of dense takes {self.dense[0].in_features} numbers, a pooled "
+                f"vector has {self.pooled_width}"
+            )
         self.truncate_dim = checked_dimension(truncate_dim)
 
     @property

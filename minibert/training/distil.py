@@ -248,7 +248,7 @@ def start_student(
         model.pooler.requires_grad_(False)  # a sentence encoder does not use it
     set_dropout(model, settings.dropout)
     names = ("pooling", "normalize", "max_length", "prompts", "default_prompt_name",
-             "similarity_fn_name")  # fmt: skip
+             "similarity_fn_name", "include_prompt", "truncate_dim")  # fmt: skip
     return SentenceEncoder(model, tokenizer, **{name: getattr(teacher, name) for name in names})
 
 
