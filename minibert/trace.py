@@ -97,7 +97,7 @@ def record(
 def keep(tensors: dict[str, Tensor], name: str, value: object, gradients: bool = False) -> None:
     """Put a value among the tensors, and its gradient when it comes."""
     if isinstance(value, Tensor):
-        tensors[name] = value.detach()
+        tensors[name] = value.detach().clone()  # what follows may write into it
         if gradients and value.requires_grad:
             value.register_hook(lambda gradient: keep(tensors, f"{name}.grad", gradient))
         return

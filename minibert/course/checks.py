@@ -37,7 +37,7 @@ class Stage:
     def judge(self, got: Sequence[Tensor]) -> Judge:
         """Compare what came back with what comes from the same inputs."""
         mine = dict(zip(self.names, (tensor.float() for tensor in got), strict=True))
-        return Judge(self.inputs, {**self.known, **mine})
+        return Judge(self.inputs, {**self.known, **mine}, self.known)
 
 
 @dataclass(frozen=True)

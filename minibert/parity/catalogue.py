@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minibert.config import BertConfig
 from minibert.embeddings import sinusoidal_positions
 from minibert.parity.steps import STEPS, Computation, Here, Step
 
@@ -32,7 +33,7 @@ class Mistake:
 
     key: str
     title: str
-    changes: Mapping[str, Any]
+    changes: Mapping[str, Any] = field(hash=False)
     effect: str
     cure: str
     source: str = ""
@@ -127,11 +128,23 @@ def norm_over(*axes: int, correction: int = 0) -> Step:
     return norm
 
 
-def norm_plus_eps(s: Here) -> Tensor:
-    """LayerNorm with eps outside the square root, and the unbiased standard deviation."""
+def norm_plus_eps(eps: float | None = None, correction: int = 0) -> Step:
+    """LayerNorm with eps outside the square root; None = the config's."""
+
+    def norm(s: Here) -> Tensor:
+        x, add = into(s), s.config.layer_norm_eps if eps is None else eps
+        deviation = x.std(-1, correction=correction, keepdim=True)
+        plain = (x - x.mean(-1, keepdim=True)) / (deviation + add)
+        return plain * s.weight(f"{s.step}.weight") + s.weight(f"{s.step}.bias")
+
+    return norm
+
+
+def root_mean_square(s: Here) -> Tensor:
+    """RMSNorm: no mean is subtracted, and there is no bias."""
     x = into(s)
-    plain = (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-6)
-    return plain * s.weight(f"{s.step}.weight") + s.weight(f"{s.step}.bias")
+    mean = (x * x).mean(-1, keepdim=True)
+    return x / (mean + s.config.layer_norm_eps).sqrt() * s.weight(f"{s.step}.weight")
 
 
 def each(steps: Sequence[str], change: Step) -> dict[str, Step]:
@@ -193,17 +206,29 @@ def before_last(s: Here) -> Tensor:
     return s.run[f"layers.{last}.feed_forward_norm" if last >= 0 else "embeddings"]
 
 
-def without_ends(s: Here) -> Tensor:
-    """The mask without the first and the last real token."""
+def without(s: Here, first: bool = False, last: bool = False) -> Tensor:
+    """The mask without the first or the last real token, or both."""
     real = s.real.clone()
-    real[torch.arange(len(real)), real.sum(1).long().sub(1).clamp(min=0)] = 0
-    real[:, 0] = 0
+    if last:
+        real[torch.arange(len(real)), real.sum(1).long().sub(1).clamp(min=0)] = 0
+    if first:
+        real[:, 0] = 0
     return real
 
 
 def padded_length(s: Here) -> Tensor:
     """The number of columns, for each text, (B, 1)."""
     return torch.full_like(s.real[:, :1], s.real.shape[1])
+
+
+def probabilities(s: Here) -> Tensor:
+    """A softmax of the logits, (B, T, C)."""
+    return s["predictions"].softmax(-1)
+
+
+def logits(s: Here) -> Tensor:
+    """What is taken for logits, (B, T, C)."""
+    return s["loss.logits"]
 
 
 def with_penalty(s: Here) -> Tensor:
@@ -251,6 +276,7 @@ CHANGES: dict[str, dict[str, Callable]] = {
     # Embeddings
     "no-position": {"embeddings.position": zeros},
     "position-from-one": position_ids(lambda s: s.right + 1),
+    "position-from-two": position_ids(lambda s: s.right + 2),
     "position-like-roberta": position_ids(roberta_positions),
     "position-along-batch": position_ids(along_batch),
     "sinusoidal": {"embeddings.position": lambda s: s.run.cast(sinusoidal_positions(
@@ -259,6 +285,8 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "no-segment": {"embeddings.segment": zeros},
     "segments-ignored": {"embeddings.segment": lambda s: (
         s.weight("embeddings.segment.weight")[0 * s.types])},
+    "segment-one": {"embeddings.segment": lambda s: (
+        s.weight("embeddings.segment.weight")[0 * s.types - 1])},
     "no-embedding-norm": {"embeddings.norm": into},
     "position-after-norm": {
         "embeddings.sum": lambda s: s["embeddings.word"] + s["embeddings.segment"],
@@ -272,6 +300,9 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "no-key-bias": {"attention.key": no_bias},
     "no-value-bias": {"attention.value": no_bias},
     "qkv-transposed": each(QKV, transposed),
+    "query-transposed": {"attention.query": transposed},
+    "key-transposed": {"attention.key": transposed},
+    "value-transposed": {"attention.value": transposed},
     "query-key-swapped": swapped("attention.query", "attention.key"),
     "key-value-swapped": swapped("attention.key", "attention.value"),
     "query-value-swapped": swapped("attention.query", "attention.value"),
@@ -294,6 +325,8 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "mask-flipped": {"attention.mask": lambda s: keys_real(s) * minimum(s)},
     "mask-flipped-infinite": {"attention.scores": masked(-math.inf, where=1)},
     "mask-added-raw": {"attention.mask": keys_real},
+    "mask-minus-one": {"attention.mask": lambda s: keys_real(s) - 1},
+    "mask-minus-ten": {"attention.mask": lambda s: 10 * (keys_real(s) - 1)},
     "mask-multiplied": {"attention.scores": lambda s: s["attention.scaled"] * keys_real(s)},
     "mask-after-softmax": {"attention.mask": zeros,
                            "attention.weights": lambda s: s.right * keys_real(s)},
@@ -328,7 +361,9 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "no-attention-residual": {"attention_sum": into},
     "no-feed-forward-residual": {"feed_forward_sum": into},
     "residual-from-the-layer": {"feed_forward_sum": lambda s: into(s) + s.input},
-    "norm-before-add": {
+    "norm-before-add": {  # a sum is what goes into a norm
+        "attention_sum": into,
+        "feed_forward_sum": into,
         "attention_norm": lambda s: s.norm("attention_norm", s["attention.output"]) + s.input,
         "feed_forward_norm": lambda s: (
             s.norm("feed_forward_norm", s["feed_forward.contract"]) + s["attention_norm"]),
@@ -349,12 +384,21 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "norm-eps-1e-06": each(NORMS, lambda s: s.norm(s.step, into(s), eps=1e-6)),
     "norm-eps-0.001": each(NORMS, lambda s: s.norm(s.step, into(s), eps=1e-3)),
     "norm-unbiased": each(NORMS, norm_over(-1, correction=1)),
-    "norm-std-plus-eps": each(NORMS, norm_plus_eps),
+    "norm-std-plus-eps": each(NORMS, norm_plus_eps(1e-6, correction=1)),
+    "norm-eps-outside": each(NORMS, norm_plus_eps()),
+    "norm-unbiased-eps-outside": each(NORMS, norm_plus_eps(correction=1)),
+    "norm-no-eps": each(NORMS, lambda s: s.norm(s.step, into(s), eps=0.0)),
+    "norm-eps-1e-12": each(NORMS, lambda s: s.norm(s.step, into(s), eps=1e-12)),
+    "norm-without-mean": each(NORMS, lambda s: (
+        root_mean_square(s) + s.weight(f"{s.step}.bias"))),
+    "rms-norm": each(NORMS, root_mean_square),
     "norm-over-tokens": each(NORMS, norm_over(1)),
     "norm-over-text": each(NORMS, norm_over(-2, -1)),
     "norm-without-weight-and-bias": each(NORMS, plain_norm),
     "norm-without-bias": each(NORMS, lambda s: s.right - s.weight(f"{s.step}.bias")),
     "norm-without-weight": each(NORMS, lambda s: plain_norm(s) + s.weight(f"{s.step}.bias")),
+    "norm-weight-bias-swapped": each(NORMS, lambda s: (
+        plain_norm(s) * s.weight(f"{s.step}.bias") + s.weight(f"{s.step}.weight"))),
     "norm-weight-plus-one": each(NORMS, lambda s: s.right + plain_norm(s)),
 
     # Feed-forward network
@@ -394,7 +438,9 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "pooling-root-length": {"pooling.count": lambda s: s.real.sum(1, keepdim=True).sqrt()},
     "pooling-cls": {"pooling": lambda s: s.input[:, 0]},
     "pooling-max": {"pooling": lambda s: s.input.masked_fill(s.real[..., None] == 0, -1e9).amax(1)},
-    "pooling-without-ends": {"pooling.mask": without_ends},
+    "pooling-without-ends": {"pooling.mask": lambda s: without(s, first=True, last=True)},
+    "pooling-without-cls": {"pooling.mask": lambda s: without(s, first=True)},
+    "pooling-without-sep": {"pooling.mask": lambda s: without(s, last=True)},
     "pooling-layer-before": {"pooling.sum": lambda s: (
         (before_last(s) * s["pooling.mask"][..., None]).sum(1))},
     "not-normalised": {"sentence": into},
@@ -425,7 +471,8 @@ CHANGES: dict[str, dict[str, Callable]] = {
         s.right.masked_fill(s.real[..., None] == 0, minimum(s)))},
 
     # Loss
-    "softmax-before-loss": {"loss.logits": lambda s: s["predictions"].softmax(-1)},
+    "softmax-before-loss": {"loss.logits": probabilities},
+    "loss-no-log": {"loss.logits": probabilities, "loss.log_probabilities": logits},
     "nothing-ignored": {"loss.labelled": lambda s: torch.ones_like(s.right)},
     "loss-over-all": {"loss": lambda s: s["loss.tokens"].sum() / s["loss.labelled"].numel()},
     "loss-over-batch": {"loss": lambda s: s["loss.tokens"].sum() / len(s["loss.labelled"])},
@@ -433,7 +480,7 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "loss-mean-of-means": {"loss": lambda s: (
         s["loss.tokens"].sum(1) / s["loss.labelled"].sum(1).clamp(min=1)).mean()},
     "labels-shifted": {"loss.labels": lambda s: F.pad(s.right[:, 1:], (0, 1), value=-100)},
-    "loss-log-of-logits": {"loss.log_probabilities": lambda s: s["loss.logits"]},
+    "loss-log-of-logits": {"loss.log_probabilities": logits},
     "loss-base-two": {"loss.tokens": lambda s: s.right / math.log(2)},
 
     # Optimizer
@@ -468,6 +515,8 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "ascent": {"parameters": lambda s: s.previous - s["decay"] + s["rate"] * s["update"]},
     "eps-in-root": {"update": lambda s: (
         s["first_corrected"] / (s["second_corrected"] + s.setting("eps")).sqrt())},
+    "eps-uncorrected": {"update": lambda s: s["first_corrected"] * (
+        1 - s.setting("beta2") ** s.number) ** 0.5 / (s["second"].sqrt() + s.setting("eps"))},
     "no-rate": {"parameters": lambda s: s.previous - s["decay"] - s["update"]},
     "decay-after": {"parameters": lambda s: (
         (s.previous - s["rate"] * s["update"])
@@ -495,7 +544,36 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "norm-weights-not-loaded": weights(identity_norms),
     "last-layer-missing": {"feed_forward_norm": lambda s: (
         s.input if s.number == s.config.num_hidden_layers - 1 else s.right)},
+    # Of these there is one for each layer, or two: see `numbered`.
+    "layers-swapped": {},
+    "layer-from-another": {},
+    "norm-not-loaded": {},
 }
 
 CATALOGUE = read_mistakes(Path(__file__).with_name("mistakes.md"), CHANGES)
 BY_KEY = {mistake.key: mistake for mistake in CATALOGUE}
+
+
+def numbered(config: BertConfig, layers: range) -> list[Mistake]:
+    """Mistakes in the weights of one or two layers, for each of some layers.
+
+    Args:
+        layers: one of them is at fault; none = the embeddings are.
+    """
+    everything = range(config.num_hidden_layers)
+
+    def one(key: str, changes: Mapping[str, Callable], **names: Any) -> Mistake:
+        known = BY_KEY[key]
+        return replace(known, title=known.title.format(**names), changes=changes)
+
+    norms = {f"layers.{i}.{norm}": f"{norm} of layer {i}"
+             for i in layers for norm in ("attention_norm", "feed_forward_norm")}
+    return [
+        *(one("layers-swapped", layer(lambda k, _, to={i: j, j: i}: to.get(k, k)), i=i, j=j)
+          for i in layers for j in everything if i < j),
+        *(one("layer-from-another", layer(lambda k, _, i=i, j=j: j if k == i else k), i=i, j=j)
+          for i in layers for j in everything if i != j),
+        *(one("norm-not-loaded", weights(lambda name, weight, norm=norm: (
+            identity_norms(name, weight) if name.startswith(norm) else weight)), norm=title)
+          for norm, title in (norms or {"embeddings.norm": "embeddings.norm"}).items()),
+    ]

@@ -9,19 +9,47 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from minibert.parity.catalogue import CATALOGUE, Mistake
+from minibert.parity.catalogue import CATALOGUE, Mistake, numbered
 from minibert.parity.steps import Computation, Inputs, parse_name
 
 MASKED = -5e3  # a score below this is a masked one, however it was masked
 HALF = (torch.bfloat16, torch.float16)
 PARTS = {"sentence": "pooling", "start": "qa", "end": "qa"}  # first words that belong together
 Answer = tuple[Mistake, ...]
+
+
+class Patience:
+    """How long pairs of mistakes may be tried, and who is told how it goes.
+
+    ``unfinished``: what was left out, in words.
+    """
+
+    def __init__(self, seconds: float, say: Callable[[str], object]) -> None:
+        self.seconds, self.say, self.unfinished = seconds, say, ""
+
+    def __call__(self, pairs: Sequence[Answer]) -> Iterator[Answer]:
+        """As many of the pairs as there is time for."""
+        began = told = time.monotonic()
+        self.say(
+            f"no single mistake explains it; trying {len(pairs):,} pairs, for at most "
+            f"{self.seconds:g} seconds"
+        )
+        for number, pair in enumerate(pairs):
+            now = time.monotonic()
+            if now - began > self.seconds:
+                self.unfinished = f"{number:,} of {len(pairs):,} in {self.seconds:g} seconds"
+                return
+            if now - told > 10:
+                told = now
+                self.say(f"{number:,} of {len(pairs):,} pairs tried")
+            yield pair
 
 
 @dataclass
@@ -34,7 +62,9 @@ class Diagnosis:
     ``hidden``: by the key of a mistake that is an answer, those that change no number beside it;
     ``also``: pairs of mistakes that give the same numbers as the single ones in ``answers``.
     ``partial``: it explains ``name`` and not all that was seen; ``harmless``: only padding differs.
-    ``layers``: where the same happens.
+    ``layers``: where the same happens. ``contradicted``: what explains ``name`` and is no answer,
+    with the tensor that speaks against it. ``beyond``: a tensor that is wrong in another way.
+    ``unfinished``: which part of the search was left out.
     """
 
     name: str
@@ -46,18 +76,16 @@ class Diagnosis:
     nearest: Answer = ()
     residual: float = 1.0
     layers: list[int] = field(default_factory=list)
+    contradicted: dict[Answer, str] = field(default_factory=dict)
+    beyond: str = ""
+    unfinished: str = ""
 
     def __str__(self) -> str:
         """The finding in words."""
-        if not self.answers and not self.nearest:
-            return "not in the catalogue, and nothing in the catalogue comes near"
+        left_out = [f"Not all pairs of mistakes were tried: {self.unfinished}."]
+        left_out *= bool(self.unfinished)
         if not self.answers:
-            return (
-                "not in the catalogue; the nearest mistake there is: "
-                + " + ".join(mistake.title for mistake in self.nearest)
-                + f". It leaves {self.residual:.2g} of the difference unexplained, so it is not "
-                "what happened here"
-            )
+            return "\n".join([*self.unnamed(), *left_out])
         lines = []
         for number, answer in enumerate(self.answers):
             lines += ["or, which gives the same numbers here:"] * (number > 0)
@@ -78,9 +106,28 @@ class Diagnosis:
             lines.append("Only padding differs, which nothing reads as long as the mask is right.")
         if self.partial:
             lines.append(f"This explains {self.name}; there is another difference after it.")
+        if self.beyond:
+            lines.append(f"There is another difference, which this does not explain: {self.beyond}")
         if len(self.layers) > 1:
             lines.append(f"The same happens in layers {', '.join(map(str, self.layers))}.")
-        return "\n".join(lines)
+        return "\n".join([*lines, *left_out])
+
+    def unnamed(self) -> list[str]:
+        """What is said where nothing explains it all."""
+        if self.contradicted:
+            return [
+                f"not in the catalogue; what fits {self.name} is contradicted by another tensor:",
+                *(f"    {' + '.join(mistake.title for mistake in answer)}: contradicted by {other}"
+                  for answer, other in self.contradicted.items()),
+            ]
+        if self.nearest:
+            return [
+                "not in the catalogue; the nearest mistake there is: "
+                + " + ".join(mistake.title for mistake in self.nearest)
+                + f". It leaves {self.residual:.2g} of the difference unexplained, so it is not "
+                "what happened here"
+            ]
+        return ["not in the catalogue, and nothing in the catalogue comes near"]
 
     def to_dict(self) -> dict:
         """For JSON: mistakes by their keys."""
@@ -88,13 +135,14 @@ class Diagnosis:
         def keys(mistakes: Iterable[Mistake]) -> list[str]:
             return [mistake.key for mistake in mistakes]
 
-        plain = ("harmless", "partial", "residual", "layers")
+        plain = ("harmless", "partial", "residual", "layers", "beyond", "unfinished")
         return {
             "tensor": self.name,
             "answers": list(map(keys, self.answers)),
             "hidden": {key: keys(others) for key, others in self.hidden.items()},
             "also": list(map(keys, self.also)),
             "nearest": keys(self.nearest),
+            "contradicted": [[keys(one), other] for one, other in self.contradicted.items()],
             **{name: getattr(self, name) for name in plain},
         }
 
@@ -150,6 +198,7 @@ class Judge:
     Args:
         inputs: the model and what went into it.
         mine: the tensors to be judged, by our names.
+        given: those of them that went into somebody's code, and do not come from it.
 
     A tensor is predicted from the nearest tensors before it, as they were given: so each stage is
     judged by its own inputs, and a fault early on does not blame all that follows. Where the
@@ -157,7 +206,9 @@ class Judge:
     prediction starts from the right values before the first fault.
     """
 
-    def __init__(self, inputs: Inputs, mine: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, inputs: Inputs, mine: Mapping[str, Tensor], given: Collection[str] = ()
+    ) -> None:
         self.inputs = inputs
         self.order = {name: i for i, name in enumerate(Computation(inputs).steps())}
         self.names = sorted(mine, key=self.order.__getitem__)
@@ -168,6 +219,7 @@ class Judge:
         self.runs: dict[tuple[str, torch.dtype], Computation] = {}
         self.screens: dict[str, float] = {}
         self.right = self.run({}, {}, torch.float64)
+        self.own = [name for name in self.names if name not in given]
         self.given = {} if self.rounded else self.mine  # what predictions start from
         self.verdicts: dict[str, str] = {}  # where rounded, of those up to the first fault
         for name in self.names:
@@ -287,14 +339,14 @@ class Judge:
         same = [name for name in self.names if part_of(name) == part_of(first)]
         return sorted(same, key=lambda name: name != first)
 
-    def visible(self, mistake: Mistake, names: Sequence[str]) -> bool:
-        """Whether a mistake changes any of these tensors, in float64, by at least a bit."""
+    def visible(self, changed: Mapping, names: Sequence[str]) -> bool:
+        """Whether some changed steps change any of these tensors, in float64, by a bit."""
 
         def bits(name: str, changes: Mapping) -> Tensor:
             return canonical(name, self.predict(name, changes)).nan_to_num(1e30)
 
         try:
-            return any(not torch.equal(bits(n, mistake.changes), bits(n, {})) for n in names)
+            return any(not torch.equal(bits(n, changed), bits(n, {})) for n in names)
         except (RuntimeError, IndexError, KeyError):
             return False  # the mistake does not fit these shapes: it would have crashed
 
@@ -302,6 +354,42 @@ class Judge:
         """Whether some mistakes, put in together, give all of these tensors."""
         changes = together(answer)
         return all(self.explained(name, changes, everywhere) for name in names)
+
+    def gap(self, first: str) -> range:
+        """The layers that a fault can lie in: from the tensor before it to its own."""
+        last = self.inputs.config.num_hidden_layers - 1
+        before = self.names[: self.names.index(first)]
+        layer_of = {name: parse_name(name)[1] for name in before if name.startswith("layers.")}
+        start = max((number + name.endswith(".feed_forward_norm")
+                     for name, number in layer_of.items()), default=0)
+        end = parse_name(first)[1] if first.startswith("layers.") else last
+        return range(start, end + 1 if not first.startswith("embeddings") else 0)
+
+    def contradicts(self, name: str, answer: Answer, first: str) -> bool:
+        """Whether a tensor speaks against some mistakes that explain another one.
+
+        It does if they do not explain it though they change it, or would: because it is right,
+        because it is made from the other one directly, or is the same in another optimizer step.
+        """
+        changes, (group, _, step) = together(answer), parse_name(name)
+        if self.explained(name, changes):
+            return False
+        if name not in self.verdicts and "weights" in changes:  # rounded, and after the fault
+            return True
+        return (
+            self.verdicts.get(name) in ("equal", "padding")
+            or group == "steps" and step == parse_name(first)[2]
+            or not self.rounded and self.visible(changes, [name])
+            or self.reads(name, first)
+        )
+
+    def reads(self, name: str, other: str) -> bool:
+        """Whether a tensor is made from another one directly, without a third between them."""
+        known = {n: self.right[n] for n in self.names[: self.names.index(name)]}
+        if other not in known:
+            return False
+        moved = self.run(known | {other: known[other] + 1}, {}, torch.float64)
+        return not torch.equal(moved[name], self.run(known, {}, torch.float64)[name])
 
     def layers_with(self, answer: Answer) -> list[int]:
         """The layers at fault whose differences the same mistakes explain."""
@@ -374,12 +462,56 @@ def diagnose_parts(judges: Mapping[str, Judge]) -> Diagnosis | None:
     return found if comparable else None
 
 
-def diagnose(judges: Sequence[Judge], pairs: bool = True) -> Diagnosis | None:
+class Search:
+    """The search for what explains a fault, and all that came from the same part of the code.
+
+    ``against``: what explains the fault itself or its part, and is no answer all the same → the
+    tensor that speaks against it.
+    """
+
+    def __init__(self, judges: Sequence[Judge], first: str) -> None:
+        self.first = first
+        self.seen = [(judge, names) for judge in judges if (names := judge.scope(first))]
+        self.against: dict[Answer, str] = {}
+
+    def fits(self, answer: Answer, whole: bool = True, everywhere: bool = False) -> bool:
+        """Whether it explains the fault (whole: its part, too), and nothing speaks against it.
+
+        A mistake in the weights must be true of all layers in a dump, those that are right, too.
+        """
+        weights = "weights" in together(answer)
+        places = self.seen if whole else [place for place in self.seen if self.first in place[1]]
+        for judge, names in places:
+            if not judge.explains(answer, names if whole else [self.first], everywhere):
+                return False
+        for judge, names in places:
+            for name in judge.own if weights else () if whole else names:
+                if judge.contradicts(name, answer, self.first):
+                    self.against[answer] = name
+                    return False
+        return True
+
+    def unexplained(self, answer: Answer) -> str:
+        """The first tensor, of any part, that is wrong in another way; "" = there is none."""
+        changes = together(answer)
+        return next((name for judge, _ in self.seen for name in judge.faults
+                     if not judge.explained(name, changes)), "")
+
+    def fit(self, candidates: Iterable[Answer], **how: bool) -> list[Answer]:
+        """Those that fit."""
+        return [answer for answer in candidates if self.fits(answer, **how)]
+
+
+def diagnose(
+    judges: Sequence[Judge], pairs: bool = True, patience: Patience | None = None
+) -> Diagnosis | None:
     """Name what explains the first fault, and all that came from the same part.
 
     Args:
         judges: one for each set of inputs that the code was tried on; a name must explain all.
-        pairs: whether to try pairs of mistakes.
+        pairs: whether to try pairs of mistakes: they are what may hide behind one that is named.
+        patience: where pairs take long. They are tried only if no single mistake explains
+            everything, and no longer than it lasts.
 
     Returns None where there is nothing to explain. A difference on padding alone is no fault, but
     it is named where it can be (``harmless``).
@@ -399,37 +531,42 @@ def diagnose(judges: Sequence[Judge], pairs: bool = True) -> Diagnosis | None:
     if not wrong:
         return None
     _, first, main = min(wrong, key=lambda found: found[0])
-    seen = [(judge, names) for judge in judges if (names := judge.scope(first))]
-    mistakes = suspects(seen)
-
-    def fit(candidates: Iterable[Answer], everywhere: bool = False) -> list[Answer]:
-        return [
-            answer for answer in candidates
-            if all(judge.explains(answer, names, everywhere) for judge, names in seen)
-        ]
-
+    search = Search(judges, first)
+    mistakes = suspects(search.seen)
     singles = [(mistake,) for mistake in mistakes]
     if harmless:
-        answers = fit(singles, everywhere=True)
+        answers = search.fit(singles, everywhere=True)
         return Diagnosis(first, answers, residual=0.0, harmless=True) if answers else None
-    alone, beside = fit(singles), fit(disjoint_pairs(mistakes) if pairs else [])
-    exact = fit(alone, everywhere=True), fit(beside, everywhere=True)
+    alone = search.fit(singles) or search.fit(
+        (one,) for one in numbered(main.inputs.config, main.gap(first)))
+    beside: list[Answer] = []
+    if pairs and not (alone and patience):
+        beside = search.fit((patience or iter)(disjoint_pairs(mistakes)))
+    exact = search.fit(alone, everywhere=True), search.fit(beside, everywhere=True)
     if any(exact):  # padding too, if anything explains that
         alone, beside = exact
-    result = Diagnosis(first, alone or beside)
-    for (mistake,) in alone:
+    answers = alone or beside
+    unexplained = {answer: search.unexplained(answer) for answer in answers}
+    everything = [answer for answer in answers if not unexplained[answer]]
+    result = Diagnosis(first, everything or answers)
+    result.beyond = "" if everything or not answers else unexplained[answers[0]]
+    result.unfinished = patience.unfinished if patience else ""
+    for mistake, *_ in result.answers if alone else ():
         result.hidden[mistake.key] = [
             other for pair in beside if mistake in pair for other in pair if other != mistake
         ]
-    result.also = [p for p in beside if alone and not any((m,) in alone for m in p)]
+    named = [together(answer) for answer in alone]  # one that is made of two others is no pair
+    result.also = [
+        pair for pair in beside
+        if alone and together(pair) not in named and not any((m,) in alone for m in pair)
+    ]
     if not result.answers:
-        result.answers = [
-            answer for answer in singles
-            if all(judge.explains(answer, [first]) for judge, names in seen if first in names)
-        ]
+        result.answers = search.fit(singles, whole=False)
         result.partial = bool(result.answers)
     if result.answers:
         result.layers, result.residual = main.layers_with(result.answers[0]), 0.0
+    elif search.against:
+        result.contradicted = search.against
     elif mistakes:
         rests = [main.left_over(first, mistake.changes) for mistake in mistakes]
         share = min(rests) / (main.left_over(first, {}) or 1.0)
@@ -442,4 +579,4 @@ def suspects(seen: Sequence[tuple[Judge, list[str]]]) -> list[Mistake]:
     """The mistakes that change any of these tensors that are wrong, on any of the inputs."""
     wrong = [(judge, [n for n in names if judge.verdicts.get(n) != "equal"])
              for judge, names in seen]
-    return [m for m in CATALOGUE if any(judge.visible(m, names) for judge, names in wrong)]
+    return [m for m in CATALOGUE if any(judge.visible(m.changes, names) for judge, names in wrong)]

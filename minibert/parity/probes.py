@@ -28,6 +28,7 @@ def example(
     wide: int = 40,
     lengths: Sequence[int] = (10, 7, 5),
     scale: float = 1.0,
+    eps: float = 1e-12,
 ) -> Inputs:
     """A tiny BERT in which every number matters, and a batch that shows every mistake we know.
 
@@ -38,6 +39,7 @@ def example(
         heads, size, wide: N, D and F.
         lengths: of the texts, in tokens; the first is the longest.
         scale: makes what goes into every norm so much smaller, so that eps counts.
+        eps: of the LayerNorms.
     """
     config = BertConfig(
         vocab_size=50,
@@ -47,6 +49,7 @@ def example(
         intermediate_size=wide,
         max_position_embeddings=32,
         hidden_act=hidden_act,
+        layer_norm_eps=eps,
         id2label={0: "a", 1: "b", 2: "c"},
     )
     random = torch.Generator().manual_seed(seed)
@@ -128,6 +131,9 @@ def probes(kinds: Collection[str]) -> dict[str, Inputs]:
     found = {
         "texts of 4, 1, 0, 3 and 2 tokens": example(1, lengths=(4, 1, 0, 3, 2)),
         "states so small that eps counts": example(2, scale=1e-3),
+        "a large eps, and a first text that is not the longest": example(
+            4, lengths=(3, 9, 6, 2), eps=0.05),
+        "a single text of two tokens": example(6, lengths=(2,)),
     }
     if "loss" in kinds:  # a loss is one number; scores far apart make labels matter
         for seed in range(1, 9):

@@ -29,7 +29,8 @@ from minibert.io.checkpoint import read_safetensors
 from minibert.io.files import no_such_file
 from minibert.model import BertModel
 from minibert.parity.catalogue import BY_KEY
-from minibert.parity.diagnosis import Diagnosis, Judge, diagnose
+from minibert.parity.diagnosis import HALF, Diagnosis, Judge, diagnose
+from minibert.parity.differences import in_words
 from minibert.parity.probes import example, probes
 from minibert.parity.report import (
     Report,
@@ -150,27 +151,56 @@ def places_of(kind: str, config: BertConfig) -> list[str]:
 
 
 def replaced(
-    inputs: Inputs, replacements: Mapping[str, type], names: Mapping[str, str] | None = None
+    inputs: Inputs,
+    replacements: Mapping[str, type],
+    names: Mapping[str, str] | None = None,
+    coarse: set[torch.dtype] | None = None,
 ) -> BertModel:
-    """A BertModel with a learner's modules in every place of their kind, and the weights in it."""
+    """A BertModel with a learner's modules in every place of their kind, and the weights in it.
+
+    ``coarse``: what they return in half precision is noted there.
+    """
+    coarse = set() if coarse is None else coarse
     (config, weights, _), model = inputs, model_of(inputs)
     for kind, make in replacements.items():
         for place in places_of(kind, config):
             module, start = make(config), place + "."
             part = {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}
             copy_weights(module, part, names)
+            make_guest(module, coarse)
             parent, _, last = place.rpartition(".")
             setattr(model.get_submodule(parent), last, module)
     return model.to(next(iter(weights.values())).dtype).eval()
 
 
-def inside(name: str, kinds: Collection[str]) -> bool:
-    """Whether a tensor comes from within a module of these kinds, and is not its output."""
+def make_guest(module: nn.Module, coarse: set[torch.dtype]) -> None:
+    """Let a module write into its inputs, return a tuple, and compute in half precision."""
+
+    def copied(_: nn.Module, given: tuple) -> tuple:
+        return tuple(x.clone() if isinstance(x, Tensor) else x for x in given)
+
+    def first_of(_: nn.Module, given: tuple, returned: object) -> object:
+        first = returned[0] if isinstance(returned, (tuple, list)) and returned else returned
+        if not isinstance(first, Tensor) or first.dtype not in HALF:
+            return first
+        coarse.add(first.dtype)
+        return first.to(given[0].dtype if given[0].is_floating_point() else torch.float32)
+
+    module.register_forward_pre_hook(copied)
+    module.register_forward_hook(first_of)
+
+
+def comes_from(name: str, kinds: Collection[str], output: bool = True) -> bool:
+    """Whether a tensor comes from code of these kinds; ``output``: also as what it returns."""
     number = name.split(".")[1] if name.startswith("layers.") else ""
-    return any(
-        name.startswith(place.format(number) + ".") and name != place.format(number) + output
-        for place, output in (MODULES[kind] for kind in kinds if kind in MODULES)
-    )
+    for kind in kinds:
+        place, end = MODULES.get(kind, ("steps" if kind == "optimizer" else kind, ""))
+        place = place.format(number)
+        if name == place + end:
+            return output
+        if name.startswith(place + "."):
+            return True
+    return False
 
 
 # ------------------------------------------------------------------------------------ running it
@@ -182,6 +212,13 @@ def run_function(kind: str, function: Callable, inputs: Inputs) -> dict[str, Ten
     given = own_run(inputs, torch.float32)[our_name(name, inputs.config)]
     returned = function(given.clone(), inputs.batch[beside].clone())
     return {name: given, kind: torch.as_tensor(returned)}
+
+
+def steady(inputs: Inputs) -> Inputs:
+    """The same with one learning rate for all optimizer steps."""
+    settings = inputs.batch["settings"]
+    settings = {**settings, "lr": settings["lr"][:1] * len(settings["lr"])}
+    return inputs._replace(batch={**inputs.batch, "settings": settings})
 
 
 def run_optimizer(make: Callable, inputs: Inputs) -> dict[str, Tensor]:
@@ -198,7 +235,7 @@ def run_optimizer(make: Callable, inputs: Inputs) -> dict[str, Tensor]:
         part = nn.Parameter(batch["parameters"][chosen].clone())
         optimizer = make([part], weight_decay=decay, **rest)
         for step, rate in enumerate(settings["lr"], 1):
-            for group in optimizer.param_groups:
+            for group in getattr(optimizer, "param_groups", ()):
                 group["lr"] = rate
             part.grad = mine[f"steps.{step}.clipped"][chosen].clone()
             optimizer.step()
@@ -206,16 +243,15 @@ def run_optimizer(make: Callable, inputs: Inputs) -> dict[str, Tensor]:
     return mine
 
 
-
-
 def prepare(
     replacements: Mapping[str, Callable],
     inputs: Inputs,
     names: Mapping[str, str] | None = None,
+    coarse: set[torch.dtype] | None = None,
 ) -> Callable[[], dict[str, Tensor]]:
     """Make a learner's classes; returns a function that runs them once → tensors, our names."""
     modules = {kind: make for kind, make in replacements.items() if kind in MODULES}
-    model = replaced(inputs, modules, names) if modules else None
+    model = replaced(inputs, modules, names, coarse) if modules else None
     known = set(Computation(inputs).steps())
 
     def once() -> dict[str, Tensor]:
@@ -258,11 +294,15 @@ def examine_code(
         f"{kind} = {getattr(thing, '__name__', thing)}" for kind, thing in replacements.items()
     )
     tried = {"": inputs} if inputs else {"": example(), **probes(replacements)}
-    seen, crash = [], None
+    seen, crash, coarse = [], None, set()
     for special, given in tried.items():
         name = f"{title}, tried on {special}" if special else title
         try:
-            once = prepare(replacements, given, names)
+            if "optimizer" in replacements and not hasattr(replacements["optimizer"](
+                    [nn.Parameter(torch.zeros(1))], lr=0.1, betas=(0.9, 0.99), eps=1e-6,
+                    weight_decay=0.0), "param_groups"):
+                given = steady(given)  # its rate cannot be changed
+            once = prepare(replacements, given, names, coarse)
             mine = once()
             if not seen and any(not same_bits(mine[name], again) for name, again in once().items()):
                 return random_report(title, mine, once())
@@ -273,19 +313,34 @@ def examine_code(
                 crash = crash or crash_report(name, replacements, error)
             continue
         seen.append((name, given, mine))
-    report = first_failure([
-        examine_stages(name, given, {n: v for n, v in mine.items() if not inside(n, replacements)})
-        for name, given, mine in seen
-    ], pairs)
+    modules = replacements.keys() & MODULES.keys()
+    inner = {name for name in seen[0][2] if comes_from(name, modules, output=False)}
+    given = [name for name in seen[0][2] if not comes_from(name, replacements)]
+
+    def looks(without: Collection[str]) -> list[tuple[Report, Judge]]:
+        return [
+            examine_stages(at, on, {n: v for n, v in mine.items() if n not in without}, given)
+            for at, on, mine in seen
+        ]
+
+    report = first_failure(looks(without=inner), pairs)
+    coarse |= {mine[name].dtype for _, _, mine in seen for name in mine} & set(HALF)
+    if coarse and not report.passed:
+        report.diagnosis = None
+        report.notes.append(
+            f"Yours computes in {str(coarse.pop())[6:]}, whose rounding alone differs from the "
+            "reference by this much or more. To have a mistake found, let it compute in float32."
+        )
+        return report
     if report.passed:
         if len(tried) > 1:
             report.notes.append(f"also tried on: {'; '.join(filter(None, tried))}")
         return crash or report
     if crash:
         report.notes.append(f"{crash.title}:{crash.shown[0]}")
-    if report.diagnosis is None or not any(inside(name, replacements) for name in seen[0][2]):
+    if report.diagnosis is None or not inner:
         return report
-    closer = first_failure([examine_stages(*one) for one in seen], pairs)  # its own parts, too
+    closer = first_failure(looks(without=()), pairs)
     named = closer.diagnosis is not None and closer.diagnosis.answers
     return closer if named and not closer.diagnosis.partial else report
 
@@ -379,6 +434,9 @@ def examine_dump(
     absent = [name for name in names if name not in tensors]
     tensors = {names.get(name, name): value for name, value in tensors.items()}
     stored = {name: tensors.pop(name).long() for name in model_inputs(tensors)}
+    others = [name for name in stored if name in inputs.batch
+              and not torch.equal(stored[name], inputs.batch[name].long())]
+    asked = inputs.batch
     inputs = inputs._replace(batch={**inputs.batch, **stored})
     if "input_ids" not in inputs.batch:
         raise ValueError(
@@ -392,6 +450,16 @@ def examine_dump(
             'them with --names names.json: {"your name": "our name"}; `minibert trace` lists ours'
         )
     report = examine(f"Dump {path}", inputs, tensors, pairs)
+    for name in reversed(others):  # said first: all the rest is about other texts
+        mine, shape, where = stored[name], asked[name].shape, ""
+        if mine.shape == shape:
+            place = (mine != asked[name]).nonzero()[0].tolist()
+            where = f" at {in_words(name, place, shape, asked)} and perhaps after it"
+        report.rows.insert(0, Row(name, tuple(mine.shape), "differs", place=where))
+        report.diagnosis, report.shown = None, [
+            f"  {name} in the dump are not those of the inputs{where};",
+            "  all that is in the dump belongs to other texts, and is compared with those",
+        ]
     given = {row.name for row in report.rows}
     if absent:
         report.notes.append(f"named in the mapping, but not in the dump: {', '.join(absent)}")

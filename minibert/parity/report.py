@@ -8,7 +8,7 @@ consequences, and asks the catalogue which mistake it is. Both return a `Report`
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -205,9 +205,12 @@ def examine(title: str, inputs: Inputs, mine: Mapping[str, Tensor], pairs: bool 
 
 
 def examine_stages(
-    title: str, inputs: Inputs, mine: Mapping[str, Tensor]
+    title: str, inputs: Inputs, mine: Mapping[str, Tensor], given: Collection[str] = ()
 ) -> tuple[Report, Judge]:
-    """The report of somebody's tensors, in order of computation, and the judge who can name it."""
+    """The report of somebody's tensors, in order of computation, and the judge who can name it.
+
+    ``given``: names of tensors that went into somebody's code, and do not come from it.
+    """
     report, usable, right = Report(title), {}, Computation(inputs)
     for name, value in mine.items():
         ours = our_name(name, inputs.config)
@@ -220,7 +223,7 @@ def examine_stages(
             report.add_shape(ours, value, expected)
         else:
             usable[ours] = fitted
-    judge = Judge(inputs, usable)
+    judge = Judge(inputs, usable, given)
     own, dtype = own_run(inputs, judge.dtype), str(judge.dtype)[6:]
     for name in judge.names:
         row = measure(name, usable[name], right[name], inputs.batch)

@@ -184,9 +184,13 @@ class Computation:
     def weight(self, name: str) -> Tensor:
         """A weight in the precision of the run."""
         load = self.changes.get("weights", lambda run, name: run.inputs.weights[name])
-        key = (name, self.dtype, load if "weights" in self.changes else None)
+        key = (name, load if "weights" in self.changes else None)
         if key not in self.cache:
-            self.cache[key] = self.cast(load(self, name).detach())
+            self.cache[key] = load(self, name).detach()
+        raw = self.cache[key]  # of many ways to look up a weight, most find the same tensors
+        key = (raw.data_ptr(), raw.shape, self.dtype)
+        if key not in self.cache:
+            self.cache[key] = self.cast(raw)
         return self.cache[key]
 
     def steps(self) -> list[str]:

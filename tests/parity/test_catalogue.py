@@ -27,7 +27,7 @@ def keys(diagnosis):
 
 
 def test_the_catalogue_is_complete_in_itself():
-    assert len(BY_KEY) == len(CATALOGUE) >= 178, "two mistakes have one key"
+    assert len(BY_KEY) == len(CATALOGUE) >= 199, "two mistakes have one key"
     for mistake in CATALOGUE:
         assert mistake.title and mistake.effect and mistake.cure and mistake.section, mistake.key
         assert set(mistake.changes) <= {*STEPS, "weights"}, mistake.key
@@ -115,8 +115,10 @@ def test_a_right_module_in_another_style_passes(kind):
 @pytest.mark.parametrize("planted, listed", [
     (("pooling-cls", "pooling-sum"),
      {"pooling-padding", "pooling-wrong-count", "pooling-sum-unmasked", "pooling-sum",
-      "pooling-root-length", "pooling-without-ends", "pooling-layer-before"}),
-    (("pooling-padding", "pooling-without-ends"), {"pooling-without-ends"}),
+      "pooling-root-length", "pooling-without-ends", "pooling-without-cls", "pooling-without-sep",
+      "pooling-layer-before"}),
+    (("pooling-padding", "pooling-without-ends"),
+     {"pooling-without-ends", "pooling-without-cls", "pooling-without-sep"}),
     (("pooling-wrong-count",), set()),
 ])
 def test_what_a_mistake_hides_is_listed_and_nothing_else(planted, listed):

@@ -62,7 +62,8 @@ def plant(kind, mistakes, rounding=torch.float32):
             if not number:
                 raise
             continue
-        judges.append(Judge(given, {n: value.to(rounding).float() for n, value in mine.items()}))
+        mine = {name: value.to(rounding).float() for name, value in mine.items()}
+        judges.append(Judge(given, mine, known))
     return judges
 
 
@@ -74,7 +75,7 @@ def possible(kind):
     given = [name for name in KINDS[kind][1] if name in judges[0].scope(outputs[0])]
     return [
         m for m in CATALOGUE
-        if any(judge.visible(m, outputs) for judge in judges)
+        if any(judge.visible(m.changes, outputs) for judge in judges)
         and all(judges[0].explained(name, m.changes) for name in given)  # it fits what went in
     ]
 
@@ -96,7 +97,8 @@ def outcome(kind, mistakes, rounding, pairs=True):
     wanted = {mistake.key for mistake in mistakes}
     answers = [{m.key for m in answer} for answer in (*diagnosis.answers, *diagnosis.also)]
     listed = [{key, m.key} for key, others in diagnosis.hidden.items() for m in others]
-    if wanted in answers:
+    same = [together(mistakes) == together(answer) for answer in diagnosis.answers]
+    if wanted in answers or any(same):  # two mistakes that are a third one
         return ("named" if len(answers) == 1 else "tie"), diagnosis
     if wanted in listed:
         return "hidden and listed", diagnosis

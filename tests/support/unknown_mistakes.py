@@ -83,13 +83,13 @@ def halved_residuals(self, hidden, mask):
     return self.feed_forward_norm(self.feed_forward(hidden) + 0.5 * hidden)
 
 
-def root_mean_square(norm, x):
-    return x * (x * x).mean(-1, keepdim=True).add(norm.eps).rsqrt() * norm.weight + norm.bias
+def rescaled(norm, x):
+    return F.normalize(x - x.median(-1, keepdim=True).values, dim=-1) * norm.weight + norm.bias
 
 
-def root_mean_square_norms(self, hidden, mask):
-    hidden = root_mean_square(self.attention_norm, self.attention(hidden, mask) + hidden)
-    return root_mean_square(self.feed_forward_norm, self.feed_forward(hidden) + hidden)
+def norms_around_the_median(self, hidden, mask):
+    hidden = rescaled(self.attention_norm, self.attention(hidden, mask) + hidden)
+    return rescaled(self.feed_forward_norm, self.feed_forward(hidden) + hidden)
 
 
 def both_at_once(self, hidden, mask):
@@ -150,7 +150,7 @@ UNKNOWN = {
             F.gelu(x @ self.expand.weight.T - self.expand.bias))),
     ],
     "layer": [variant(EncoderLayer, forward)
-              for forward in (halved_residuals, root_mean_square_norms, both_at_once)],
+              for forward in (halved_residuals, norms_around_the_median, both_at_once)],
     "embeddings": [
         variant(Embeddings, lambda self, ids, types: embedded(
             self, self.word(ids), self.segment(types), ids, backwards=True)),
