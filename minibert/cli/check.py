@@ -26,6 +26,8 @@ from minibert.cli.common import (
 @option("--names", metavar="FILE.json", help='{"your name": "our name"}')
 @option("--goldens", metavar="DIR", help="other golden files")
 @option("--singles", action="store_true", help="do not look for pairs of mistakes")
+@option("--seconds", type=float, default=60,
+        help="how long to look for pairs of mistakes in a dump (default 60)")
 @writes("--html", ending=".html", help="write the report to an HTML page, too")
 def parity(args: argparse.Namespace) -> Result:
     """Check this installation, a dump, or your own code against the reference, stage by stage.
@@ -64,12 +66,14 @@ def parity(args: argparse.Namespace) -> Result:
 
     from minibert.io.files import write_text
     from minibert.parity import goldens
+    from minibert.parity.diagnosis import Patience
     from minibert.parity.html import to_html
 
     torch.set_num_threads(1)  # many small products: a second thread only costs
     reports = goldens.parity(
-        args.dump, args.replace, args.model, args.names, args.trace, args.goldens, not args.singles
-    )
+        args.dump, args.replace, args.model, args.names, args.trace, args.goldens,
+        not args.singles, Patience(args.seconds, tell),
+    )  # fmt: skip
     if args.html:
         write_text(args.html, to_html(reports))
         tell(f"{args.html} written")
@@ -140,7 +144,8 @@ def class_text(results: dict) -> str:
     (student, *exercises, total), *students = class_table(results)
     numbered = [student, *range(1, len(exercises) + 1), total]
     key = table(enumerate(exercises, 1))
-    return f"{table([numbered, *students])}\n\nExercises, 10 points each:\n{key}"
+    how = {one.isolated for found in results.values() for one in found.values()} - {""}
+    return "\n".join([table([numbered, *students]), "", "Exercises, 10 points each:", key, *how])
 
 
 def submission_text(results: dict) -> str:

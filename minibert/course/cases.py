@@ -127,6 +127,8 @@ def masking(case: Case, got: Any) -> list[str]:
     found = text_mistakes.shares(case.args, got)
     if "chosen" not in case.expected and not found["original"][1]:
         return ["  nothing is chosen: all labels are -100"]
+    if "unlabelled" in case.expected and not found["unlabelled"][1]:
+        return ["  everything is chosen: no label is -100"]
     return [
         f"  {100 * found[name][0]:.1f} % {words}; it should be {100 * right:g} %"
         for name, words in case.expected.items()
@@ -162,7 +164,13 @@ def adamw_step(seed: int, counted: Sequence[str], weight_decay: float = 0.0) -> 
     right = Stage(inputs, known, names, in_each_step(5, *counted))
     rest = [settings[name] for name in ("beta1", "beta2", "eps", "weight_decay")]
     args = (inputs.batch["parameters"], list(known.values()), settings["lr"], rest)
-    return {"args": args, "checks": [checks.near], "expected": right, "run": five_steps}
+    return {"args": args, "checks": [moving, checks.near], "expected": right, "run": five_steps}
+
+
+def moving(case: Case, got: Any) -> list[str]:
+    """The running means are more than what they began with."""
+    still = bool((tensors(got, len(case.expected.names), case.what)[0] == 0).all())
+    return ["  the first running mean is still zero after a step: nothing moves"] if still else []
 
 
 def five_steps(call: Callable, args: tuple) -> list:

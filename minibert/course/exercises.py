@@ -23,7 +23,7 @@ from minibert.course import grading
 from minibert.course.cases import EXERCISES, Exercise
 from minibert.course.grading import Grade
 from minibert.course.run_submission import InvalidReturn, call, wrapped
-from minibert.course.runner import Submission
+from minibert.course.runner import Submission, isolated
 from minibert.io.files import no_such_file, write_text
 
 Solution = Callable | str | os.PathLike
@@ -66,7 +66,7 @@ def grade(name: str, solution: Solution, *, seed: int = 0, **limits: float) -> G
         raise no_such_file(solution)
     with Submission(solution, exercise.name, **limits) as submission:
         result = grading.grade(exercise, seed, submission.call, str(solution))
-        result.printed = submission.printed
+        result.printed, result.isolated = grading.harmless(submission.printed), isolated()
     return result
 
 
@@ -149,4 +149,5 @@ def grade_class(
     students = students[:1] if students[0] == home else students
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         results = pool.map(lambda path: grade_submission(path, **limits), students)
-        return {path.resolve().name: found for path, found in zip(students, results, strict=True)}
+        names = [grading.harmless(path.resolve().name) for path in students]
+        return dict(zip(names, results, strict=True))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +45,7 @@ class Grade:
     stopped: str = ""  # why nothing more could be graded
     diagnosis: Diagnosis | None = None
     printed: str = ""
+    isolated: str = ""  # how the file was run
 
     @property
     def points(self) -> int:
@@ -84,6 +86,8 @@ class Grade:
         for heading, value in ("What it is:", self.diagnosis), ("Your code printed:", self.printed):
             if value:
                 sections.append((heading, textwrap.indent(str(value), "  ")))
+        if self.isolated:
+            sections.append(("", self.isolated))
         if not self.passed:
             sections.append((
                 f"Hints: minibert check {self.exercise} --hint 1 (then 2, 3); in a notebook "
@@ -103,6 +107,11 @@ class Grade:
             "parts": [{**vars(part), "judged": part.judged} for part in self.parts],
             "diagnosis": self.diagnosis.to_dict() if self.diagnosis else None,
         }
+
+
+def harmless(text: str) -> str:
+    """A text that may be printed: no escape sequences, no halves of characters."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
 def grade(exercise: Exercise, seed: int, call: Callable[..., dict], source: str) -> Grade:
@@ -126,17 +135,22 @@ def grade(exercise: Exercise, seed: int, call: Callable[..., dict], source: str)
             part.lines = case.wrong(got)
             seen.append((case, got))
         except InvalidReturn as error:
-            part.lines = [f"  {line}" for line in str(error).splitlines()]
-        result.stopped = replies[-1].get("stopped", "")
+            part.lines = [f"  {line}" for line in harmless(str(error)).splitlines()]
+        except Exception as error:  # whatever came back: it must not end the grading of a class
+            part.lines = [f"  what came back cannot be graded: {type(error).__name__}"]
+        part.lines = [harmless(line) for line in part.lines]
+        result.stopped = harmless(replies[-1].get("stopped", "")) if replies else ""
         part.points = 0 if part.lines or result.stopped else case.points
         result.parts.append(part)
     if any(reply.get("random") for reply in replies):
         result.diagnosis = Diagnosis("", [(BY_KEY["dropout-left-on"],)])
     elif seen and any(part.lines for part in result.parts):
-        result.diagnosis = diagnose(exercise, seen)
+        with suppress(ArithmeticError, LookupError, TypeError, ValueError):  # as above
+            result.diagnosis = diagnose(exercise, seen)
     if exercise.leaves_arguments:
         changed = sorted({place for reply in replies for place in reply.get("changed", ())})
-        names = ", ".join(exercise.parameters[place] for place in changed)
+        names = ", ".join(exercise.parameters[place] for place in changed
+                          if 0 <= place < len(exercise.parameters))
         wrong = [f"  it changed {names}; work on a copy (x = x + 1, not x += 1)"] if names else []
         earned = int(result.points > 0 and not wrong)  # doing nothing earns nothing
         result.parts.append(PartGrade("the arguments are left unchanged", earned, 1, wrong))

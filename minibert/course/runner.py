@@ -3,8 +3,13 @@
 The process gets the inputs of one call after the other and sends back what the function returned;
 so what was done before an endless loop or a crash still counts, and no answer is ever in there.
 
-This keeps accidents away (endless loops, `sys.exit`, processes that start processes, floods of
-output), not attackers: whoever grades strangers' code does it in a container or a virtual machine.
+Where the system has `unshare` and allows it, the process sees no network, and all that it started
+ends with it. Anywhere, Python itself refuses to start processes, to open connections, to write
+outside of a scratch directory, and to read this package or the files of other learners. This keeps
+away accidents and what is easily tried. It is no wall: code in the same process can reach below
+Python (ctypes, a bug in a library), fill the memory of its own process, or forge what is said about
+its own function, though no answer is there to be found. Whoever grades strangers' code for a mark
+that counts does it in a container or a virtual machine.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +33,32 @@ from minibert.course.run_submission import PRINTED, encode
 
 STARTUP = 120  # seconds that starting Python and importing torch may take on a very busy machine
 LONGEST = 64 << 20  # bytes of a reply
+REPLY = {"got": str, "error": str, "stopped": str, "printed": str, "random": bool, "number": int,
+         "changed": list}
+APART = ["unshare", "--user", "--map-root-user", "--net", "--ipc", "--pid", "--fork",
+         "--kill-child", "sh", "-c", '"$@"; exit $?', "sh"]  # sh: the first process has privileges
+
+
+@cache
+def isolation() -> list[str]:
+    """What starts a process without a network, in which all ends with the first; [] = nothing."""
+    with suppress(OSError, subprocess.TimeoutExpired):
+        if not subprocess.run([*APART, "true"], capture_output=True, timeout=20).returncode:
+            return APART
+    return []
+
+
+def isolated() -> str:
+    """How files are run here, in a sentence."""
+    if isolation():
+        return "Run in a process of its own, without network; all that it starts ends with it."
+    return "Run in a process of its own, watched by Python alone: this system has no namespaces."
+
+
+def valid(reply: dict) -> bool:
+    """Whether it has the fields of a reply, each of its type."""
+    return all(type(value) is REPLY.get(name) for name, value in reply.items()) and all(
+        type(place) is int for place in reply.get("changed", ()))
 
 
 class Submission:
@@ -44,6 +76,7 @@ class Submission:
         self.path, self.name = Path(path).resolve(), name
         self.seconds, self.megabytes = seconds, megabytes
         self.stopped = ""  # why there are no more replies
+        self.number = 0  # of the request
         self.printed = ""  # what the file printed
 
     def __enter__(self) -> Submission:
@@ -53,7 +86,8 @@ class Submission:
         paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
         arguments = (self.path, self.name, self.seconds, self.megabytes, self.trace)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "minibert.course.run_submission", *map(str, arguments)],
+            [*isolation(), sys.executable, "-m", "minibert.course.run_submission",
+             *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -75,8 +109,9 @@ class Submission:
         """Have the function called (`run_submission.call`); {"stopped": why} if it is gone."""
         if self.stopped:
             return {"stopped": self.stopped}
+        self.number += 1
         with suppress(OSError):  # the process is gone: there will be no reply
-            line = json.dumps({"args": encode(args), **options})
+            line = json.dumps({"args": encode(args), "number": self.number, **options})
             self.process.stdin.write(line.encode() + b"\n")
             self.process.stdin.flush()
         return self.receive()
@@ -87,7 +122,9 @@ class Submission:
         timer.start()
         try:
             reply = json.loads(self.process.stdout.readline(LONGEST))
-            self.printed = (self.printed + str(reply.pop("printed")))[:PRINTED]
+            if not valid(reply) or reply.pop("number", self.number) != self.number:
+                raise ValueError("no reply to this request")
+            self.printed = (self.printed + reply.pop("printed"))[:PRINTED]
         except (ValueError, RecursionError, AttributeError, TypeError, KeyError):  # none, nonsense
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(5)
@@ -111,6 +148,7 @@ class Submission:
     def why_it_ended(self, trace: str) -> str:
         """Why there is no reply, and at which line of the file."""
         at, status = "", self.process.returncode
+        status = 128 - status if status > 128 else status  # as a shell reports a signal
         if line := re.search(rf'File "{re.escape(str(self.path))}", line (\d+)', trace):
             linecache.checkcache(str(self.path))
             source = linecache.getline(str(self.path), int(line[1])).strip()

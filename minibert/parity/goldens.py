@@ -23,7 +23,7 @@ from minibert.io.checkpoint import canonical_name, read, read_safetensors
 from minibert.io.files import read_json
 from minibert.io.hub import OFFICIAL_MODEL, locate
 from minibert.model import BertModel
-from minibert.parity.diagnosis import canonical
+from minibert.parity.diagnosis import Patience, canonical
 from minibert.parity.probes import ragged_batch
 from minibert.parity.reference import load_reference, side_by_side
 from minibert.parity.replace import examine_code, examine_dump, load, read_dump
@@ -284,6 +284,7 @@ def parity(
     trace_file: str | None = None,
     goldens: str | None = None,
     pairs: bool = True,
+    patience: Patience | None = None,
 ) -> list[Report]:
     """What ``minibert parity`` does: a dump, a learner's code, a model, or the golden files.
 
@@ -297,13 +298,14 @@ def parity(
         trace_file: what ``minibert trace`` wrote: the inputs.
         goldens: another directory of golden files.
         pairs: whether to try pairs of mistakes too.
+        patience: for how long, of a dump.
     """
     batch = read_trace(trace_file) if trace_file else None
     mapping = read_json(names) if names else None
     if dump:
         traced = read_dump(trace_file or dump)[1].get("model")
         inputs = inputs_of(model or traced or OFFICIAL_MODEL, batch or {})
-        return [examine_dump(dump, inputs, mapping, pairs)]
+        return [examine_dump(dump, inputs, mapping, pairs, patience)]
     if replace:
         if wrong := [item for item in replace if "=" not in item]:
             raise ValueError(f"--replace {wrong[0]}; it is KIND=FILE.py:NAME")

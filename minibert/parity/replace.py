@@ -29,7 +29,7 @@ from minibert.io.checkpoint import read_safetensors
 from minibert.io.files import no_such_file
 from minibert.model import BertModel
 from minibert.parity.catalogue import BY_KEY
-from minibert.parity.diagnosis import HALF, Diagnosis, Judge, diagnose
+from minibert.parity.diagnosis import HALF, Diagnosis, Judge, Patience, diagnose
 from minibert.parity.differences import in_words
 from minibert.parity.probes import example, probes
 from minibert.parity.report import (
@@ -417,6 +417,7 @@ def examine_dump(
     inputs: Inputs,
     names: Mapping[str, str] | None = None,
     pairs: bool = True,
+    patience: Patience | None = None,
 ) -> Report:
     """Compare a dump from any framework, by name.
 
@@ -424,7 +425,7 @@ def examine_dump(
         path: the dump. It may hold ``input_ids``, ``attention_mask`` and ``token_type_ids`` too.
         inputs: the model it was made with, and the inputs, if the dump does not hold them.
         names: its names → ours.
-        pairs: whether to try pairs of mistakes too.
+        pairs, patience: as of `examine`.
 
     Raises:
         ValueError: no input ids anywhere, or no name in it is one of ours.
@@ -449,7 +450,7 @@ def examine_dump(
             f"{path}: none of its names is one of ours ({', '.join(list(tensors)[:5])}, ...); map "
             'them with --names names.json: {"your name": "our name"}; `minibert trace` lists ours'
         )
-    report = examine(f"Dump {path}", inputs, tensors, pairs)
+    report = examine(f"Dump {path}", inputs, tensors, pairs, patience)
     for name in reversed(others):  # said first: all the rest is about other texts
         mine, shape, where = stored[name], asked[name].shape, ""
         if mine.shape == shape:

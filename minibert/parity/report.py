@@ -16,7 +16,7 @@ from torch import Tensor
 
 from minibert.config import BertConfig
 from minibert.model import BertModel
-from minibert.parity.diagnosis import Diagnosis, Judge, canonical, diagnose
+from minibert.parity.diagnosis import Diagnosis, Judge, Patience, canonical, diagnose
 from minibert.parity.differences import describe, difference, in_words, unravel
 from minibert.parity.steps import Computation, Inputs, model_inputs, parse_name
 from minibert.trace import trace
@@ -190,7 +190,13 @@ def our_name(name: str, config: BertConfig) -> str:
     return f"layers.{number}.{ALIASES.get(step, step)}" if group == "layers" else name
 
 
-def examine(title: str, inputs: Inputs, mine: Mapping[str, Tensor], pairs: bool = True) -> Report:
+def examine(
+    title: str,
+    inputs: Inputs,
+    mine: Mapping[str, Tensor],
+    pairs: bool = True,
+    patience: Patience | None = None,
+) -> Report:
     """Judge somebody's tensors, each by its own inputs, and name the mistake.
 
     Args:
@@ -198,9 +204,11 @@ def examine(title: str, inputs: Inputs, mine: Mapping[str, Tensor], pairs: bool 
         inputs: the model and what went into it.
         mine: the tensors to be judged, by our names.
         pairs: whether to try pairs of mistakes too.
+        patience: for how long, and only if no single mistake explains everything.
     """
     report, judge = examine_stages(title, inputs, mine)
-    report.diagnosis = diagnose([judge], pairs) if can_be_named(report, judge) else None
+    if can_be_named(report, judge):
+        report.diagnosis = diagnose([judge], pairs, patience)
     return report
 
 

@@ -48,8 +48,8 @@ def test_a_known_mistake_is_named(name):
     assert report.diagnosis is not None and report.diagnosis.answers, str(report)
     named = [{mistake.key for mistake in answer} for answer in report.diagnosis.answers]
     assert {key.replace("_", "-") for key in keys} in named, str(report)
-    # Q with K exchanged is K Qᵀ: these two are one and the same, all others can be told apart.
-    assert len(named) == (2 if name.endswith("query_key_swapped") else 1)
+    # Q with K exchanged is K Qᵀ, and a mask of 0 and 1 is one of -1 and 0: only these are the same.
+    assert len(named) == (2 if name.endswith(("query_key_swapped", "mask_added_raw")) else 1)
     for answer in report.diagnosis.answers:
         assert all(mistake.cure in str(report) for mistake in answer)
 
@@ -196,6 +196,41 @@ def attention(*args):
     "killed": "import signal\ndef attention(*args): signal.raise_signal(signal.SIGKILL)",
     "misspelt": "def atention(q, k, m): pass",
     "broken": "import sys\nsys.exit('no')",
+    "importer": "import importlib\ndef attention(*args):\n"
+                "    importlib.import_module('minibert.parity.steps')",
+    "reader": "import sys\ndef attention(*args): "
+              "open(sys.modules['minibert'].__file__[:-11] + 'attention.py').read()",
+    "copier": "import pathlib\ndef attention(*args):\n"
+              "    exec((pathlib.Path(__file__).parents[1] / 'right/attention.py').read_text())\n"
+              "    return locals()['attention'](*args)",
+    "vandal": "import pathlib\ndef attention(*args):\n"
+              "    (pathlib.Path(__file__).parents[1] / 'right/attention.py').write_text('gone')",
+    "caller": "import socket\ndef attention(*args): socket.create_connection(('127.0.0.1', 9), 1)",
+    "searcher": """import gc, sys
+def attention(*args):
+    frame, found = sys._getframe(), []
+    while frame := frame.f_back:
+        found += [*frame.f_locals, *(type(value).__name__ for value in frame.f_locals.values())]
+    found += [type(thing).__name__ for thing in gc.get_objects()]
+    raise ValueError("found " * bool({"expected", "Case", "Stage", "Computation"} & {*found}))
+""",
+    "parent": """from multiprocessing.util import spawnv_passfds
+def attention(*args):
+    spawnv_passfds(b"/bin/sh", [b"sh", b"-c", b"setsid sleep 4321"], [])
+    spawnv_passfds(b"/bin/sh", [b"sh", b"-c", b"setsid sleep 4321"], [])
+""",
+    "escapes": "def attention(*args):\n    print('\\x1b[2J\\ud800')\n"
+               "    raise ValueError('\\x1b[31mred \\ud800')",
+    "forger": """import json, os
+LINES = {name: json.dumps({"printed": "", **fields}).encode() + b"\\n" for name, fields in {
+    "other": {"got": "[]", "number": 99}, "types": {"got": [1], "changed": "x", "number": 1},
+    "odd": {"got": '{"tensor": ["torch.float32", [1], [' + "9" * 500 + "]]}", "changed": [7, -1]},
+}.items()}
+def attention(query, *args):
+    for descriptor in range(3, 20):
+        try: os.write(descriptor, LINES["odd" if len(query) == 2 else "types"])
+        except OSError: pass
+""",
     "library": "def attention(*args):\n    from minibert.similarity import search",
 }
 
@@ -238,11 +273,54 @@ def test_what_was_right_before_the_process_ended_counts(graded):
     ("broken", "the file does not run: SystemExit: no (line 2: sys.exit('no'))"),
     ("library", "import minibert.similarity is not allowed here: write the function yourself"),
     ("noise", "the process "),
+    ("importer", "steps.py is not allowed here: no exercise needs it (line 3"),
+    ("reader", "attention.py is not allowed here"),
+    ("copier", "right/attention.py is not allowed here"),
+    ("vandal", "writing to "),
+    ("caller", "socket"),
+    ("searcher", "ValueError:  (line"),
+    ("escapes", r"ValueError: \x1b[31mred \ud800"),
+    ("forger", "the process "),
 ])
 def test_why_a_file_has_no_points_is_said(graded, name, said):
     report = graded[name]["attention"]
     assert report.points == 0 and said in str(report), str(report)
     json.dumps(report.to_dict())
+    str(report).encode()
+    assert all(c.isprintable() or c == "\n" for c in str(report))
+    assert graded["right"]["attention"].passed, "nobody else is touched"
+
+
+def test_nothing_that_a_file_started_outlives_the_check(graded):
+    report = graded["parent"]["attention"]
+    assert report.points == 0 and "Run in a process of its own" in str(report)
+    if "without network" in str(report):
+        assert "sleep\x004321" not in "".join(
+            path.read_text(errors="replace") for path in Path("/proc").glob("[0-9]*/cmdline"))
+
+
+def test_whatever_comes_back_ends_no_grading():
+    def training_step(model, micro_batches, optimizer, max_norm):
+        return 10**400
+
+    assert grade("training_step", training_step).points < 10
+    for got in ("[]", "{}", "7", '"x"', '[{"tensor": ["torch.float32", [0], []]}]'):
+        for exercise in EXERCISES.values():
+            reply = {"got": got, "changed": [99, -5]}
+            report = grading.grade(exercise, 0, lambda *_, reply=reply, **__: reply, "x")
+            assert report.points == 0, (got, str(report))
+
+
+@pytest.mark.parametrize("exercise, nothing", [
+    ("mask_tokens", lambda ids, *rest: (ids, ids)),
+    ("mask_tokens", lambda ids, *rest: (ids, torch.full_like(ids, -100))),
+    ("adamw_step", lambda p, g, first, second, *rest: (p, first, second)),
+    ("wordpiece", lambda word, vocab: [word]),
+    ("wordpiece", lambda word, vocab: ["[UNK]"]),
+    ("attention", lambda query, key, mask: query @ key.mT * 0),
+])
+def test_doing_nothing_earns_nothing(exercise, nothing):
+    assert grade(exercise, nothing).points == 0
 
 
 def test_the_table_of_a_class(graded):

@@ -108,6 +108,34 @@ def add_and_norm__norm_unbiased(x, sublayer, gain, bias, eps):
     return (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + eps).sqrt() * gain + bias
 
 
+def _norm(x, gain, bias, deviation):
+    return (x - x.mean(-1, keepdim=True)) / deviation(x) * gain + bias
+
+
+def _std(eps, correction=0):
+    return lambda x: x.std(-1, keepdim=True, correction=correction) + eps
+
+
+def add_and_norm__norm_no_eps(x, sublayer, gain, bias, eps):
+    return _norm(x + sublayer, gain, bias, _std(0))
+
+
+def add_and_norm__norm_eps_outside(x, sublayer, gain, bias, eps):
+    return _norm(x + sublayer, gain, bias, _std(eps))
+
+
+def add_and_norm__norm_unbiased_eps_outside(x, sublayer, gain, bias, eps):
+    return _norm(x + sublayer, gain, bias, _std(eps, correction=1))
+
+
+def embeddings__norm_no_eps(ids, types, word, segment, position, gain, bias, eps):
+    return _norm(word[ids] + segment[types] + position[: ids.shape[1]], gain, bias, _std(0))
+
+
+def embeddings__norm_eps_outside(ids, types, word, segment, position, gain, bias, eps):
+    return _norm(word[ids] + segment[types] + position[: ids.shape[1]], gain, bias, _std(eps))
+
+
 def feed_forward__gelu_tanh(hidden, weights):
     wide = F.gelu(_linear(hidden, weights, "expand"), approximate="tanh")
     return _linear(wide, weights, "contract")

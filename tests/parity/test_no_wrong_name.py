@@ -11,7 +11,7 @@ from minibert.attention import MultiHeadSelfAttention
 from minibert.embeddings import Embeddings
 from minibert.encoder import EncoderLayer
 from minibert.parity.catalogue import BY_KEY
-from minibert.parity.diagnosis import diagnose
+from minibert.parity.diagnosis import Patience, diagnose
 from minibert.parity.probes import example
 from minibert.parity.replace import examine_code, examine_dump
 from minibert.parity.report import examine
@@ -273,3 +273,22 @@ class ShortForm(OnlyAStep):
 def test_an_optimizer_that_has_only_step():
     assert examine_code({"optimizer": OnlyAStep}).passed
     assert keys(examine_code({"optimizer": ShortForm}, pairs=False)) == {"eps-uncorrected"}
+
+
+# ------------------------------------------------------------------------------------- patience
+
+
+def test_pairs_are_tried_only_where_no_single_mistake_fits_and_only_for_so_long():
+    said = []
+    names = OUTPUTS[-2:]  # the last state and the pooler
+    for changes, seconds in (
+        (BY_KEY["no-scale"].changes, 1000),
+        ({"attention.scaled": lambda s: 0.3 * s.right}, 0.1),
+    ):
+        run = Computation(MODEL, changes=changes, dtype=torch.float32)
+        patience = Patience(seconds, said.append)
+        report = examine("", MODEL, {name: run[name] for name in names}, patience=patience)
+        assert keys(report) == ({"no-scale"} if seconds == 1000 else set()), str(report)
+        assert bool(said) == bool(patience.unfinished) == (seconds == 0.1)
+    assert said[0].startswith("no single mistake explains it; trying ")
+    assert "Not all pairs of mistakes were tried: " in str(report) and "0.1 seconds" in str(report)
