@@ -125,7 +125,7 @@ def grade(exercise: Exercise, seed: int, call: Callable[..., dict], source: str)
         reply = call(args, seed=len(result.parts), repeat=exercise.repeatable)
         replies.append(reply)
         if "got" not in reply:
-            raise InvalidReturn(reply.get("error", ""))
+            raise InvalidReturn(reply.get("error") or "there was no result")
         return decode(reply["got"])
 
     for case in exercise.cases(seed):

@@ -122,7 +122,7 @@ class Submission:
         timer.start()
         try:
             reply = json.loads(self.process.stdout.readline(LONGEST))
-            if not valid(reply) or reply.pop("number", self.number) != self.number:
+            if not valid(reply) or reply.pop("number", 0) != self.number:
                 raise ValueError("no reply to this request")
             self.printed = (self.printed + reply.pop("printed"))[:PRINTED]
         except (ValueError, RecursionError, AttributeError, TypeError, KeyError):  # none, nonsense

@@ -11,7 +11,7 @@ from learners import other_styles, wrong
 from support.command import run
 
 from minibert.cli.check import class_csv, class_text, submission_text
-from minibert.course import exercises, grading, run_submission
+from minibert.course import exercises, grading, run_submission, runner
 from minibert.course.exercises import EXERCISES, check, grade, inputs
 from minibert.parity.catalogue import BY_KEY
 
@@ -221,14 +221,10 @@ def attention(*args):
 """,
     "escapes": "def attention(*args):\n    print('\\x1b[2J\\ud800')\n"
                "    raise ValueError('\\x1b[31mred \\ud800')",
-    "forger": """import json, os
-LINES = {name: json.dumps({"printed": "", **fields}).encode() + b"\\n" for name, fields in {
-    "other": {"got": "[]", "number": 99}, "types": {"got": [1], "changed": "x", "number": 1},
-    "odd": {"got": '{"tensor": ["torch.float32", [1], [' + "9" * 500 + "]]}", "changed": [7, -1]},
-}.items()}
-def attention(query, *args):
+    "forger": """import os
+def attention(*args):
     for descriptor in range(3, 20):
-        try: os.write(descriptor, LINES["odd" if len(query) == 2 else "types"])
+        try: os.write(descriptor, b'{"printed": ""}\\n')
         except OSError: pass
 """,
     "library": "def attention(*args):\n    from minibert.similarity import search",
@@ -299,16 +295,24 @@ def test_nothing_that_a_file_started_outlives_the_check(graded):
             path.read_text(errors="replace") for path in Path("/proc").glob("[0-9]*/cmdline"))
 
 
+@pytest.mark.parametrize("reply", [
+    {"got": [1]}, {"changed": ["0"]}, {"changed": 1}, {"random": 1}, {"more": ""}, {"error": None}])
+def test_a_reply_with_other_fields_is_none(reply):
+    assert runner.valid({"got": "[]", "changed": [0], "random": False, "number": 1, "printed": ""})
+    assert not runner.valid(reply)
+
+
 def test_whatever_comes_back_ends_no_grading():
     def training_step(model, micro_batches, optimizer, max_norm):
         return 10**400
 
     assert grade("training_step", training_step).points < 10
-    for got in ("[]", "{}", "7", '"x"', '[{"tensor": ["torch.float32", [0], []]}]'):
+    replies = [{"got": got, "changed": [99, -5]} for got in (
+        "[]", "{}", "7", '"x"', '[{"tensor": ["torch.float32", [0], []]}]', "9" * 5000)]
+    for reply in (*replies, {}, {"error": ""}):
         for exercise in EXERCISES.values():
-            reply = {"got": got, "changed": [99, -5]}
             report = grading.grade(exercise, 0, lambda *_, reply=reply, **__: reply, "x")
-            assert report.points == 0, (got, str(report))
+            assert report.points == 0, (reply, str(report))
 
 
 @pytest.mark.parametrize("exercise, nothing", [
