@@ -125,7 +125,8 @@ def grade(exercise: Exercise, seed: int, call: Callable[..., dict], source: str)
         reply = call(args, seed=len(result.parts), repeat=exercise.repeatable)
         replies.append(reply)
         if "got" not in reply:
-            raise InvalidReturn(reply.get("error") or "there was no result")
+            absent = "" if "stopped" in reply else "there was no result"
+            raise InvalidReturn(reply.get("error") or absent)
         return decode(reply["got"])
 
     for case in exercise.cases(seed):

@@ -48,8 +48,10 @@ def test_a_known_mistake_is_named(name):
     assert report.diagnosis is not None and report.diagnosis.answers, str(report)
     named = [{mistake.key for mistake in answer} for answer in report.diagnosis.answers]
     assert {key.replace("_", "-") for key in keys} in named, str(report)
-    # Q with K exchanged is K Qᵀ, and a mask of 0 and 1 is one of -1 and 0: only these are the same.
-    assert len(named) == (2 if name.endswith(("query_key_swapped", "mask_added_raw")) else 1)
+    # Only these are the same: Q with K exchanged and K Qᵀ; a mask of 0 and 1 and one of -1 and 0;
+    # no eps and, for these numbers, one of 1e-12.
+    twice = ("query_key_swapped", "mask_added_raw", "norm_no_eps")
+    assert len(named) == 1 + name.endswith(twice)
     for answer in report.diagnosis.answers:
         assert all(mistake.cure in str(report) for mistake in answer)
 
