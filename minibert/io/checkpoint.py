@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -126,6 +127,11 @@ def read(directory: str | os.PathLike) -> dict[str, Tensor]:
         ValueError: a file is damaged.
     """
     directory = open_directory(directory)
+    weights = ("model.safetensors", "pytorch_model.bin")
+    there = [f"{n}{end}" for n in weights for end in ("", ".index.json") if directory.has(n + end)]
+    if len(there) > 1:
+        others = ", ".join(there[1:])
+        warnings.warn(f"{directory}: {there[0]} is read, not {others} beside it", stacklevel=3)
     for name, read_file in (
         ("model.safetensors", lambda path: read_safetensors(path)[0]),
         ("pytorch_model.bin", read_pickle),

@@ -15,6 +15,8 @@ from pathlib import Path
 from minibert.io import files
 from minibert.io.hub import locate
 
+LARGEST_TEXT = 1 << 28  # bytes; a vocabulary of half a million tokens has a tenth of it
+
 
 def open_directory(name_or_path: str | os.PathLike, **hub: object) -> ModelDirectory:
     """Open the directory of a model: a path, or a name that ``hub.locate`` finds or fetches.
@@ -82,8 +84,15 @@ class ModelDirectory(os.PathLike):
         raise ValueError(f"{path} {what}{advice}")
 
     def text(self, name: str) -> str:
-        """The text of a UTF-8 file."""
-        return files.read_text(self.file(name))
+        """The text of a UTF-8 file.
+
+        Raises:
+            ValueError: it has more bytes than any description of a model needs.
+        """
+        path = self.file(name)
+        if (size := path.stat().st_size) > LARGEST_TEXT:
+            raise ValueError(f"{path} has {size:,} bytes, more than any such file needs")
+        return files.read_text(path)
 
     def json(self, name: str, kind: type = dict) -> dict | list:
         """What a JSON file holds: an object, or a list if ``kind`` is that.
@@ -92,7 +101,7 @@ class ModelDirectory(os.PathLike):
             FileNotFoundError: there is no such file.
             ValueError: it is damaged, or holds something else.
         """
-        value = files.read_json(self.file(name))
+        value = files.parse_json(self.text(name), self.path / name)
         if not isinstance(value, kind):
             wanted, found = {dict: "an object", list: "a list"}[kind], type(value).__name__
             raise ValueError(f"{self.path / name}: {wanted} is needed, this is a {found}")

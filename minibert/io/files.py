@@ -88,7 +88,15 @@ def read_json(path: str | os.PathLike) -> dict | list:
         FileNotFoundError: there is no such file.
         ValueError: it is not UTF-8 or not JSON; the message names the file and the line.
     """
-    text = read_text(path)
+    return parse_json(read_text(path), path)
+
+
+def parse_json(text: str, path: str | os.PathLike) -> dict | list:
+    """The object in the text of a JSON file.
+
+    Raises:
+        ValueError: as `read_json`.
+    """
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

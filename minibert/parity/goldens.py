@@ -28,7 +28,7 @@ from minibert.parity.probes import ragged_batch
 from minibert.parity.reference import load_reference, side_by_side
 from minibert.parity.replace import examine_code, examine_dump, load, read_dump
 from minibert.parity.report import Report, compare
-from minibert.parity.steps import Inputs, model_inputs
+from minibert.parity.steps import Inputs, check_inputs, model_inputs
 from minibert.trace import trace
 
 GOLDENS = Path(__file__).resolve().parents[2] / "tests" / "goldens"
@@ -236,7 +236,9 @@ def compare_model(
             "transformers; minibert parity alone needs only the golden files"
         ) from None
     directory = Path(directory)
-    batch = batch or default_batch(BertConfig.from_pretrained(directory))
+    config = BertConfig.from_pretrained(directory)
+    batch = batch or default_batch(config)
+    check_inputs(batch, config)
     mine, reference = {}, {}
     for name in ("BertModel", *present_heads(directory)):
         ours, at = Minibert(directory, torch.float32).load(name), f"{name}."
@@ -269,6 +271,7 @@ def inputs_of(name: str, batch: Mapping[str, Any] | None) -> Inputs:
     """A model by its directory or name, with the weights of heads that are stored with it."""
     directory = locate(name)
     model = BertModel.from_pretrained(directory)
+    check_inputs(batch or {}, model.config)
     weights = dict(model.state_dict())
     for head in present_heads(directory):
         state = getattr(heads, head).from_pretrained(directory).state_dict()
@@ -302,6 +305,8 @@ def parity(
     """
     batch = read_trace(trace_file) if trace_file else None
     mapping = read_json(names) if names else None
+    if names and not isinstance(mapping, dict):
+        raise ValueError(f'{names}: an object is needed, {{"your name": "our name"}}')
     if dump:
         traced = read_dump(trace_file or dump)[1].get("model")
         inputs = inputs_of(model or traced or OFFICIAL_MODEL, batch or {})

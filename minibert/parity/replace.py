@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ from minibert.parity.report import (
     own_run,
     same_bits,
 )
-from minibert.parity.steps import Computation, Inputs, model_inputs
+from minibert.parity.steps import Computation, Inputs, check_inputs, model_inputs
 from minibert.parity.user_code import NoSuchName, blame, load_object
 from minibert.trace import trace
 
@@ -407,7 +408,7 @@ def read_dump(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str
         try:
             with np.load(path, allow_pickle=False) as file:
                 return {name: torch.from_numpy(np.array(file[name])) for name in file.files}, {}
-        except (ValueError, OSError, TypeError) as error:
+        except (ValueError, OSError, TypeError, EOFError, BadZipFile, AttributeError) as error:
             raise ValueError(f"{path} cannot be read as .npz of plain numbers: {error}") from None
     raise ValueError(f"{path}: a .safetensors or .npz file is needed")
 
@@ -439,6 +440,7 @@ def examine_dump(
               and not torch.equal(stored[name], inputs.batch[name].long())]
     asked = inputs.batch
     inputs = inputs._replace(batch={**inputs.batch, **stored})
+    check_inputs(inputs.batch, inputs.config)
     if "input_ids" not in inputs.batch:
         raise ValueError(
             f"{path} has no input_ids; put them into it, or pass --trace with the file that "

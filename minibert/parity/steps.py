@@ -40,6 +40,31 @@ def model_inputs(batch: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: batch[name] for name in names if name in batch}
 
 
+def check_inputs(batch: Mapping[str, Any], config: BertConfig) -> None:
+    """Refuse inputs that the model cannot take.
+
+    Raises:
+        ValueError: another shape than (texts, tokens), too long, or an id out of range.
+    """
+    most = {"input_ids": config.vocab_size, "token_type_ids": config.type_vocab_size,
+            "attention_mask": 2}  # fmt: skip
+    shape = batch["input_ids"].shape if "input_ids" in batch else None
+    for name, values in model_inputs(batch).items():
+        if values.dim() != 2 or not values.numel() or values.shape != (shape or values.shape):
+            raise ValueError(
+                f"{name} has the shape {tuple(values.shape)}; (texts, tokens) is needed, the same "
+                "for all inputs"
+            )
+        if values.shape[1] > config.max_position_embeddings:
+            raise ValueError(
+                f"{name} has {values.shape[1]} tokens, the model {config.max_position_embeddings} "
+                "positions"
+            )
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high >= most[name]:
+            raise ValueError(f"{name} has {low} to {high}; 0 to {most[name] - 1} is allowed")
+
+
 class Here:
     """What a step sees: values, weights and inputs by name, from its own layer.
 

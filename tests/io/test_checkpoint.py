@@ -397,7 +397,9 @@ def test_a_safetensors_file_is_preferred_to_everything_else(tmp_path):
     with pytest.raises(ValueError, match="model-00001-of-00003.safetensors is damaged"):
         BertModel.from_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(content)
-    assert same_output(quiet_load(BertModel, tmp_path), model)
+    said = "model.safetensors is read, not model.safetensors.index.json, pytorch_model.bin beside"
+    with pytest.warns(UserWarning, match=said):
+        assert same_output(BertModel.from_pretrained(tmp_path), model)
 
 
 class Malicious:

@@ -214,3 +214,23 @@ def test_what_is_not_a_regular_file_is_not_opened(directory, name, kind):
     with pytest.raises(ValueError, match="is not a regular file") as caught:
         SentenceEncoder.from_pretrained(directory)
     assert str(directory / name) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_links_in_a_circle_and_files_without_end_are_told(directory, name):
+    (directory / "minibert.json").unlink()
+    os.truncate(directory / name, 1 << 30)  # sparse: it takes no room
+    with pytest.raises(ValueError, match=f"{name} has 1,073,741,824 bytes, more than any such"):
+        SentenceEncoder.from_pretrained(directory)
+    (directory / name).unlink()
+    (directory / name).symlink_to(name)
+    with pytest.raises(FileNotFoundError, match=f"{name} is a link to {name}, where nothing is"):
+        SentenceEncoder.from_pretrained(directory)
+
+
+@pytest.mark.parametrize("prompts", [33, ["a"], {"query": 1}])
+def test_prompts_that_are_none_are_told(directory, prompts):
+    (directory / "minibert.json").unlink()
+    (directory / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
+    with pytest.raises(ValueError, match="an object of name: text is needed"):
+        SentenceEncoder.from_pretrained(directory)

@@ -24,7 +24,7 @@ from minibert.parity.html import to_html
 from minibert.parity.probes import example
 from minibert.parity.replace import assert_parity, copy_weights, examine_code, examine_dump
 from minibert.parity.report import compare, examine, model_of, our_name
-from minibert.parity.steps import Computation, model_inputs
+from minibert.parity.steps import Computation, check_inputs, model_inputs
 from minibert.trace import trace
 
 EXAMPLE = example()
@@ -429,3 +429,33 @@ def test_the_command(tmp_path):
     assert ["pooling-padding"] in found
     assert "pooling-padding" in (tmp_path / "page.html").read_text()
     assert cli.main(["parity", "--replace", "pooling"]) == 2
+
+
+@pytest.mark.parametrize("ids, message", [
+    ([[1, 99999]], "input_ids has 1 to 99999; 0 to"),
+    ([[-1, 2]], "input_ids has -1 to 2"),
+    ([1, 2], r"input_ids has the shape \(2,\); \(texts, tokens\)"),
+    ([[]], r"input_ids has the shape \(1, 0\)"),
+    ([[1] * 999], "input_ids has 999 tokens, the model"),
+])  # fmt: skip
+def test_inputs_that_the_model_cannot_take_are_told(ids, message):
+    with pytest.raises(ValueError, match=message):
+        check_inputs({"input_ids": torch.tensor(ids)}, EXAMPLE.config)
+
+
+@pytest.mark.parametrize("words, message", [
+    (["empty.npz"], "cannot be read as .npz"),
+    (["array.npz"], "cannot be read as .npz"),
+    (["mine.npz", "--names", "list.json"], "list.json: an object is needed"),
+    (["--replace", "attention=.:A"], ". does not run"),
+    (["--replace", "attention=list.json:A"], "list.json does not run"),
+])  # fmt: skip
+def test_files_that_are_none_are_told(model, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "empty.npz").touch()
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    np.savez(tmp_path / "mine.npz", input_ids=np.array([[1, 2]]))
+    assert cli.main(["parity", *words, "--model", model]) == 2
+    assert message in capsys.readouterr().err
