@@ -1,4 +1,4 @@
-"""The shipped student: what is there, and that everybody reads the same vectors from it."""
+"""The shipped models: what is there, and that everybody reads the same numbers from them."""
 
 import logging
 import socket
@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from minibert import SentenceEncoder
+from minibert import BertForPreTraining, BertTokenizer, SentenceEncoder
+from minibert.cli.main import main
 from minibert.io import files
 
-SMALL = Path(__file__).resolve().parents[2] / "weights" / "minibert-small"
+WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
+SMALL, TINY = WEIGHTS / "minibert-small", WEIGHTS / "minibert-tiny"
 TEXTS = [
     "A man is playing a guitar.",
     "how do I get my card back",
@@ -49,18 +51,20 @@ def ours():
         return encoder.encode(TEXTS)
 
 
-def test_every_file_is_the_one_saved_and_all_are_small():
-    there = [path for path in SMALL.rglob("*") if path.is_file()]
-    names = {path.relative_to(SMALL).as_posix() for path in there if path.suffix in files.LISTED}
-    saved = files.read_manifest(SMALL)
+@pytest.mark.parametrize("home, most", [(SMALL, 20_000_000), (TINY, 10_000_000)])
+def test_every_file_is_the_one_saved_and_all_are_small(home, most):
+    there = [path for path in home.rglob("*") if path.is_file()]
+    names = {path.relative_to(home).as_posix() for path in there if path.suffix in files.LISTED}
+    saved = files.read_manifest(home)
     assert names - {files.MANIFEST} == set(saved)
-    assert files.differing(SMALL, saved) == []
-    assert sum(path.stat().st_size for path in there) < 20_000_000
+    assert files.differing(home, saved) == []
+    assert sum(path.stat().st_size for path in there) < most
 
 
-def test_the_card_says_what_it_is():
-    card = (SMALL / "README.md").read_text(encoding="utf-8")
-    assert card.startswith("---\n") and "license: apache-2.0" in card.split("---")[1]
+@pytest.mark.parametrize("home, licence", [(SMALL, "apache-2.0"), (TINY, "mit")])
+def test_the_card_says_what_it_is(home, licence):
+    card = (home / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\n") and f"license: {licence}\n" in card.split("---")[1]
 
 
 @pytest.mark.parity
@@ -90,3 +94,26 @@ def test_near_is_near():
         "how can I get my lost card back?", "the bank card is gone", "the dog sleeps in the sun",
     ])
     assert question @ same > question @ other + 0.3
+
+
+@pytest.mark.parity
+def test_the_numbers_of_transformers_from_both_heads(strict):
+    theirs = pytest.importorskip("transformers")
+    texts, pairs = ["She opened the [MASK].", "He sat down."], ["She went in.", "It was noon."]
+    batch = BertTokenizer.from_pretrained(TINY)(texts, pairs)
+    expected = theirs.AutoTokenizer.from_pretrained(TINY)(
+        texts, pairs, padding=True, return_tensors="pt"
+    )
+    assert all(torch.equal(batch[name], expected[name]) for name in batch)
+    reference = theirs.BertForPreTraining.from_pretrained(TINY, dtype=torch.float32).eval()
+    with torch.no_grad():
+        words, follows = BertForPreTraining.from_pretrained(TINY)(**batch)
+        found = reference(**expected)
+    torch.testing.assert_close(words, found.prediction_logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(follows, found.seq_relationship_logits, atol=1e-5, rtol=0)
+
+
+def test_fill_mask_needs_no_model_to_be_named(strict, capsys):
+    assert main(["fill-mask", "We went there three [MASK] ago."]) == 0
+    shown = "".join(capsys.readouterr())
+    assert "minibert-tiny" in shown and "years" in shown
