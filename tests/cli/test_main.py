@@ -331,10 +331,10 @@ def test_search_takes_the_text_column_of_a_table(capsys, model, tmp_path):
         assert len(out.splitlines()) == 3, "the header is not a text"
         assert f"{file.name}: 3 rows; text = column 'text'" in err
         assert json.loads(run(capsys, *words, "--json")[1])["hits"][0]["corpus_id"] == first
-    tsv.write_text("".join(f"{b}\t{a}\n" for a, b in rows))
+    tsv.write_text("".join(f"{b}\t{a} {a}\n" for a, b in rows))
     for given in ([], ["--columns", "text=2"]):
-        _, out, err = run(capsys, "search", "d e f", tsv, *given, "--model", model)
-        assert out.splitlines()[0].split() == ["1.0000", "line", "2", "d", "e", "f"]
+        _, out, err = run(capsys, "search", "d e f d e f", tsv, *given, "--model", model)
+        assert out.splitlines()[0].split() == ["1.0000", "line", "2", *"defdef"]
         assert given or "as seen from what is in them: text = column '2'" in err
     tsv.write_text("".join(f"{a}\t{a}\n" for a, _ in rows))  # two columns of texts
     status, _, err = run(capsys, "search", "d e f", tsv, "--no-header", "--model", model)

@@ -271,7 +271,7 @@ def test_what_was_right_before_the_process_ended_counts(graded):
     ("broken", "the file does not run: SystemExit: no (line 2: sys.exit('no'))"),
     ("library", "import minibert.similarity is not allowed here: write the function yourself"),
     ("noise", "the process "),
-    ("importer", "steps.py is not allowed here: no exercise needs it (line 3"),
+    ("importer", " is not allowed here: no exercise needs it (line 3"),
     ("reader", "attention.py is not allowed here"),
     ("copier", "right/attention.py is not allowed here"),
     ("vandal", "writing to "),

@@ -178,7 +178,7 @@ def test_the_command(capsys, model, tmp_path):
     said = run(capsys, *arguments)[1]
     assert said.startswith(f"{out}: 2 layers, 4 heads, 4 and 3 tokens\ncosine ")
     found = embedded(out.read_text(encoding="utf-8"))
-    summary = json.loads(run(capsys, *arguments, "--json")[1])
+    summary = json.loads(run(capsys, *arguments, "--json", "--force")[1])
     assert summary["tokens"] == [["[CLS]", "a", "b", "[SEP]"], ["[CLS]", "c", "[SEP]"]]
     assert summary["out"] == str(out)
     assert all(summary[name] == found[name] for name in ("cosine", "contributions"))

@@ -546,6 +546,6 @@ def test_kill_9_leaves_nothing_or_everything(place, moment):
 
 @pytest.mark.weights
 def test_the_official_model_has_the_official_bytes(official):
-    model = hub.KNOWN[hub.DEFAULT_MODEL]
+    model = hub.KNOWN[hub.OFFICIAL_MODEL]
     assert len(model.sha256) == 10
     assert hub._damaged(official, model, trust_stamp=False) == []
