@@ -102,7 +102,7 @@ def test_every_command_runs(somewhere, pages, monkeypatch, capsys):
     monkeypatch.chdir(somewhere)
     monkeypatch.setenv("MINIBERT_WEIGHTS", str(somewhere / "weights"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for name in ("attention.py", "my-model"):
+    for name in ("attention.py", "my-model", "page.html"):
         made = somewhere / name
         shutil.rmtree(made) if made.is_dir() else made.unlink(missing_ok=True)
     for _, *words in english + [words for words in chinese if chinese_example(words)]:

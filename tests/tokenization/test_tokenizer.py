@@ -176,7 +176,7 @@ def test_cutting_is_counted(tokenizer):
         (dict(texts="want", max_length=1), "max_length=1 has no room for 2 special tokens"),
         (dict(texts="want", pairs="want", max_length=2), "max_length=2 has no room for 3 special"),
         (dict(texts=["a", "b"], pairs=["c"]), "2 texts, 1 pairs"),
-        (dict(texts="un", padding=True), "padding is True; give 'longest' or 'max_length'"),
+        (dict(texts="un", padding=3), "padding is 3; give 'longest' or 'max_length'"),
         (dict(texts="un", padding="max_length"), "needs a max_length"),
     ],
 )
@@ -187,9 +187,9 @@ def test_a_wrong_call_is_named(tokenizer, wrong, said):
 
 def test_call_pads_to_the_longest_and_masks_padding_only(tokenizer):
     batch = tokenizer(["want[PAD]", "un"], ["", "want want"])
-    assert batch["input_ids"].tolist() == [[1, 3, 11, 2, 11, 11], [1, 7, 2, 3, 3, 2]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]]
-    assert batch["token_type_ids"].tolist() == [[0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1]]
+    assert batch["input_ids"].tolist() == [[1, 3, 11, 2, 2, 11], [1, 7, 2, 3, 3, 2]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]]
+    assert batch["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 0], [0, 0, 0, 1, 1, 1]]
     assert all(tensor.dtype == torch.int64 for tensor in batch.values())
 
     padded = tokenizer("un", max_length=5, padding="max_length")
