@@ -195,8 +195,9 @@ def test_what_comes_with_minibert_is_found_by_its_name(weights, tmp_path, monkey
     assert hub.locate(f"./{name}") == hub.locate(Path(name)) == Path(name)
 
 
-def test_the_default_is_there():
-    assert hub.locate() == CHECKOUT / "weights" / "minibert-small"
+def test_what_comes_with_minibert_is_there():
+    assert hub.locate() == hub.locate("minibert-small") == CHECKOUT / "weights" / "minibert-small"
+    assert hub.locate("minibert-tiny") == CHECKOUT / "weights" / "minibert-tiny"
 
 
 # The mirror, with a wheel that is already there ---------------------------------------------------
