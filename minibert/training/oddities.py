@@ -36,7 +36,10 @@ ODD = {  # what is said of a text, with {} for what was found in it → how it i
     "HTML, such as {}; html.unescape in Python makes characters of it": ENTITY,
     "HTML, such as {}, is read as text": ELEMENT,
     "a time in front, such as {}, as in chats; take times and names away if they are no text":
-        r"\A\W?\d{1,4}([-./])\d{1,2}\1\d{2,4},? \d{1,2}:\d\d",
+        r"\A\W?\d{1,4}([-./])\d{1,2}\1\d{2,4},? \d{1,2}:\d\d|\A\[\d{1,2}:\d\d|\A\d{1,2}:\d\d\t|"
+        r"\A\d{4}([-./])\d{1,2}\2\d{1,2}\(\w\)",
+    "a mark of a transcript, such as {}; take marks and codes away if they are no text":
+        r"\A(?:@(?:Begin|End|Participants:|ID:)|\*[A-Z]{2,4}:|%[a-z]{3}:)",
     "a word cut by a hyphen at the end of the line, as in text copied from a PDF":
         r"-(?<=[^\W\d_]-)\s*\Z",
     "{}, which Python or JSON writes for another character, is read as it stands":
@@ -99,6 +102,8 @@ def odd_labels(places: Places) -> Iterator[tuple[str, Sequence[int]]]:
     small = {"0", "1", "2", "3", "4", "5", "6", "7"}
     coded = len(small & {*places}) > 1 and {*places} <= small | {*CODES}
     for label, where in places.items():
+        if label.startswith('="'):
+            yield f"the label {label!r} is a formula, with which Excel guards a value", where
         if label.lower() in NONE or (coded and label in CODES):
             beside = " beside small numbers" * (label in CODES)
             yield f"the label {label!r}{beside} may stand for a missing one", where
@@ -151,4 +156,5 @@ def odd_tags(places: Places) -> Iterator[str]:
 def plain(label: str) -> str:
     """A label without case, accents' encoding, widths, spacing and invisible characters."""
     text = unicodedata.normalize("NFKC", label).casefold()
+    text = text.replace("i\u0307", "i").replace("ı", "i")  # Turkish: İ and I
     return " ".join("".join(c for c in text if unicodedata.category(c) != "Cf").split())

