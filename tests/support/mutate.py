@@ -83,6 +83,7 @@ EQUIVALENT = {
     "the self-check compares them",
     "gelu-exact": "the golden model has hidden_act gelu: the exact form is right there",
     "layers-in-text-order": "for at most 10 layers the order as text is the order as numbers",
+    "norm-eps-1e-12": "the golden model has eps 1e-12: it is right there",
 }
 
 
