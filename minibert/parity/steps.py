@@ -213,7 +213,7 @@ class Computation:
         if key not in self.cache:
             self.cache[key] = load(self, name).detach()
         raw = self.cache[key]  # of many ways to look up a weight, most find the same tensors
-        key = (raw.data_ptr(), raw.shape, self.dtype)
+        key = (raw.data_ptr(), raw.shape, raw.stride(), self.dtype)
         if key not in self.cache:
             self.cache[key] = self.cast(raw)
         return self.cache[key]

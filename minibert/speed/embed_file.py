@@ -77,7 +77,7 @@ def embed_file(
     run = {
         "shape": [total, encoder.dimension],
         "text": digest.hexdigest(),
-        "weights": content_digest(encoder.model.state_dict() | encoder.dense.state_dict()),
+        "weights": weights_digest(encoder),
         "options": repr((
             *options.values(), encoder.max_length, encoder.pooling, encoder.include_prompt,
             encoder.truncate_dim, encoder.dense,
@@ -135,6 +135,11 @@ def write_rows(
     distributed.wait()
 
 
+def weights_digest(encoder: SentenceEncoder) -> str:
+    """The digest of all weights that a vector goes through."""
+    return content_digest(encoder.model.state_dict() | encoder.dense.state_dict())
+
+
 def hashed(lines: Iterable[str], digest: hashlib._Hash) -> Iterator[str]:
     """The same lines; a digest grows as they are read."""
     for line in lines:
@@ -179,7 +184,7 @@ def read_vectors(
         warnings.warn(f"{about} is not there: nothing says of which texts these are", stacklevel=2)
     elif run["text"] != digest.hexdigest():
         raise ValueError(f"{path} holds the vectors of other texts, by its digest; {again}")
-    elif run["weights"] != content_digest(encoder.model.state_dict()):
+    elif run["weights"] != weights_digest(encoder):
         warnings.warn(f"{path} holds the vectors of another model or engine", stacklevel=2)
     return vectors
 

@@ -245,6 +245,14 @@ def test_every_mistake_in_the_models_turns_the_goldens_red_or_is_equivalent(mist
     assert set(survivors(mistakes)) == {m.key for m in mistakes} & EQUIVALENT.keys()
 
 
+def test_a_transposed_weight_is_not_taken_for_the_weight_itself():
+    """They lie at the same place and, if square, have the same shape."""
+    name, cache = "layers.0.attention.query.weight", {}
+    right = Computation(EXAMPLE, cache=cache).weight(name)
+    turned = {"weights": lambda run, name: run.inputs.weights[name].T}
+    assert torch.equal(Computation(EXAMPLE, changes=turned, cache=cache).weight(name), right.T)
+
+
 def test_the_proofs_of_equivalence():
     assert EXAMPLE.config.hidden_act == "gelu"  # gelu-exact
     assert sorted(range(EXAMPLE.config.num_hidden_layers), key=str) == [0, 1]  # in text order

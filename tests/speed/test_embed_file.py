@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from support.tiny import words
 
 from minibert.io import distributed
@@ -180,6 +181,17 @@ def test_vectors_say_what_they_were_made_of(tiny, lines, tmp_path):
     (tmp_path / "out.npy.json").unlink()
     with pytest.warns(UserWarning, match="nothing says of which texts"):
         read_vectors(tmp_path / "out.npy", texts, tiny)
+
+
+def test_vectors_through_a_dense_layer_are_known_again(tiny, lines, tmp_path, recwarn):
+    (path, texts), out = lines, tmp_path / "out.npy"
+    dense = torch.nn.Sequential(torch.nn.Linear(tiny.dimension, 5), torch.nn.Tanh())
+    encoder = SentenceEncoder(tiny.model, tiny.tokenizer, dense=dense)
+    embed_file(encoder, path, out)
+    assert read_vectors(out, texts, encoder).shape == (len(texts), 5) and not recwarn.list
+    dense[0].bias.data += 1
+    with pytest.warns(UserWarning, match="vectors of another model"):
+        read_vectors(out, texts, encoder)
 
 
 @pytest.mark.parametrize("kind", ["empty", "npz", "pickle", "integers", "one-d", "cut"])
