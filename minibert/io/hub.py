@@ -253,15 +253,7 @@ def _from_hub(name: str, known: KnownModel | None, offline: bool, asked: dict) -
             snapshot = Path(fetch(allow_patterns=_patterns(SAFETENSORS), local_files_only=True))
         except OSError:
             raise reason from None
-    if not known:  # the cache keeps a large file under the sha256 that the hub promises for it
-        named = {file: file.resolve().name for file in snapshot.rglob("*") if file.is_symlink()}
-        digests = {
-            file.relative_to(snapshot).as_posix(): digest
-            for file, digest in named.items()
-            if re.fullmatch("[0-9a-f]{64}", digest)
-        }
-        promised = KnownModel(snapshot.name, "", "", digests)
-    _checked_snapshot(snapshot, name, known or promised)
+    _checked_snapshot(snapshot, name, known or _as_promised(snapshot))
     if not _is_model(snapshot):
         raise FileNotFoundError(f"{name} has no config.json and no modules.json: not a BERT model")
     return snapshot
@@ -354,6 +346,17 @@ def _while_it_moves(fetch: Callable[[], str], cache: Path, name: str) -> str:
         if now - before < PATIENCE * SLOWEST:
             raise TimeoutError(f"less than {SLOWEST} bytes a second for {PATIENCE} seconds")
         before = now
+
+
+def _as_promised(snapshot: Path) -> KnownModel:
+    """What the cache says of a snapshot: it keeps a large file under the sha256 of the hub."""
+    named = {file: file.resolve().name for file in snapshot.rglob("*") if file.is_symlink()}
+    digests = {
+        file.relative_to(snapshot).as_posix(): digest
+        for file, digest in named.items()
+        if re.fullmatch("[0-9a-f]{64}", digest)
+    }
+    return KnownModel(snapshot.name, "", "", digests)
 
 
 def _checked_snapshot(snapshot: Path, name: str, known: KnownModel) -> Path:

@@ -23,13 +23,12 @@ PEAK = 8.0  # nats: the score of the place that a head begins with; a third of i
 
 
 @torch.no_grad()
-def begin_with_frequencies(model: nn.Module, words: np.ndarray) -> None:
+def begin_with_frequencies(model: nn.Module, share: np.ndarray) -> None:
     """Guess each token as often as it comes: the bias of the words is their log frequency.
 
     Args:
-        words: (V,) how often each token comes.
+        share: (V,) of all tokens, none of them 0.
     """
-    share = (words + 1) / (words + 1).sum()
     model.predictions.bias.copy_(torch.from_numpy(np.log(share)))
 
 

@@ -98,6 +98,11 @@ class Counts:
         keys, pairs = np.unique(ids[:-1] * size + ids[1:], return_counts=True)
         return cls(np.bincount(ids, minlength=size), keys, pairs)
 
+    @property
+    def share(self) -> np.ndarray:
+        """(V,) of all tokens, as if each came once more than it does: none is impossible."""
+        return (self.words + 1) / (self.words + 1).sum()
+
     def measure(self, batches: Sequence[dict], characters: Tensor) -> dict[str, float]:
         """Accuracy, perplexity and bits per character of two guesses at the hidden tokens.
 
@@ -113,7 +118,7 @@ class Counts:
             left.append(ids[batch["places"] - 1].cpu().numpy())
             targets.append(batch["targets"].cpu().numpy())
         left, targets = np.concatenate(left), np.concatenate(targets)
-        alone = (self.words + 1) / (self.words + 1).sum()
+        alone = self.share
 
         first = self.keys // size  # the left neighbour of each pair
         kinds = np.bincount(first, minlength=size)  # different tokens that follow

@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -89,11 +88,12 @@ def whole_run(
     tokenizer = read_vocabulary(settings)
     train, heldout = read_texts(settings, tokenizer, say)
     torch.manual_seed(settings.seed)
-    model = new_model(settings, tokenizer, train).to(device)
+    counts = measuring.Counts.of(train, len(tokenizer))
+    model = new_model(settings, tokenizer, counts).to(device)
     packed, examples = (packing(settings, texts, tokenizer) for texts in (train, heldout))
     refuse_too_little(settings, packed)
     settings = with_defaults(settings, packed, model, device, say)
-    evaluation = Evaluation(settings, tokenizer, model, examples, train)
+    evaluation = Evaluation(tokenizer, model, examples, counts)
 
     sampler = batches_of(settings, packed)
     optimizer = make_optimizer(
@@ -199,7 +199,9 @@ def set_aside(documents: Sequence[Document]) -> tuple[list[Document], list[Docum
     return [only[:cut]], [only[cut:]]
 
 
-def new_model(settings: PretrainSettings, tokenizer: BertTokenizer, texts: Texts) -> nn.Module:
+def new_model(
+    settings: PretrainSettings, tokenizer: BertTokenizer, counts: measuring.Counts
+) -> nn.Module:
     """A model with new weights; as many positions as will be trained."""
     config = BertConfig.of_size(
         settings.size, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id,
@@ -209,7 +211,7 @@ def new_model(settings: PretrainSettings, tokenizer: BertTokenizer, texts: Texts
     model = (BertForMaskedLM if settings.no_next_sentence else BertForPreTraining)(config)
     set_dropout(model, settings.dropout)
     if not settings.random_start:
-        begin_with_frequencies(model, np.bincount(texts.ids, minlength=config.vocab_size))
+        begin_with_frequencies(model, counts.share)
         begin_with_neighbours(model)
     return model
 
@@ -298,14 +300,13 @@ class Evaluation:
     """Measures a model on held-out text while it trains, and what counting reaches there."""
 
     def __init__(
-        self, settings: PretrainSettings, tokenizer: BertTokenizer, model: nn.Module,
-        heldout: Packed, train: Texts,
-    ) -> None:  # fmt: skip
+        self, tokenizer: BertTokenizer, model: nn.Module, heldout: Packed, counts: measuring.Counts
+    ) -> None:
         self.model, self.tokenizer, self.heldout = model, tokenizer, heldout
         self.device = next(model.parameters()).device
         self.characters = measuring.characters_of(tokenizer).to(self.device)
         self.batches = held_out_batches(heldout, self.device, QUICK)
-        self.counts = measuring.Counts.of(train, len(tokenizer))
+        self.counts = counts
         self.counted = self.counts.measure(self.batches, self.characters)
         self.shown = measuring.sentences_to_show(heldout.texts, tokenizer)
         self.last: dict[str, float] = {}
