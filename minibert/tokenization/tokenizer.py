@@ -8,8 +8,8 @@ definition. `BertTokenizer.ids` is the same made fast; ``explain.py`` tells ever
 Ids and offsets are those of the ``tokenizers`` library with the official ``tokenizer.json``, on
 every Unicode character.
 
-Source: Devlin 2019 §3 (the input, [CLS] and [SEP]); Wu 2016 §4.1 (WordPiece); the normalizer,
-pre_tokenizer and post_processor named in the official ``tokenizer.json``.
+Source: Devlin 2019 §3 (the input, [CLS] and [SEP]); Wu 2016 §4.1 (the WordPiece vocabulary); the
+normalizer, pre_tokenizer, model and post_processor named in the official ``tokenizer.json``.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ def wordpiece(word: str, vocab: Mapping[str, int]) -> tuple[list[str], str]:
     the rest of the word if no piece fits there. A word with such a rest is [UNK] as a whole, and so
     is one of more than 100 characters.
 
-    Source: Wu 2016 §4.1, as the greedy longest match of google-research/bert.
+    Source: WordpieceTokenizer of google-research/bert (with its limit of 200 characters), whose
+    vocabulary was learnt as in Wu 2016 §4.1; the limit of 100 is that of ``tokenizer.json``.
     """
     if len(word) > LONGEST_WORD:
         return [], word
