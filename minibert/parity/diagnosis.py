@@ -93,10 +93,13 @@ class Diagnosis:
                 lines += [f"{mistake.title}  [{mistake.key}]", f"    effect: {mistake.effect}"]
                 lines += [f"    cure:   {mistake.cure}"]
                 lines += [f"    source: {mistake.source}"] * bool(mistake.source)
-                if others := self.hidden.get(mistake.key):
-                    lines.append("    hides:  these change no number as long as it is there, so "
-                                 "they may be there too; fix it and run again:")
-                    lines += [f"            {other.title}  [{other.key}]" for other in others]
+                others = [one for one in self.hidden.get(mistake.key, ())
+                          if not one.effect.startswith("none")]  # no output shows them, ever
+                if others:
+                    known = "; ".join(f"{one.title} [{one.key}]" for one in others[:3])
+                    more = f"; or {len(others) - 3} more" if len(others) > 3 else ""
+                    lines.append(f"    hides:  {known}{more}: these change no number as long as "
+                                 "it is there; fix it and run again")
         lines += [
             "or both of these at once, which give the same numbers here: "
             + " + ".join(f"{mistake.title} [{mistake.key}]" for mistake in pair)

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from minibert.parity.report import BAD, Report, Row
+from minibert.parity.report import Report, Row
 
-COLUMNS = ("", "tensor", "shape", "largest", "mean", "allowed", "bitwise", "worst place", "why")
+COLUMNS = ("", "tensor", "largest", "mean", "allowed", "bitwise", "shape", "worst place")
 
 
 def to_html(reports: Sequence[Report]) -> str:
@@ -21,40 +21,45 @@ def to_html(reports: Sequence[Report]) -> str:
 
 
 def section(report: Report) -> str:
-    """One report: verdict, first difference, diagnosis, table."""
+    """One report: verdict, first difference, diagnosis, table; all tensors on demand."""
     word = "passed" if report.passed else "failed"
-    bad = sum(row.verdict in BAD for row in report.rows)
-    exact = sum(row.bitwise for row in report.rows)
+    said = report.verdict().partition(": ")[2]
     parts = [
         f"<h2>{escape(report.title)}</h2>",
-        f'<p><span class="verdict {word}">{word}</span> {len(report.rows)} tensors, '
-        f"{exact} bit for bit, {bad} that differ by themselves</p>",
-        *(f"<p>{escape(note)}</p>" for note in report.notes),
+        f'<p><span class="verdict {word}">{word}</span> {escape(said)}</p>',
     ]
-    if report.first:
-        parts.append(f"<p>The first difference is in <code>{escape(report.first.name)}</code>.</p>")
     if report.shown:
         parts.append(f"<pre>{escape(chr(10).join(report.shown))}</pre>")
     if report.diagnosis:
         parts.append("<p>Which mistake it is:</p>")
         parts.append(f'<pre class="mistake">{escape(str(report.diagnosis))}</pre>')
+    folded = report.folded()
+    parts.append(table(folded))
+    if len(folded) < len(report.rows):
+        every = f"<summary>All {len(report.rows)} tensors</summary>"
+        parts.append(f"<details>{every}{table(report.rows)}</details>")
+    parts += [f'<p class="note">{escape(note)}</p>' for note in report.remarks()]
+    return "\n".join(parts)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A line for each row."""
     head = "".join(f"<th>{column}</th>" for column in COLUMNS)
-    rows = "\n".join(map(table_row, report.rows))
-    parts += ['<div class="wide"><table>', f"<thead><tr>{head}</tr></thead>", "<tbody>", rows]
-    return "\n".join([*parts, "</tbody></table></div>"])
+    body = "\n".join(map(table_row, rows))
+    page = f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
+    return f'<div class="wide">{page}</div>'
 
 
 def table_row(row: Row) -> str:
-    """One tensor."""
-    shape = " × ".join(map(str, row.shape)) or "one number"
+    """One tensor, or several."""
+    shape = " × ".join(map(str, row.shape))
     numbers = {"largest": row.largest, "mean": row.mean, "allowed": row.tolerance}
     cells = [
         f'<td class="mark">{row.verdict}</td>',
         f'<td class="name">{escape(row.name)}</td>',
-        f'<td class="n">{shape}</td>',
         *(f'<td class="n" data-label="{k}">{number:.1e}</td>' for k, number in numbers.items()),
-        f'<td data-label="bitwise:">{"yes" if row.bitwise else "no"}</td>',
+        f'<td data-label="bitwise">{"yes" if row.bitwise else "no"}</td>',
+        f'<td class="n">{shape}</td>',
         f'<td class="place">{escape(row.place)}</td>',
-        f'<td class="why">{escape(row.reason)}</td>',
     ]
     return f'<tr class="{row.verdict}">{"".join(cells)}</tr>'

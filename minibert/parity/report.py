@@ -7,9 +7,10 @@ consequences, and asks the catalogue which mistake it is. Both return a `Report`
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from minibert.parity.steps import Computation, Inputs, model_inputs, parse_name
 from minibert.trace import trace
 
 BAD = ("differs", "shape", "missing")
+PARTS = r"gradient of|after \d+ steps?:|layers\.\d+|[^.:, ]+"  # how the name of a tensor begins
 
 
 @dataclass
@@ -66,20 +68,53 @@ class Report:
         return self.first is None and bool(self.rows)
 
     def __str__(self) -> str:
-        """The table, the first difference, and the diagnosis."""
-        lines = [self.title, "", *table(self.rows)]
-        lines += ["", *self.notes] if self.notes else []
-        if not self.rows:
-            return "\n".join([*lines, "", "FAILED: there was nothing to compare"])
-        if self.first:
-            lines += ["", f"FAILED: the first difference is in {self.first.name}", *self.shown]
-        else:
-            exact = sum(row.bitwise for row in self.rows)
-            lines += ["", f"PASSED: {len(self.rows)} tensors, {exact} of them bit for bit"]
+        """What a reader needs, in this order: first difference, mistake and cure, table."""
+        lines = [self.title, "", self.verdict(), *self.shown]
         if self.diagnosis is not None:
             lines += ["", "Which mistake it is:"]
             lines += [f"  {line}" for line in str(self.diagnosis).splitlines()]
-        return "\n".join(lines)
+        lines += ["", *table(self.folded())] if self.rows else []
+        return "\n".join([*lines, "", *self.remarks()]).rstrip()
+
+    def verdict(self) -> str:
+        """The finding in a line."""
+        if not self.rows:
+            return "FAILED: there was nothing to compare"
+        if self.first:
+            return f"FAILED: the first difference is in {self.first.name}"
+        exact = sum(row.bitwise for row in self.rows)
+        return f"PASSED: {len(self.rows)} tensors, {exact} of them bit for bit"
+
+    def remarks(self) -> list[str]:
+        """The notes, and why so much is allowed as the table says."""
+        reasons = dict.fromkeys(row.reason for row in self.rows if row.reason)
+        return self.notes + ([f"allowed: {'; '.join(reasons)}"] if reasons else [])
+
+    def folded(self) -> list[Row]:
+        """The rows as a reader needs them: rows that say the same one after the other are one.
+
+        Where everything agrees there is one for each part of the model.
+        """
+        def part(row: Row) -> str:
+            if row.verdict in BAD:
+                return row.name
+            return row.verdict if self.first else re.match(PARTS, row.name)[0]
+
+        folded: list[Row] = []
+        for name, run in itertools.groupby(self.rows, part):
+            rows = list(run)
+            worst = max(rows, key=lambda row: row.largest / (row.tolerance or 1))
+            if len(rows) == 1:
+                folded.append(worst)
+                continue
+            label = f"{name} {len(rows)} tensors"
+            if self.first:
+                says = {"follows": ": what goes in differs", "padding": " differ on padding"}
+                agree = " agree" if folded else " before it agree"
+                label = f"{len(rows)} tensors{says.get(name, agree)}"
+            exact = all(row.bitwise for row in rows)
+            folded.append(replace(worst, name=label, shape=(), bitwise=exact, place=worst.name))
+        return folded
 
     def to_dict(self) -> dict:
         """For JSON."""
@@ -98,22 +133,13 @@ class Report:
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """A line for each row; of many gradients and parameters only the worst, if all are right."""
+    """A line for each row."""
     lines = [f"{'':10}{'tensor':42}{'largest':>10}{'mean':>10}{'allowed':>10}  bitwise  where"]
-    groups: dict[str, list[Row]] = {}
     for row in rows:
-        start = re.match(r"gradient of|after \d+ steps?:", row.name)
-        name = start[0] if start and row.verdict not in BAD else row.name
-        groups.setdefault(name, []).append(row)
-    for start, group in groups.items():
-        row = max(group, key=lambda row: row.largest)
-        many = len(group) > 1
         mark = {"equal": "OK", "padding": "ok"}.get(row.verdict, row.verdict.upper())
-        name = f"{start} {len(group)} tensors" if many else row.name
-        place = f"{row.name.split()[-1]}: {row.place}" if many else row.place
-        exact = "yes" if all(row.bitwise for row in group) else "no"
+        exact = "yes" if row.bitwise else "no"
         numbers = f"{row.largest:10.1e}{row.mean:10.1e}{row.tolerance:10.1e}"
-        lines.append(f"{mark:10}{name:42}{numbers}  {exact:7}  {place}".rstrip())
+        lines.append(f"{mark:10}{row.name:42}{numbers}  {exact:7}  {row.place}".rstrip())
     return lines
 
 
