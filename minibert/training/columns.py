@@ -52,6 +52,7 @@ DISTANCE = re.compile(  # a score by this name may be small where two texts are 
 )
 TEXTS = ("text", "pair", "negative")
 ID = re.compile(r"\S*\d\S*")
+NAMED_ID = re.compile(r"(?i:^|[_\W])(?i:[gu]*ids?|index|key)$|(?<=[a-z])I[dD]$|^#$")
 SAMPLE = 1000  # cells of a column, whose words are counted
 COLA = ["source", "label", "mark", "text"]  # GLUE's CoLA, the one file there without a header
 CHINESE = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # and Japanese and Korean
@@ -92,6 +93,7 @@ class Content(NamedTuple):
     spread: float  # standard deviation of the words
     times: bool  # whether each has a clock, a date or a year in it
     lists: bool
+    plain: bool  # no lists or objects in these
     ids: bool  # each is one word with a digit in it
 
     @property
@@ -128,6 +130,7 @@ def content(cells: Sequence[Any]) -> Content:
         len(filled), counts, share, rising or unique,
         sum(sizes) / max(len(sizes), 1), min(sizes, default=0), statistics.pstdev(sizes or [0]),
         all(map(TIME.search, filled[:SAMPLE])), all(isinstance(cell, list) for cell in cells),
+        not any(text.startswith(("[{", "[[")) for text in counts),
         len(counts) > 4 and all(map(ID.fullmatch, filled)),
     )  # fmt: skip
 
@@ -295,6 +298,11 @@ def match_columns(
             positions[role] = found
             free.pop(found)
     positions |= texts_by_content(names, free, positions, wanted, missing, say)
+    second = "pair" in roles and not wanted["pair"] and "pair" in positions
+    if second and "text" in missing and "text" not in positions:  # perhaps it is the only text
+        at = positions.pop("pair")
+        free[at] = content(cells(at))
+        positions |= texts_by_content(names, free, positions, wanted, missing, say)
     if missing := [role for role in missing if role not in positions]:
         free = {i: column for i, column in free.items() if i not in positions.values()}
         two = "two texts in a row are needed (for one there is `minibert finetune classify`); "
@@ -302,7 +310,7 @@ def match_columns(
         one = "; if these are several, what separates them (--delimiter)?" * (len(names) == 1)
         raise ValueError(
             f"{two}which columns are {', '.join(missing)}? It has "
-            f"{names}, such as {[shown(cells(i)[0]) for i in range(len(names))]}; name them, as in "
+            f"{names}, such as {[shown(cells(i)[0]) for i in range(len(names))]}"
             f"{example(names, free, wanted, missing)}{one}"
         )
     return {role: positions[role] for role in wanted if role in positions}
@@ -386,6 +394,7 @@ def fitting(role: str, free: Mapping[int, Content]) -> list[int]:
         ),
         "score": lambda column: column.share >= 0.8 and not column.counter,
         "labels": lambda column: column.lists,
+        **dict.fromkeys(("tokens", "tags"), lambda column: column.lists and column.plain),
         **dict.fromkeys(TEXTS, lambda column: column.text),
     }.get(role, lambda column: False)
     return [i for i, column in free.items() if fits(column)]
@@ -421,9 +430,15 @@ def example(
     """How ``--columns`` would name what is missing, as far as its content tells."""
     given: dict[str, int] = {}
     for role in missing:
-        left = {i: column for i, column in free.items() if i not in given.values()}
-        varied = [i for i in fitting(role, left) if role not in TEXTS or not left[i].alike]
-        given[role] = [*varied, *fitting(role, left), *left, 0][0]
+        left = {i: column for i, column in free.items() if i not in given.values()
+                and column.rows and not is_id(names[i], column)}  # fmt: skip
+        kind = "text" if role in ("question", "context") else role
+        varied = [i for i in fitting(kind, left) if kind not in TEXTS or not left[i].alike]
+        other = [i for i in left if kind not in TEXTS or not left[i].numbers]
+        fits = [*varied, *fitting(kind, left), *other]
+        if not fits:
+            return f", but none looks like the {role}"
+        given[role] = fits[0]
     each = {role: called(names, at) for role, at in given.items()}
     flags = [i for i, column in free.items() if {0, 1} >= {*map(number_of, column.counts or "?")}]
     if "labels" in each and len(flags) > 1:  # a column for each
@@ -432,7 +447,12 @@ def example(
     texts = [i for i in fitting("text", free) if i not in given.values() and not free[i].alike]
     if "text" in given and texts and (may := [role for role in TEXTS if wanted.get(role) is False]):
         asked += f" (or with one text more: {asked} {may[0]}={called(names, texts[0])})"
-    return asked
+    return f"; name them, as in {asked}"
+
+
+def is_id(name: str, column: Content) -> bool:
+    """Whether a column names or counts the rows."""
+    return column.counter or column.ids or bool(NAMED_ID.search(str(name)))
 
 
 def called(names: Sequence[str], at: int) -> str:

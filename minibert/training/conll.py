@@ -10,7 +10,8 @@ from pathlib import Path
 from minibert.training.entities import is_scheme
 from minibert.training.tables import Table, columns, lines, numbered
 
-HEADER = ("word", "words", "token", "tokens"), ("tag", "tags", "label", "ner", "ner_tags")
+HEADER = {"word", "words", "token", "tokens"}, ("tag", "tags", "label", "ner", "ner_tags")
+UNDERSCORE = re.compile(r"^([BIESLUM])_(?=.)")
 NUMBER, PART = re.compile(r"\d+([-.]\d+)?"), re.compile(r"\d+[-.]\d+$")  # of CoNLL-U
 PHRASES = {*"NP VP PP ADVP ADJP SBAR PRT CONJP INTJ LST UCP NC VC PC".split()}  # of CoNLL-2003
 OTHERS = {  # what a file begins with, or has somewhere → whose it is
@@ -21,29 +22,35 @@ OTHERS = {  # what a file begins with, or has somewhere → whose it is
 }
 
 
-def read_words(file: Path, text: str) -> Table:
+def read_words(file: Path, text: str, filled: list[tuple[int, list[str]]] | None = None) -> Table:
     """CoNLL columns: a word and its tags a line, a blank line after a sentence.
 
     A row is a sentence, a cell a whole column of it. The words are the first column that does not
     count them or name their sentence; the tags are the last one, as they are: BIO, IOB1, IOBES; or
     those that mark entities (of several, `columns` asks for one); in CoNLL-U, the fourth.
+    ``filled``: the lines and their cells, where these have been found (csv).
     """
     for pattern, format in OTHERS.items():
         if re.search(pattern, text):
             raise ValueError(f"{file} looks like {format}; a word and its tag a line is read")
-    filled = cells_of(text)
-    counts = Counter(len(cells) for _, cells in filled if cells)
+    filled = filled or cells_of(text)
+    counts = Counter(len(cells) for _, cells in filled if cells and cells[0][:1] != "#")
     width = max(counts, key=counts.get, default=0)
+    if len(counts) > 3 and 4 * counts[width] < 3 * counts.total():
+        raise ValueError(
+            f"{file}: lines of {min(counts)} to {max(counts)} words or columns; a word and its tag "
+            "a line are needed, and a blank line after a sentence"
+        )
     table = Table(None, [])
     first = next((cells for _, cells in filled if len(cells) == width), [])
-    if width > 1 and first[0].lower() in HEADER[0] and first[-1].lower() in HEADER[1]:
+    if width > 1 and {*map(str.lower, first)} & HEADER[0] and first[-1].lower() in HEADER[1]:
         table.remarks.append(f"the first row is a header: it has the names {first}")
         filled = [(n, [] if cells is first else cells) for n, cells in filled]
     numbers = [cells[0] for _, cells in filled if len(cells) == 10 == width and cells[0] != "#"]
     conllu = bool(numbers) and all(map(NUMBER.fullmatch, numbers))
     if conllu:  # 1-2 is what 1 and 2 are written as, 8.1 a word that is not written
         filled = [(n, cells) for n, cells in filled if not cells or not PART.match(cells[0])]
-    filled = separated(filled, width, table)
+    filled = separated(fill_down(filled, width), width, table)
     comments, sentence, start, whole = [], [], 0, True
     known = {cells[-1] for _, cells in filled if cells and not cells[0].startswith("#")}
     for n, cells in [*filled, (0, [])]:
@@ -136,10 +143,36 @@ def separated(
 
 def tag_columns(table: Table, width: int) -> list[int]:
     """The columns beside the words that mark entities, or else phrases; or else the last one."""
+    for at in range(1, width):
+        write_hyphens(table, at)
     tags = {at: {tag for _, row in table.rows for tag in row[at]} for at in range(1, width)}
-    marking = {at: {tag[2:] for tag in tags[at] - {"O"}} for at in tags if is_scheme(tags[at])}
+    marking = {at: {tag[2:] for tag in tags[at] - {"O"}} for at in tags if marks(tags[at])}
     entities = [at for at, types in marking.items() if not types or not types <= PHRASES]
     return entities or [*marking] or [max(width - 1, 0)]
+
+
+def marks(tags: set[str]) -> bool:
+    """Whether tags mark entities, or other spans that leave no word outside."""
+    return is_scheme(tags) or (is_scheme({*tags, "O"}) and all(tag[1:2] == "-" for tag in tags))
+
+
+def write_hyphens(table: Table, at: int) -> None:
+    """Read B_PER as B-PER, if all tags of a column are such; in place."""
+    tags = {tag: UNDERSCORE.sub(r"\1-", tag) for _, row in table.rows for tag in row[at]}
+    if any(map(UNDERSCORE.match, tags)) and marks({*tags.values()}):
+        table.remarks.append(f"column {at + 1}: B_ and I_ are read as B- and I-")
+        for _, row in table.rows:
+            row[at] = [tags[tag] for tag in row[at]]
+
+
+def fill_down(filled: list[tuple[int, list[str]]], width: int) -> list[tuple[int, list[str]]]:
+    """The lines with their first cell, where it stands in the first line of a sentence alone."""
+    above, found = "", []
+    for n, cells in filled:
+        cells = [above, *cells[1:]] if len(cells) == width > 2 and not cells[0] else cells
+        above = cells[0] if cells else ""
+        found.append((n, cells))
+    return found
 
 
 def word_column(table: Table, width: int) -> int:

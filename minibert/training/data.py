@@ -30,7 +30,14 @@ from minibert.training.files import read_table
 from minibert.training.oddities import odd
 from minibert.training.tables import Table, lines, some
 from minibert.training.unused import heed_unused
-from minibert.training.values import Unusable, agreeing, decimal_commas, split_labels, value
+from minibert.training.values import (
+    Unusable,
+    agreeing,
+    decimal_commas,
+    is_text,
+    split_labels,
+    value,
+)
 
 # What is to be learnt about the others:
 TRUTH = ("label", "labels", "score", "tags", "answers", "start", "impossible")
@@ -129,6 +136,9 @@ def read(
             rows = heed_unused(table, rows, names, positions, TRUTH, remark)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
+    at = positions.get("answers")
+    if at is not None and "start" not in positions and is_text(rows[0][1][at]):
+        remark("no column has the starts of the answers: each is looked for in its context")
     remark(f"{len(rows)} {table.things}; {told(names, positions, joined)}")
     if blank:
         positions = {role: at for role, at in positions.items() if role not in TRUTH}
@@ -190,6 +200,12 @@ def first_row(
         say(f"{name}: the first row is a header: a survey's further header rows stand below it")
     if header is None:
         if [n for n, _ in table.problems if n < rows[0][0]]:
+            numbers = [cells[0].strip() for _, cells in rows]
+            if len({*numbers}) == len(numbers) > 1 and all(map(str.isdigit, numbers)):
+                raise ValueError(
+                    f"its first row has {table.problems[0][1]} as below, where a number stands "
+                    "first, as R's write.table writes it; write.csv(..., row.names = FALSE)"
+                )
             commas = "do texts below have a comma in them? They need quotes around them; else "
             raise ValueError(
                 f"its first row has {table.problems[0][1]} as below; "
@@ -351,17 +367,23 @@ def refuse_a_class_for_every_row(train: Sequence[Example]) -> None:
 
 
 def score_scale(examples: Sequence[Example]) -> tuple[float, float]:
-    """The scale of the scores: from 1 where they begin at 1 and end at 5, 7 or 10; else the first
-    usual one that holds all: 0 to 1, -1 to 1, 0 to 5, 0 to 10, 0 to 100.
+    """The scale of the scores.
+
+    Where they begin at 1 and end at 5, 7 or 10, or are all whole numbers from 0 or 1 to at most 10,
+    they fill it; else it is the first usual one that holds all: 0 to 1, -1 to 1, 0 to 5, 0 to 10,
+    0 to 100.
 
     Raises:
-        ValueError: a score is outside all of them.
+        ValueError: a score is outside all of them, or all are in the lower half of 0 to 100.
     """
     scores = sorted((example.values["score"], example.where) for example in examples)
     (low, first), (high, last) = scores[0], scores[-1]
-    if (low, high) in RATINGS:
+    steps = {score for score, _ in scores}
+    every = 0 <= low <= 1 < high <= 10 and steps == {*range(int(low), int(high) + 1)}
+    if every or (low, high) in RATINGS:
         return low, high
-    if fitting := [scale for scale in SCALES if scale[0] <= low and high <= scale[1]]:
+    fitting = [scale for scale in SCALES if scale[0] <= low and high <= scale[1]]
+    if fitting and not 10 < high <= 50:
         return fitting[0]
     raise ValueError(
         f"the scores, from {low} ({first}) to {high} ({last}), fit none of the usual scales; give "
@@ -377,7 +399,9 @@ def scaled_score(example: Example, scale: tuple[float, float]) -> float:
     """
     (low, high), score = scale, example.values["score"]
     if not low <= score <= high:
-        raise ValueError(f"{example.where}: the score {score} is not on the scale {low} to {high}")
+        raise ValueError(
+            f"{example.where}: the score {score} is not on the scale {low} to {high} (--scale)"
+        )
     return (score - low) / (high - low)
 
 

@@ -18,13 +18,22 @@ from pathlib import Path
 from typing import Any
 
 from minibert.training.conll import in_columns, read_words
-from minibert.training.tables import Table, columns, lines, numbered, text_of
+from minibert.training.tables import Table, columns, lines, numbered, some, text_of
 
 DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 WORDS = (".conll", ".iob", ".iob2", ".iob1", ".bio")  # a word and its tags a line
 OTHERS = dict.fromkeys((".xlsx", ".xls", ".ods"), 'save it as "CSV UTF-8"') | {
     ".md": "a table in it is read if the file is named .txt",
+    ".js": "if it begins with a name and =, take that away, and name it .json",
     ".parquet": 'pandas writes what is read by to_json("a.jsonl", orient="records", lines=True)'
+}
+STRANGERS = {  # what a file begins with that is no table → what it is
+    r"(?i)\s*<(!doctype|html|head|body|table|\?xml|div)\b": "this is HTML or XML; open it in a "
+        'spreadsheet or a browser, and save what is needed as "CSV UTF-8"',
+    r"\s*(window|var|let|const)\b[^\n={]*=\s*[\[{]": "this is JavaScript, as in an archive of "
+        "tweets; take away what is in front of the first [ or {, and name the file .json",
+    r'"[^"\n]*" "[^"\n]*': "quoted columns with blanks between, as R's write.table writes them; "
+        "write.csv(..., row.names = FALSE) writes what is read",
 }
 TIMES = re.compile(r"^(\d+:)?\d\d:\d\d[,.]\d{3} --> ", re.MULTILINE)  # of subtitles
 LABEL = "__label__"  # fastText's mark
@@ -65,6 +74,9 @@ def read_table(
             f".conll and .iob2 too, not {kind or 'no suffix'!r}; {instead}"
         )
     text = text_of(file)
+    for pattern, what in STRANGERS.items():
+        if re.match(pattern, text):
+            raise ValueError(f"{file}: {what}")
     if kind in (".jsonl", ".ndjson") and not text.lstrip().startswith("["):
         if text.split(maxsplit=1)[:1] == ["{"] and text.lstrip()[1:2] in ("\n", "\r"):
             one = f"jq -c . {file.name} > lines-{file.name}"
@@ -83,7 +95,9 @@ def read_table(
             raise ValueError(f"{file}: {without_times(file)}")
         return read_lines(text, columns, delimiter)
     if kind == ".csv" or delimiter not in (None, "\t"):
-        return read_csv(file, text, delimiter)
+        table = read_csv(file, text, delimiter)
+        lists = any(cell.strip()[:1] == "[" for _, cells in table.rows[:20] for cell in cells)
+        return read_csv_words(file, table) if words and not lists else table
     return read_tsv(text)
 
 
@@ -129,6 +143,25 @@ def read_csv(file: Path, text: str, delimiter: str | None) -> Table:
         )
     hint = f"; a {chosen!r} in a text needs quotes around it"
     return even(Table(None, rows, remarks, warnings, delimiter=chosen), hint)
+
+
+def read_csv_words(file: Path, table: Table) -> Table:
+    """A word and its tag a row, as in CoNLL columns.
+
+    Raises:
+        ValueError: a cell with a line end in it.
+    """
+    several = [n for n, cells in table.rows if any("\n" in cell for cell in cells)]
+    if several:
+        raise ValueError(
+            f"{file}: words over several lines ({lines(several, n=3)}); a word that is a quote is "
+            "written \"\"\"\" in a csv, or name the file .tsv if no cell is in quotes"
+        )
+    rows = [(n, [cell.strip() for cell in cells]) for n, cells in table.rows]
+    found = read_words(file, "", [(n, cells if any(cells) else []) for n, cells in rows])
+    found.remarks = table.remarks + found.remarks
+    found.problems += table.problems
+    return found
 
 
 def csv_rows(text: str, delimiter: str) -> Iterator[tuple[list[str], int]]:
@@ -225,7 +258,7 @@ def read_lines(text: str, several: bool, delimiter: str | None) -> Table:
     if marked and marked >= len(filled) / 2:
         return read_fasttext(rows)
     tabs = {line.count("\t") for _, line in filled}
-    if several and (delimiter or (len(tabs) == 1 and min(tabs))):
+    if several and (delimiter or (tabs and min(tabs))):
         if delimiter not in (None, "\t"):
             return read_csv(Path("txt"), text, delimiter)
         table = read_tsv(text)
@@ -320,10 +353,20 @@ def read_json(file: Path, text: str) -> Table:
         if all(isinstance(entry, dict) and "paragraphs" in entry for entry in entries):
             return of_objects(squad(entries), [], "question")
         value = entries
+    lists = value if isinstance(value, list) and all(isinstance(e, list) for e in value) else []
+    if lists and not any(isinstance(cell, (list, dict)) for entry in lists for cell in entry):
+        cells = [["" if cell is None else str(cell) for cell in entry] for entry in value]
+        return even(Table(None, [*enumerate(cells, 1)], unit="row"))
     if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
         if {"data", "annotations"} <= value[0].keys():
             raise ValueError(f"{file} is Label Studio's JSON; export JSON-MIN or CSV from it")
         return of_objects(enumerate(value, 1), [], "row")
+    keys = value if isinstance(value, dict) else {}
+    if parts := [key for key in keys if isinstance(keys[key], list)]:
+        raise ValueError(
+            f"{file}: an object with lists in it, {some([repr(part) for part in parts], 6)}; write "
+            f"each list to be read into a file of its own, as in jq '.[\"{parts[0]}\"]' {file.name}"
+        )
     raise ValueError(
         f"{file}: a list of objects, or SQuAD's data → paragraphs → qas, is needed; pandas writes "
         'what is read here by to_json("file.jsonl", orient="records", lines=True)'

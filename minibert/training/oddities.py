@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections import defaultdict
@@ -42,6 +43,8 @@ ODD = {  # what is said of a text, with {} for what was found in it → how it i
         r"\A(?:@(?:Begin|End|Participants:|ID:)|\*[A-Z]{2,4}:|%[a-z]{3}:)",
     "a word cut by a hyphen at the end of the line, as in text copied from a PDF":
         r"-(?<=[^\W\d_]-)\s*\Z",
+    "question marks instead of letters, such as {}: saved in a wrong encoding":
+        r"(?:\?{2,}\W+){2,}|[^\W\d_A-Z]\?+[^\W\d_A-Z](?!\w*[=&])",
     "{}, which Python or JSON writes for another character, is read as it stands":
         r"\\n(?![a-z])|\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}",
     "a text that is a number": r"\A\s*[\d.,]*\d\s*\Z",
@@ -80,6 +83,10 @@ def odd(examples: Sequence, unit: str) -> list[str]:
             found["the tags are numbers; entities need names, such as B-PER"].append(example.line)
         if (tokens := example.values.get("tokens")) and all(map(SEGMENTED.fullmatch, tokens)):
             found["a number after each character, of the words they are in"].append(example.line)
+        for what in alike(example.values):
+            found[what].append(example.line)
+    for where, what in odd_scores([(e.values.get("score"), e.line) for e in examples]):
+        found[what] += where
     remarks = []
     for role in ("label", "labels", "tags"):
         places: dict[str, list[int]] = defaultdict(list)
@@ -95,6 +102,36 @@ def odd(examples: Sequence, unit: str) -> list[str]:
             "between them is read, or a column of 0 and 1 for each: --columns labels=a+b+c"
         )
     return [f"{what} ({lines(where, unit)})" for what, where in found.items()] + remarks
+
+
+def alike(values: Mapping) -> Iterator[str]:
+    """Texts of a row that are one and the same, where their difference is to be learnt."""
+    text, pair, negative = (plain(values.get(role) or "") for role in TEXTS)
+    if pair and not {"label", "labels", "score"} & values.keys():
+        if text == pair:
+            yield "a text that belongs to itself: there is nothing to learn from it"
+        if negative in (text, pair):
+            yield "a negative that is the text itself or the one that belongs to it"
+
+
+def odd_scores(scores: Sequence[tuple[float | None, int]]) -> Iterator[tuple[list[int], str]]:
+    """Scores that are far from all others, or a code for a missing one: (lines, what is odd)."""
+    numbers = sorted(score for score, _ in scores if score is not None)
+    strange = {number for number in numbers if f"{number:g}" in CODES}
+    rest = [number for number in numbers if number not in strange]
+    if not rest or not (0 <= rest[0] and 2 <= rest[-1] <= 7) or any(n % 1 for n in rest):
+        strange = set()
+    n = len(numbers)
+    gaps = [(right - left, at) for at, (left, right) in enumerate(itertools.pairwise(numbers), 1)
+            if 5 * min(at, n - at) <= n]  # fmt: skip
+    gap, at = max(gaps, default=(0, 0))
+    few, many = sorted((numbers[:at], numbers[at:]), key=len)
+    if many and gap > 3 * (many[-1] - many[0]) > 0:
+        strange |= {*few}
+    if strange:
+        told = some([f"{number:g}" for number in sorted(strange)])
+        where = [line for score, line in scores if score in strange]
+        yield where, f"scores far from the others, {told}; the scale is made to hold them"
 
 
 def odd_labels(places: Places) -> Iterator[tuple[str, Sequence[int]]]:

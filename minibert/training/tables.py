@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import gzip
 import re
+import unicodedata
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,9 +19,14 @@ MARKS = {  # the byte order marks, the longest first: only with one is an encodi
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
 
-OTHERS = {  # what a file that is not UTF-8 is likely to be, and its name for iconv
-    "gb18030": "GB18030", "cp932": "CP932", "cp1251": "WINDOWS-1251", "cp1252": "WINDOWS-1252",
+OTHERS = {  # what a file that is not UTF-8 may be → its name for iconv
+    "gb18030": "GB18030", "big5": "BIG5", "cp932": "CP932", "euc_jp": "EUC-JP", "cp949": "CP949",
+    "cp1252": "WINDOWS-1252", "cp1250": "WINDOWS-1250", "cp1251": "WINDOWS-1251",
+    "cp1253": "WINDOWS-1253", "cp1254": "WINDOWS-1254", "cp1255": "WINDOWS-1255",
+    "cp1256": "WINDOWS-1256", "cp1257": "WINDOWS-1257", "cp1258": "WINDOWS-1258",
+    "koi8_r": "KOI8-R", "cp874": "CP874", "mac_roman": "MACINTOSH", "cp850": "CP850",
 }  # fmt: skip
+EAST = {"CJK": "HAN", "HIRAGANA": "HAN", "KATAKANA": "HAN", "FULLWIDTH": "HAN"}  # → one script
 
 
 @dataclass
@@ -82,25 +88,68 @@ def text_of(file: Path) -> str:
 
 
 def how_to_convert(file: Path, data: bytes, error: UnicodeDecodeError) -> str:
-    """What to do about a file that is not UTF-8: how its line would read in other encodings."""
-    start = data.rfind(b"\n", 0, error.start) + 1
-    line = data[max(start, error.start - 30) : error.start + 30].splitlines()[0]
-    ways = []
-    for encoding in [name for name in OTHERS if decodes(data, name)] or OTHERS:
-        name = OTHERS[encoding]
-        command = f"iconv -f {name} -t UTF-8 {file.name} > utf8-{file.name}"
-        ways.append(f"if it says {line.decode(encoding, 'replace')!r}: {command}")
+    """What to do about a file that is not UTF-8: how its words would read in other encodings."""
+    samples: dict[str, str] = {}  # words in an encoding → its name
+    words, shares = distinct_words(data), {}
+    for encoding, name in OTHERS.items():
+        with contextlib.suppress(UnicodeDecodeError):
+            text = " ".join(word.decode(encoding) for word in words)
+            if text not in samples:
+                samples[text], shares[text] = name, plausible(text)
+    best = max(shares.values(), default=0)
+    likely = [text for text in samples if shares[text] >= 0.8 * best]
+    ways = "; ".join(
+        f"if it says {' '.join(word[:24] for word in text.split()[:12])!r}: iconv -f "
+        f"{samples[text]} -t UTF-8 {file.name} > utf8-{file.name}"
+        for text in sorted(likely, key=shares.get, reverse=True)[:5]
+    )
+    ways = f', or convert it: {ways}; if it says none of these, ask who wrote it' * bool(ways)
     return (
         f"{file}, line {data.count(10, 0, error.start) + 1}: byte 0x{data[error.start]:02x} is not "
-        f'UTF-8. Save it as "CSV UTF-8" or UTF-8 text, or convert it: {"; ".join(ways)}'
+        f'UTF-8. Save it as "CSV UTF-8" or UTF-8 text{ways}'
     )
 
 
-def decodes(data: bytes, encoding: str) -> bool:
-    """Whether the whole of a file may be in an encoding."""
-    with contextlib.suppress(UnicodeDecodeError):
-        text = data.decode(encoding)
-        return not any("\ue000" <= character <= "\uf8ff" for character in text)  # nobody's
+def distinct_words(data: bytes) -> list[bytes]:
+    """Words of a file with bytes above 127, each of which has one that those before it have not."""
+    seen: set[int] = set()
+    found = []
+    for word in re.split(rb"[\x00-\x2f]+", data):  # these are no parts of letters
+        if new := {byte for byte in word if byte > 127} - seen:
+            seen |= new
+            found.append(word)
+    return found
+
+
+def plausible(text: str) -> float:
+    """The share of words that have letters of one script, in a case that people write."""
+    foreign = [word for word in re.findall(r"[^\s\x00-\x40\x5b-\x60\x7b-\x7f]+", text)
+               if not word.isascii()]  # fmt: skip
+    return sum(map(is_word, foreign)) / max(len(foreign), 1)
+
+
+def is_word(word: str) -> bool:
+    """Whether the letters of a word are of one script, and only its first is a capital, or all."""
+    kinds = [unicodedata.category(character)[0] for character in word]
+    letters = [c for c, kind in zip(word, kinds, strict=True) if kind in "LM"]
+    scripts = {unicodedata.name(letter, "?").split()[0] for letter in letters}
+    han = scripts == {"CJK"}
+    scripts = {EAST.get(script, script) for script in scripts} - {"COMBINING"}
+    text = "".join(letters)
+    cased = len(text) == 1 or text[1:].islower() or text.isupper() or text.lower() == text.upper()
+    accents = sum(not letter.isascii() for letter in letters)
+    if scripts == {"LATIN"} and len(text) > 3 and 3 * accents > 2 * len(text):
+        return False  # nobody writes accents alone
+    common = all(map(is_common, letters)) if han else True
+    return {*kinds} <= {*"LMP"} and len(scripts) == 1 and cased and common
+
+
+def is_common(character: str) -> bool:
+    """Whether a Chinese character is one of many texts: those of level 1 in GB 2312, or Big5's."""
+    for encoding, last in (("gb2312", 0xD7), ("big5", 0xC6)):
+        with contextlib.suppress(UnicodeEncodeError):
+            if character.encode(encoding)[0] <= last:
+                return True
     return False
 
 

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from minibert.training.columns import content, shown
+from minibert.training.columns import NAMES, content, is_number, shown
 from minibert.training.tables import Table, some
 
 # What says that a row does not count: Prodigy, Argilla, Label Studio.
@@ -21,6 +21,8 @@ ALIKE = re.compile(  # what says whether two texts belong together
     r"(.*_)?(labels?|duplicate|score|similar(ity)?|paraphrase|match|relevan(t|ce)|judge?ment)"
     r"|similarity_score|quality|distance"
 )
+UNSAID = re.compile(r"(.*_)?labels?|\d+")  # names that do not say what 0 and 1 mean
+NEGATIVE = re.compile(r"(hard[_ -]?)?neg(ative)?s?[_ -]?\d*", re.IGNORECASE)
 YES = "1", "1.0", "true", "yes", "entailment", "duplicate", "paraphrase"
 NO = "0", "0.0", "false", "no", "neutral", "contradiction", "not_entailment", "-"
 Rows = list[tuple[int, list]]
@@ -49,6 +51,14 @@ def heed_unused(
             f"{' and '.join(choices[:2])} look like multiple choice, which is no task here; write "
             "a row for each choice, with a label that says whether it is right, or rename them"
         )
+    together = {"text", "pair"} <= positions.keys() and not {*truth} & positions.keys()
+    read = names[positions["negative"]] if "negative" in positions else "negative"
+    more = [name for name in names if name != read and NEGATIVE.fullmatch(str(name).strip())]
+    if together and more and read.lower() in NAMES["negative"]:  # else it was asked for
+        raise ValueError(
+            f"{' and '.join(map(repr, more))}: texts that do not belong? One such column is read, "
+            f"a text in each row: write a row for each of them, or say --columns negative={more[0]}"
+        )
     for at, name in enumerate(names):
         if at in positions.values():
             continue
@@ -57,8 +67,8 @@ def heed_unused(
         out = [(n, cells[at]) for n, cells in rows if str(cells[at]).strip().lower() in no]
         table.problems += [(n, f"{name!r} says {cell!r}: not to be used") for n, cell in out]
         rows = [row for row in rows if str(row[1][at]).strip().lower() not in no]
-        if {"text", "pair"} <= positions.keys() and not {*truth} & positions.keys():
-            rows = belonging(rows, at, name, names[positions["text"]], say)
+        if together:
+            rows = belonging(rows, at, name, say)
     return rows
 
 
@@ -79,14 +89,15 @@ def refuse_parts(name: str, cells: Sequence[object]) -> None:
         )
 
 
-def belonging(rows: Rows, at: int, name: str, text: str, say: Callable[[str], None]) -> Rows:
+def belonging(rows: Rows, at: int, name: str, say: Callable[[str], None]) -> Rows:
     """The pairs that belong together, if a column says which do.
 
     Raises:
         ValueError: it does not say so for certain; or none does.
     """
     told = [str(cells[at]).strip().lower() for _, cells in rows]
-    certain = {*told} <= {*YES, *NO} and not (text == "premise" and {*told} & {"0", "1"})
+    unsaid = bool(UNSAID.fullmatch(name.strip().lower())) and all(map(is_number, told))
+    certain = {*told} <= {*YES, *NO} and not unsaid
     column = content([cells[at] for _, cells in rows])
     if name.isdigit():  # there are no names
         small = column.numbers and not column.counter and max(map(float, column.counts)) <= 5
@@ -97,10 +108,12 @@ def belonging(rows: Rows, at: int, name: str, text: str, say: Callable[[str], No
         return rows
     if not certain:
         values = some([shown(value) for value, _ in column.counts.most_common()])
+        one = "; or if it is 1, and not 0 as in RTE and QNLI, call it is_duplicate"
         raise ValueError(
             f"{name!r} has {len(column.counts)} values, such as {values}: which say that two texts "
             "belong together? Write those rows alone into a file without this column; or learn "
             "it: minibert finetune similarity for scores, classify for classes"
+            f"{one * ({*told} <= {*YES, *NO})}"
         )
     kept = [row for row, word in zip(rows, told, strict=True) if word in YES]
     nos = " or ".join(shown(value) for value in column.counts if value.lower() not in YES)

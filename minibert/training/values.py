@@ -59,8 +59,10 @@ def read_value(role: str, cell: Any, blank: bool = False) -> Any:
         return None
     if role in ("score", "start"):
         if not is_number(cell) or isinstance(cell, bool):
-            comma = "; a comma in it is not read" * ("," in str(cell))
-            raise Unusable(f"the {role} is not a number{comma}", cell)
+            hint = "; a comma in it is not read" * ("," in str(cell))
+            if isinstance(cell, (list, dict)):
+                hint = ", but several values; one, under a key of its own, is read"
+            raise Unusable(f"the {role} is not a number{hint}", cell)
         return int(float(cell)) if role == "start" else float(cell)
     if role in ("tokens", "tags", "labels"):
         return listed(role, cell)
@@ -223,20 +225,23 @@ def agreeing(values: dict[str, Any]) -> dict[str, Any]:
     if "answers" in values:
         cell, start = values["answers"], values.pop("start", None)
         impossible = values.pop("impossible", None)
-        found = [] if impossible and is_missing(cell) else answers_of(cell, start)
+        none = impossible and is_missing(cell)
+        found = [] if none else answers_of(cell, start, values["context"])
         if impossible is not None and impossible == bool(found):
             said, has = ("is", "answers") if impossible else ("not is", "no answers")
             raise Unusable(f"{said}_impossible, and yet it has {has}")
         for text, start in misplaced(values["context"], found):
+            refuse_absent(text, values["context"])
             raise Unusable("the answer is not at its place in the context", f"{text}, {start}")
         values["answers"] = found
     return values
 
 
-def answers_of(cell: Any, start: int | None) -> list[list]:
+def answers_of(cell: Any, start: int | None, context: str) -> list[list]:
     """All right answers of a question, [text, start in the context] each; none: it has no answer.
 
-    ``cell``: the one answer that begins at ``start`` (-1: none); or, as the hub's data sets have
+    ``cell``: the one answer that begins at ``start`` (-1: none); where the context has it once, no
+    start is needed; or, as the hub's data sets have
     it, {"text": [...], "answer_start": [...]}; or a list of {"text": ..., "answer_start": ...}, as
     in SQuAD.
     """
@@ -250,8 +255,38 @@ def answers_of(cell: Any, start: int | None) -> list[list]:
             cell = []
         else:
             cell = [(None if is_missing(cell) else cell, start)]
-        if any(is_missing(text) or int(start) != start for text, start in cell):
+        found = [[text, place(text, start, context)] for text, start in cell]
+        if any(is_missing(text) or int(start) != start for text, start in found):
             raise ValueError("an answer without a text or a place")
-        return [[str(text), int(start)] for text, start in cell]
+        return [[str(text), int(start)] for text, start in found]
+    except Unusable:
+        raise
     except (KeyError, OverflowError, TypeError, ValueError):
         raise Unusable("no answer with its start (-1: the context has none)", cell) from None
+
+
+def place(text: Any, start: Any, context: str) -> Any:
+    """Where an answer begins: as it says, be it as a string; or where the context has it once.
+
+    Raises:
+        Unusable: it does not say, and the context has it never or several times.
+    """
+    if isinstance(start, str):
+        return float(start)
+    if start is not None or is_missing(text):
+        return start
+    if context.count(str(text)) == 1:
+        return context.index(str(text))
+    refuse_absent(str(text), context)
+    raise Unusable("the answer stands several times in the context; give its start", text)
+
+
+def refuse_absent(text: str, context: str) -> None:
+    """Look for an answer in its context.
+
+    Raises:
+        Unusable: it is not there.
+    """
+    if text not in context:
+        case = ", but in another case" * (text.lower() in context.lower())
+        raise Unusable(f"the answer does not stand in the context{case}", text)

@@ -82,9 +82,9 @@ PAIRS = [("How old is he", "What is his age"), ("How old is he", "Where is he")]
 @pytest.mark.parametrize(
     "name, yes, no",
     [
-        ("is_duplicate", "1", "0"), ("label", "1.0", "0.0"), ("Score", "True", "False"),
+        ("is_duplicate", "1", "0"), ("paraphrase", "1.0", "0.0"), ("Score", "True", "False"),
         ("gold_label", "entailment", "contradiction"), ("label", "entailment", "neutral"),
-        ("similar", "yes", "no"), ("label", 1, 0), ("label", True, False),
+        ("similar", "yes", "no"), ("quality", 1, 0), ("label", True, False),
     ],
 )  # fmt: skip
 def test_pairs_that_do_not_belong_together_are_left_out(tmp_path, name, yes, no):
@@ -104,6 +104,8 @@ def test_pairs_that_do_not_belong_together_are_left_out(tmp_path, name, yes, no)
         ("sentence1,sentence2,score", "4.5 0.5 3.0", "'score' has 3 values, .*finetune similarity"),
         ("premise,hypothesis,label", "0 1 2", "'label' has 3 values, such as 0, 1, 2: which say"),
         ("premise,hypothesis,label", "0 1 1", "'label' has 2 values, such as 1, 0: which"),
+        ("question,sentence,label", "0 1 1", "as in RTE and QNLI, call it is_duplicate"),
+        ("sentence1,sentence2,label", "0 1 1", "as in RTE and QNLI, call it is_duplicate"),
         ("sentence1,sentence2,relatedness_score", "1 5 2", "'relatedness_score' has 3 values"),
     ],
 )
@@ -230,6 +232,22 @@ def test_a_third_text_is_no_negative_unless_it_is_said(tmp_path):
          "is a formula, with which Excel guards a value"),
         ("a.csv", "text,label\nso it is,İyi\nit was,iyi\nand so,Kötü\n", CLASSIFY,
          "labels that look alike .* 'İyi' .*'iyi'"),
+        ("a.csv", "text,label\n??? ????? ????,a\nso it is???,b\n", CLASSIFY,
+         r"question marks instead of letters.*\(line 2\)"),
+        ("a.csv", "text,label\nDers çok h?zl?,a\nSee x.org/watch?v=3 Why? so,b\n", CLASSIFY,
+         r"question marks instead of letters, such as 'h\?z'.*\(line 2\)"),
+        ("a.csv", "text,pair\nso it is,So it is\nso it was,it was so\n", BELONG,
+         r"belongs to itself.*\(line 2\)"),
+        ("a.csv", "text,pair,negative\nso it is,it is so,it is so\nwe go,off we go,no\n", BELONG,
+         r"a negative that is the text itself or the one .*\(line 2\)"),
+        ("a.csv", "text,pair,score\nso it is,so it is,5\nwe go,off we go,1\n", PAIR, None),
+        *[("a.csv", "text,pair,score\n" + "".join(f"a{i},b{i},{s}\n" for i, s in enumerate(scores)),
+           PAIR, warning) for scores, warning in (
+            ([1, 2, 3, 4, 5, 99], r"scores far from the others, 99; .*\(line 7"),
+            ([1, 2, 3, 4, 5, 9, 9, 9], r"scores far from the others, 9; .*\(lines 7, 8, 9"),
+            ([0.5, 2, 3, 4.2, 5, 42], r"scores far from the others, 42; .*\(line 7"),
+            ([-99, 2, 3, 4.2, 5, 4], r"scores far from the others, -99; .*\(line 2"),
+            ([0, 9, 10, 8, 3], None), ([-1, 0.2, 1, 0.7], None), ([0, 0, 0, 0, 0, 1], None))],
         ("a.txt", "teachers ask feed-\nback often\n", ("text",), r"cut by a hyphen.*\(line 1\)"),
         ("a.txt", "a mother-in-law\nthe end -\n", ("text",), None),
         ("a.txt", "(3 (2 It) (4 (2 is) (2 .)))\n(ROOT (S (NP We)))\n", ("text",),
@@ -300,3 +318,41 @@ def test_a_drawn_table_inside_a_text_is_part_of_it(tmp_path):
     assert len(found) == 13 and found[0].values["text"].startswith("| a | b |")
     notes = MARKDOWN + "".join(f"{text}\n" for text, _ in OPINIONS)
     assert len(read(tmp_path / "a.txt", notes, ("text",))[0]) == 16
+
+
+SENTENCES = [text for text, _ in OPINIONS]
+
+
+@pytest.mark.parametrize(
+    "names, first, roles, message",
+    [
+        ("id,document,label", lambda i: f"810{i}", CLASSIFY, None),
+        ("PairID,Text,Score", lambda i: f"ENG-{i}", PAIR, "two texts .*none looks like the pair$"),
+        ("set_id,sentence_id,paraphrase", lambda i: f"{i // 2}", BELONG, "like the text$"),
+        ("source,uuid,note", lambda i: "x", CLASSIFY, "--columns label=source$"),
+    ],
+)  # fmt: skip
+def test_an_id_is_never_proposed(tmp_path, names, first, roles, message):
+    second = {"Text": lambda i: SENTENCES[i], "document": lambda i: SENTENCES[i]}
+    middle = second.get(names.split(",")[1], lambda i: f"9a-{i}0-bc")
+    last = {"label": lambda i: f"{i % 2}", "Score": lambda i: f"{i % 5}.5"}
+    rows = [(first(i), middle(i), last.get(names.split(",")[2], lambda i: SENTENCES[i])(i))
+            for i in range(12)]  # fmt: skip
+    content = f"{names}\n{table(rows)}"
+    if message is None:
+        found, _ = read(tmp_path / "a.csv", content, roles)
+        assert [example.values["text"] for example in found] == SENTENCES
+    else:
+        with pytest.raises(ValueError, match=message):
+            read(tmp_path / "a.csv", content, roles)
+
+
+def test_several_negatives_are_asked_about(tmp_path):
+    content = "query,positive,negative_1,negative_2\nso it is,it is so,we go,they went\n"
+    with pytest.raises(ValueError, match="'negative_1' and 'negative_2'.*--columns negative=nega"):
+        read(tmp_path / "a.csv", content, BELONG)
+    found, _ = read(tmp_path / "a.csv", content, BELONG, columns={"negative": "negative_2"})
+    assert found[0].values["negative"] == "they went"
+    rows = json.dumps({"query": "so it is", "positive": "it is so", "negatives": ["a b", "c d"]})
+    with pytest.raises(ValueError, match="'negatives': texts that do not belong"):
+        read(tmp_path / "a.jsonl", rows, BELONG)

@@ -73,7 +73,7 @@ def test_blank_lines_are_said_or_kept(tmp_path):
         ("a.csv", "text,pair,score\na,b,1\nc,d,high\na,b,nan\n", PAIR,
          r"a.csv: 2 of 3 .* the score is not a number \(lines 3: 'high', 4: 'nan'\)"),
         ("a.csv", 'a,"b\n', TEXT, "a.csv, line 1: .*quote not closed"),
-        ("a.csv", "a,b\na,d\n", PAIR, r"which columns are score\?.*--columns score=1"),
+        ("a.csv", "a,b\na,d\n", PAIR, r"which columns are score\?.*none looks like the score"),
         ("a.csv", "a,b\nc,d\n", PAIR, r"a.csv: is its first row, \['a', 'b'\], a header\?"),
         ("a.csv", "", PAIR, "no rows"),
         ("a.csv", "text,label\n", TEXT, "a header and no rows"),
@@ -137,6 +137,10 @@ def test_scales():
     assert data.score_scale(scored(-0.2, 0.9)) == (-1, 1)
     assert data.score_scale(scored(0, 4.8)) == (0, 5)
     assert data.scaled_score(scored(-0.5)[0], (-1, 1)) == 0.25
+    assert data.score_scale(scored(1, 3, 4, 2, 6, 5)) == (1, 6)
+    assert data.score_scale(scored(0, 3, 97)) == (0, 100)
+    with pytest.raises(ValueError, match="fit none .*--scale 0 20"):
+        data.score_scale(scored(0, 17, 20))
     with pytest.raises(ValueError, match="-7.*s, line 2.*120.*s, line 1.*--scale"):
         data.score_scale(scored(120, -7))
     with pytest.raises(ValueError, match="s, line 1: the score 6 is not on the scale 0 to 5"):

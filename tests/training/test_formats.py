@@ -77,15 +77,43 @@ def test_conll_lines_that_do_not_fit(tmp_path):
     prose = "".join(f"the day {i} was fine {i}\n" for i in range(12))
     with pytest.raises(ValueError, match="12 different tags for 12 words"):
         read(tmp_path / "a.txt", prose, WORDS)
-    words = "Sentence #,Word,Tag\n1,Berlin,B-LOC\n,is,O\n"
+    words = "tokens,tags\nBerlin,[B-LOC]\n"
     with pytest.raises(ValueError, match="a list is needed: in jsonl, or a word a line in CoNLL"):
         read(tmp_path / "a.csv", words, WORDS)
+    with pytest.raises(ValueError, match="lines of 3 to 6 words or columns; a word and its tag"):
+        read(tmp_path / "a.txt", "a b c\na b c d\na b c d e\na b c d e f\na b c\n", WORDS)
+    with pytest.raises(ValueError, match="words over several lines .line 3.; a word that is a qu"):
+        read(tmp_path / "a.csv", 'token,label\nJo,O\n",O\nhi,O\n",O\nis,O\n', WORDS)
     with pytest.raises(ValueError, match="for task tokens"):
         read(tmp_path / "a.conll", content, CLASSIFY)
     with pytest.raises(ValueError, match=r"not as many tags as tokens \(line 1: '2 tokens'\)"):
         read(tmp_path / "a.jsonl", '{"tokens": ["a", "b"], "tags": ["O"]}', WORDS)
     with pytest.raises(ValueError, match="empty tags, or -100"):
         read(tmp_path / "a.jsonl", '{"tokens": ["a", "b"], "tags": ["O", -100]}', WORDS)
+
+
+def test_a_word_a_row_and_the_number_of_its_sentence_once(tmp_path):
+    content = """Sentence #,Word,POS,Tag
+Sentence: 1,Peter,NNP,B-per
+,sings,VBZ,O
+Sentence: 2,Oslo,NNP,B-geo
+,"1,000",CD,O
+,rests,VBZ,O
+"""
+    for name in ("a.csv", "a.tsv"):
+        rows = content if name == "a.csv" else content.replace('"1,000"', "1000").replace(",", "\t")
+        found, said = read(tmp_path / name, rows, WORDS)
+        assert [len(example.values["tokens"]) for example in found] == [2, 3]
+        assert found[0].values == {"tokens": ["Peter", "sings"], "tags": ["B-per", "O"]}
+        assert "the first row is a header" in said and "ends where column 1 changes" in said
+    assert read(tmp_path / "a.csv", "a,O\nb,O\n\nc,O\n", WORDS)[0][1].values["tokens"] == ["c"]
+
+
+def test_tags_with_an_underscore(tmp_path):
+    found, said = read(tmp_path / "a.txt", "a NN B_PER NN\nb VV O VV\n\n", WORDS)
+    assert found[0].values["tags"] == ["B-PER", "O"] and "B_ and I_ are read as B- and I-" in said
+    with pytest.raises(ValueError, match="columns 3 and 4 each have tags"):
+        read(tmp_path / "a.txt", "a NN B_PER B_CLS\nb VV O I_CLS\n\n", WORDS)
 
 
 def test_a_plain_text_or_words_for_a_model_of_tags(tmp_path):
@@ -128,6 +156,7 @@ def test_squad(tmp_path):
         ({"text": [], "answer_start": []}, []),
         ([{"text": "b", "answer_start": 2}], [["b", 2]]),
         ([["b", 2]], [["b", 2]]),
+        ([{"text": "b", "answer_start": "2"}], [["b", 2]]),
     ],
 )
 def test_questions_of_the_hub(tmp_path, answers, expected):
@@ -144,6 +173,13 @@ def test_questions_in_columns(tmp_path):
     assert [e.values["answers"] for e in found] == [[["b", 2]], []]
     with pytest.raises(ValueError, match=r"no answer with its start .*\(line 2"):
         read(tmp_path / "a.csv", "question,context,answer,start\nq,a b c,,\n", QUESTIONS)
+    content = "question,context,answer\nq,May is warm,{}\n"
+    found, said = read(tmp_path / "a.csv", content.format("is"), QUESTIONS)
+    assert found[0].values["answers"] == [["is", 4]] and "each is looked for in its con" in said
+    for answer, message in (("a", "stands several times"), ("MAY", "context, but in another case"),
+                            ("May|warm", "does not stand in the context .line")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            read(tmp_path / "a.csv", content.format(answer), QUESTIONS)
     row = {"question": "q", "context": "a b c", "answer": ""}
     with pytest.raises(ValueError, match=r"no answer with its start .*\(line 1"):
         read(tmp_path / "a.jsonl", json.dumps(row), QUESTIONS)
@@ -156,6 +192,8 @@ def test_keys_that_only_some_rows_have(tmp_path):
     assert "no key 'note' in 1 rows (line 2)" in said
     found, _ = read(tmp_path / "a.json", content, CLASSIFY)  # an object a line, named otherwise
     assert both(found) == [("a", "x"), ("b", "y")]
+    rows = json.dumps([["text", "label"], ["a", "x"]])
+    assert both(read(tmp_path / "a.json", rows, CLASSIFY)[0]) == [("a", "x")]
     listed = json.dumps([{"text": "a", "label": "x"}], indent=1)
     assert both(read(tmp_path / "a.jsonl", listed, CLASSIFY)[0]) == [("a", "x")]
     with pytest.raises(ValueError, match="orient="):
@@ -336,6 +374,15 @@ SQUAD = '{"data": [{"paragraphs": [{"context": "It rained.", "qas": %s}]}]}'
         ("a.jsonl", '{"text": "a", "labels": ["1", "x"]}\n{"text": "b", "labels": ["1.0"]}\n',
          LABELS,
          "the labels '1' .* mean the same"),
+        ("a.json", '{"train": [["a", "b"]], "test": []}', CLASSIFY,
+         "lists in it, 'train', 'test'; .* jq"),
+        ("a.json", 'window.YTD.tweets.part0 = [{"text": "a"}]', ("text",), "JavaScript, as in an"),
+        ("a.csv", "<table><tr><td>text</td></tr></table>\n", CLASSIFY, "HTML or XML"),
+        ("a.txt", '"text" "label"\n"1" "a" "b"\n', CLASSIFY, "R's write.table"),
+        ("a.csv", '"text" "label"\n"1" "a" "b"\n', CLASSIFY, "R's write.table"),
+        ("a.txt", "text\tlabel\n1\ta\tb\n2\tc\td\n", CLASSIFY, "a number stands first, as R's"),
+        ("a.jsonl", '{"text": "a", "pair": "b", "labels": {"score": 4, "binary": 1}}', PAIR,
+         "not a number, but several values; one, under a key"),
         ("a.jsonl", '{"text": "a \\ud83d", "label": "b"}\n', CLASSIFY,
          "half a character in the text"),
         ("a.jsonl", '{"text": "a", "label": "\\ude00"}\n', CLASSIFY,

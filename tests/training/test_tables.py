@@ -337,12 +337,9 @@ def test_gzip_and_byte_order_marks(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("text,label\n很好,好\n".encode("gbk"), r"line 2: byte.*'很好,好': iconv -f GB18030 -t"),
-        ("text,label\nun café,x\n".encode("cp1252"), r"'un café,x': iconv -f WINDOWS-1252"),
-        ("text,label\nхороший чай,да\n".encode("cp1251"),
-         "'хороший чай,да': iconv -f WINDOWS-1251"),
-        ("text,label\n良いお茶,良\n".encode("cp932"), "'良いお茶,良': iconv -f CP932"),
-        ("text,label\ncaяю,x\n".encode("cp1251"), r"convert it: if it says 'caяю,x'"),
+        ("text,label\n很好,好\n".encode("gbk"), r"line 2: byte.*'很好': iconv -f GB18030 -t"),
+        ("text,label\nun café,x\n".encode("cp1252"), r"'café': iconv -f WINDOWS-1252"),
+        ("text,label\ncaяю,x\n".encode("cp1251"), r"convert it: if it says 'ca"),
         ("text,label\na,b\n".encode("utf-16-le"), "iconv -f UTF-16LE"),
         ("text,label\na,b\n".encode("utf-16-be"), "iconv -f UTF-16BE"),
         (b"PK\x03\x04rest", "an Excel workbook or a zip"),
@@ -352,6 +349,31 @@ def test_gzip_and_byte_order_marks(tmp_path):
 def test_what_cannot_be_decoded_for_certain_tells_how_to_convert(tmp_path, content, message):
     with pytest.raises(ValueError, match=message):
         read(tmp_path / "a.csv", content, CLASSIFY)
+
+
+@pytest.mark.parametrize(
+    "encoding, name, text",
+    [
+        ("cp1254", "WINDOWS-1254", "Ders çok hızlı, grup çalışmasını sevdim. Şu ödevi açıklamadı"),
+        ("cp1256", "WINDOWS-1256", "كان الدرس سريعا جدا اليوم أحببت العمل الجماعي في الساحة"),
+        ("koi8_r", "KOI8-R", "Урок прошёл слишком быстро. Мне понравилась работа"),
+        ("cp1251", "WINDOWS-1251", "Урок прошёл слишком быстро. Мне понравилась работа"),
+        ("cp1250", "WINDOWS-1250", "Lekcja była za szybka, nie zrozumiałem nic. Ćwiczenie źle"),
+        ("cp949", "CP949", "수업이 너무 빨라서 이해를 못 했어요 조별 활동이 정말 좋았어요"),
+        ("cp932", "CP932", "今日の授業は速すぎました 誰も宿題を説明してくれなかった"),
+        ("euc_jp", "EUC-JP", "今日の授業は速すぎました 誰も宿題を説明してくれなかった"),
+        ("gb18030", "GB18030", "今天的课讲得太快了，我喜欢在院子里的小组活动"),
+        ("mac_roman", "MACINTOSH", "Le cours était trop rapide, élève français"),
+    ],
+)
+def test_the_encoding_of_a_language_is_among_those_offered(tmp_path, encoding, name, text):
+    with pytest.raises(ValueError, match="is not UTF-8") as refused:
+        read(tmp_path / "a.csv", f"text,label\n{text},a\n".encode(encoding), CLASSIFY)
+    offered = {command.split()[0]: sample for sample, command in
+               (way.split(": iconv -f ") for way in str(refused.value).split("if it says ")[1:-1])}
+    assert name in offered and len(offered) <= 5
+    words = offered[name].strip("'").split()
+    assert words and all(word in text for word in words)
 
 
 def test_a_long_cell_and_a_lost_quote(tmp_path):
