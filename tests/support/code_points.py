@@ -5,6 +5,8 @@ import unicodedata
 import pytest
 
 EVERY = [code for code in range(0x110000) if not 0xD800 <= code <= 0xDFFF]
+# Planes 4 to 13 hold no character, 15 and 16 private ones alone: there one in 101 will do.
+CHARACTERS = [code for code in EVERY if code >> 16 in (0, 1, 2, 3, 14) or code % 101 == 0]
 
 
 def changes(c: str) -> bool:
@@ -14,6 +16,9 @@ def changes(c: str) -> bool:
 
 
 SOME = [code for code in EVERY if code % 101 == 0 or changes(chr(code))]
-each_character = pytest.mark.parametrize(
-    "codes", [SOME, pytest.param(EVERY, marks=pytest.mark.slow)], ids=["some", "every"]
-)
+
+
+def some_or(codes: list[int]):
+    """Some characters in the quick tests, these in the slow ones."""
+    every = pytest.param(codes, marks=pytest.mark.slow)
+    return pytest.mark.parametrize("codes", [SOME, every], ids=["some", "every"])

@@ -1,20 +1,23 @@
-"""Runs of fine-tuning in processes of their own, each a fork of one that has imported torch."""
+"""Runs of training in processes of their own, each a fork of one that has imported torch."""
 
 import multiprocessing
 import os
 import resource
 import signal
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from minibert.training.finetune import finetune
-from minibert.training.settings import Settings
-
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["minibert.training.finetune", "torch._dynamo"])  # of optimizers
+CONTEXT.set_forkserver_preload([
+    *(f"minibert.training.{name}" for name in ("finetune", "distil", "pretrain")),
+    "torch._dynamo",  # of optimizers
+])  # fmt: skip
 
 
-def train(out: Path, wanted: Settings | None, limit: int | None, env: dict, said: Connection):
+def train(
+    program: Callable, out: Path, wanted: object, limit: int | None, env: dict, said: Connection
+):
     """What a process does: begin a run, or resume it; say with which error it ended."""
     for descriptor in (1, 2):  # a regular file would have the limit, too
         os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
@@ -23,7 +26,7 @@ def train(out: Path, wanted: Settings | None, limit: int | None, env: dict, said
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
-        finetune(wanted, out, resume=wanted is None)
+        program(wanted, out, resume=wanted is None)
     except BaseException as error:
         said.send(f"{type(error).__name__}: {error}")
         raise
@@ -31,12 +34,18 @@ def train(out: Path, wanted: Settings | None, limit: int | None, env: dict, said
 
 
 class Training(CONTEXT.Process):
-    """A run that has been started; ``limit`` is the size in bytes that a file may have."""
+    """A run that has been started, or resumed if it had begun.
 
-    def __init__(self, out: Path, wanted: Settings, limit: int | None = None, **env: str):
+    ``program`` is `finetune`, `distil` or `pretrain`; ``limit`` the size in bytes that a file may
+    have.
+    """
+
+    def __init__(
+        self, program: Callable, out: Path, wanted: object, limit: int | None = None, **env: str
+    ):
         self.said, theirs = CONTEXT.Pipe(duplex=False)
         begun = (out / "run" / "settings.json").exists()
-        arguments = (out, None if begun else wanted, limit, env, theirs)
+        arguments = (program, out, None if begun else wanted, limit, env, theirs)
         super().__init__(target=train, args=arguments)
         self.start()
         theirs.close()

@@ -3,7 +3,7 @@
 import unicodedata
 
 import pytest
-from support.code_points import each_character
+from support.code_points import EVERY, some_or
 
 from minibert.tokenization import unicode_tables as unicode
 from minibert.tokenization.tokenizer import clean, lower_case, space_cjk, split, strip_accents
@@ -50,7 +50,7 @@ def test_the_sets_are_disjoint():
 
 
 @pytest.mark.parity
-@each_character
+@some_or(EVERY)
 @pytest.mark.parametrize(
     ("rule", "setting"),
     [
@@ -76,7 +76,7 @@ def test_each_rule_on_every_code_point(rule, setting, codes):
 
 
 @pytest.mark.parity
-@each_character
+@some_or(EVERY)
 def test_split_on_every_code_point(codes):
     pre_tokenizers = pytest.importorskip("tokenizers").pre_tokenizers
     reference = pre_tokenizers.BertPreTokenizer()

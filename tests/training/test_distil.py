@@ -1,11 +1,6 @@
 """Distillation: the student begins as the teacher and comes near to it, whatever stops the run."""
 
-import dataclasses
 import json
-import os
-import socket
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -13,35 +8,16 @@ import numpy as np
 import pytest
 import torch
 from support import small
-from support.runs import files_of, log_of, stop_at
+from support.runs import log_of
+from support.worlds import distil_settings as settings
 
 from minibert.cli.main import main
 from minibert.sentence_encoder import SentenceEncoder
 from minibert.tokenization.tokenizer import BertTokenizer
 from minibert.training.distil import distil, smaller_vocabulary, start_student, which_layers
-from minibert.training.settings import DistilSettings
 from minibert.training.tasks.distil import Distil
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A teacher and texts."""
-    home = small.world(tmp_path_factory.mktemp("world"))
-    texts = [text for text, _ in small.sentences(160, seed=3)]
-    (home / "texts.txt").write_text("\n".join([*texts, texts[0], ""]))
-    return home
-
-
-def settings(world, **changes):
-    values = {"texts": ("texts.txt",), "teacher": "base", "layers": 1, "vocabulary": 40,
-              "batch_size": 16, "lr": 3e-3, "epochs": 2, "evaluate_every": 4, "device": "cpu",
-              "scored": "general.csv", "vectors": str(world / "v.safetensors"), **changes}
-    values["texts"] = tuple(str(world / name) for name in values["texts"])
-    for name in ("teacher", "scored"):
-        values[name] = values[name] and str(world / values[name])
-    return DistilSettings(**values)
 
 
 def test_the_student_comes_near_to_the_teacher(world, tmp_path):
@@ -140,76 +116,6 @@ def test_vectors_are_computed_once_and_are_those_of_these_texts(world, tmp_path)
         with pytest.raises(ValueError, match="vectors of other texts or of another teacher"):
             distil(changed, tmp_path / "c")
     assert not (tmp_path / "c").exists()
-
-
-PROGRAM = """
-import sys
-from minibert.training.distil import distil
-from minibert.training.settings import DistilSettings
-wanted = eval(sys.argv[2])
-distil(wanted and DistilSettings(**wanted), sys.argv[1], resume=not wanted)
-"""
-
-
-def start_process(out, wanted, **env):
-    begun = (out / "run" / "settings.json").exists()
-    arguments = [str(out), repr(None if begun else dataclasses.asdict(wanted))]
-    env = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", **env}
-    command = [sys.executable, "-c", PROGRAM, *arguments]
-    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
-
-
-@pytest.mark.parametrize("step, changes", [
-    (3, {"half": True, "dropout": 0.1}), (8, {"accumulate": 2, "steps": 9}),
-    pytest.param(5, {"from_nothing": True, "similarities": 0.0}, marks=pytest.mark.slow),
-])  # fmt: skip
-def test_interrupted_and_resumed_ends_in_the_same_bytes(
-    world, tmp_path, monkeypatch, step, changes
-):
-    wanted = settings(world, **changes)
-    distil(wanted, tmp_path / "whole")
-    undo = stop_at(monkeypatch, step)
-    with pytest.raises(KeyboardInterrupt, match=f"saved after step {step}"):
-        distil(wanted, tmp_path / "cut")
-    undo()
-    with pytest.raises(ValueError, match="begun with lr 0.003 .not 0.5., and is"):
-        distil({"lr": 0.5}, tmp_path / "cut", resume=True)
-    distil(None, tmp_path / "cut", resume=True)
-    assert files_of(tmp_path / "whole") == files_of(tmp_path / "cut")
-    assert distil(None, tmp_path / "cut", resume=True)["after"]["steps"] == wanted.steps or 20
-
-
-@pytest.mark.parametrize("lines", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in range(9))])
-def test_killed_and_resumed_ends_in_the_same_bytes(world, tmp_path, lines):
-    wanted = settings(world, checkpoint_every=3, epochs=4)
-    distil(wanted, tmp_path / "whole")
-    out = tmp_path / "out"
-    process, log = start_process(out, wanted), out / "run" / "log.jsonl"
-    while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= lines):
-        pass
-    process.kill()
-    process.wait()
-    again = start_process(out, wanted)
-    assert again.wait(300) == 0, again.stderr.read()
-    assert files_of(out) == files_of(tmp_path / "whole")
-
-
-def test_two_processes_take_the_steps_of_one(world, tmp_path):
-    wanted = settings(world, batch_size=9, similarities=3.0)  # an odd batch: unequal shares
-    distil(wanted, tmp_path / "one")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    both = [start_process(tmp_path / "two", wanted, RANK=str(n), **address) for n in range(2)]
-    for process in both:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
-    lines = [log_of(tmp_path / name) for name in ("one", "two")]
-    assert len(lines[0]) == len(lines[1]) > 30
-    for one, two in zip(*lines, strict=True):
-        for key in {"loss", "norm", "dev_loss"} & one.keys():
-            assert one[key] == pytest.approx(two[key], rel=1e-4), (key, one, two)
 
 
 @pytest.mark.parity

@@ -1,69 +1,24 @@
 import csv
-import itertools
-import json
 import math
-import os
-import random
 import re
-import signal
-import socket
-import time
 import warnings
 from collections import Counter
-from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
 import torch
 from support import small
-from support.processes import Training
 from support.runs import files_of, log_of, stop_at
+from support.worlds import finetune_settings as settings
 
 from minibert.cli.train import predict_text
-from minibert.io.checkpoint import read_safetensors
 from minibert.io.files import read_json
 from minibert.training.finetune import finetune, of_best_epoch, take_recipe
 from minibert.training.inference import Blend, draw_sweep, evaluate_file, load, predict_file
 from minibert.training.seeds import several
 from minibert.training.settings import Settings, with_recipe
 from minibert.training.tasks import TASKS, Classification, Similarity, task_class
-
-slow = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A base model and data files for every task."""
-    home = small.world(tmp_path_factory.mktemp("world"))
-    rows = [line.rsplit(",", 1)[0] + "\n" for line in (home / "pairs.csv").open()]
-    (home / "positives.csv").write_text("".join(rows))
-    with (home / "words.jsonl").open("w") as file:
-        for text, label in small.sentences(24, seed=5):
-            words, start = text.split(), text.rindex(" ") + 1 if " " in text else 0
-            row = {"tokens": words, "tags": [word[0] for word in words], "question": label,
-                   "context": text, "answer": text[start:], "start": start}  # fmt: skip
-            file.write(json.dumps(row) + "\n")
-    with (home / "labels.jsonl").open("w") as file:
-        for text, label in small.sentences(24, seed=5):
-            row = {"text": text, "labels": [label] * (len(text) > 20) + ["film"] * ("film" in text)}
-            file.write(json.dumps(row) + "\n")
-    return home
-
-
-def settings(world, task="classify", **changes):
-    train, dev = {
-        "classify": ("train.tsv", "dev.tsv"), "contrastive": ("positives.csv",) * 2,
-        "mlm": ("train.tsv", "dev.tsv"), "multilabel": ("labels.jsonl",) * 2,
-        "tokens": ("words.jsonl",) * 2, "qa": ("words.jsonl",) * 2,
-    }.get(task, ("pairs.csv", "general.csv"))  # fmt: skip
-    values = {"train": train, "dev": dev, "base": "base", "lr": 1e-3, "max_length": 40,
-              "batch_size": 8, "epochs": 2, "device": "cpu", **changes}  # fmt: skip
-    if task == "mlm":
-        values["columns"] = {"text": "text"}
-    for name in ("train", "dev", "base", "keep", "replay"):
-        values[name] = values.get(name) and str(world / values[name])
-    return Settings(task=task, **values)
 
 
 def test_two_equal_runs_write_equal_bytes_and_another_seed_does_not(world, tmp_path):
@@ -86,38 +41,6 @@ def test_two_equal_runs_write_equal_bytes_and_another_seed_does_not(world, tmp_p
 
 
 # --------------------------------------------------------------------------- stopped and resumed
-
-
-@pytest.mark.parametrize(
-    "task, step, changes",
-    [
-        ("classify", 1, {}),
-        ("classify", 7, {"class_weights": "balanced", "label_smoothing": 0.1, "pull": 5.0,
-                         "layer_decay": 0.5, "freeze": 1, "schedule": "cosine"}),
-        ("similarity", 4, {"lora": 2, "batch_tokens": 64, "optimizer": "adam", "scale": (0, 5)}),
-        ("mlm", 4, {"accumulate": 2}),
-        *(pytest.param(*case, marks=slow) for case in itertools.product(
-            ("classify", "similarity", "mlm"), (1, 4, 6), [{}])),
-        *(pytest.param("classify", 7, change, marks=slow) for change in (
-            {"lora": 2}, {"freeze": "embeddings"}, {"pull": 5.0}, {"reinit": 1}, {"autocast": True},
-            {"replay": "train.tsv"}, {"optimizer": "sgd"}, {"batch_tokens": 64})),
-    ],
-)  # fmt: skip
-def test_interrupted_and_resumed_ends_in_the_same_bytes(
-    world, tmp_path, monkeypatch, task, step, changes
-):
-    wanted = settings(world, task, **changes)
-    finetune(wanted, tmp_path / "whole")
-    undo = stop_at(monkeypatch, step)
-    with pytest.raises(KeyboardInterrupt, match=f"saved after step {step}"):
-        finetune(wanted, tmp_path / "cut")
-    undo()
-    (tmp_path / "cut" / ".cut.tmp-1234").mkdir()  # left by a kill while the result was written
-    (tmp_path / "cut" / ".cut.tmp-1234" / "config.json").touch()
-    said = []
-    finetune(None, tmp_path / "cut", resume=True, say=said.append)
-    assert any(f"resumed after step {step} of" in line for line in said)
-    assert files_of(tmp_path / "whole") == files_of(tmp_path / "cut")
 
 
 def test_a_finished_run_is_not_done_again_and_never_overwritten(world, tmp_path):
@@ -143,26 +66,6 @@ def test_a_run_continues_as_it_was_begun(world, tmp_path, monkeypatch):
             finetune(other, tmp_path / "run", resume=True)
     assert files_of(tmp_path / "run") == before
     finetune(wanted, tmp_path / "run", resume=True)  # the same again is no other
-
-
-def test_one_process_at_a_time_and_a_killed_one_holds_nothing(world, tmp_path):
-    wanted, out = settings(world, epochs=200), tmp_path / "out"
-    process = Training(out, wanted)
-    wait_for_lines(process, out, 3)
-    for again in (False, True):
-        with pytest.raises(ValueError, match=f"process {process.pid} is writing {out}; wait"):
-            finetune(wanted, out, resume=again)
-    assert process.is_alive()
-    os.kill(process.pid, signal.SIGINT)
-    assert "saved after step" in process.end()[1]
-    assert not (out / "run" / "lock").exists()
-    process = Training(out, wanted)  # resumed
-    wait_for_lines(process, out, len(log_of(out)) + 1)
-    process.kill()
-    process.join()
-    assert (out / "run" / "lock").exists(), "what follows would show nothing"
-    with pytest.raises(ValueError, match="already holds a run"):
-        finetune(wanted, out)
 
 
 @pytest.mark.parametrize("wrong, error", [
@@ -208,69 +111,6 @@ def test_an_unfinished_run_predicts_nothing_and_notices_changed_data(world, tmp_
     copy.write_text(copy.read_text() + "a sweet song\tgood\n")
     with pytest.raises(ValueError, match="train changed since"):
         finetune(None, tmp_path / "run", resume=True)
-
-
-def wait_for_lines(process, out, lines):
-    """Wait until the log of a run has so many lines, or the run has ended."""
-    log = out / "run" / "log.jsonl"
-    while process.is_alive() and not (log.exists() and log.read_text().count("\n") >= lines):
-        time.sleep(0.001)
-
-
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=slow) for seed in range(1, 9))])
-def test_killed_at_a_random_moment(world, tmp_path, seed):
-    """A moment is some line of the log and a while after it: a time would, on a busy machine,
-    mostly hit the start of Python."""
-    wanted = settings(world, epochs=4, checkpoint_every=3)
-    finetune(wanted, tmp_path / "whole")
-    draw = random.Random(seed)
-    while True:
-        out = tmp_path / f"home-{draw.random()}" / "out"
-        process = Training(out, wanted)
-        wait_for_lines(process, out, draw.randint(0, len(log_of(tmp_path / "whole"))))
-        time.sleep(draw.random() * 0.02)
-        process.kill()
-        process.join()
-        if process.exitcode == -signal.SIGKILL:
-            break  # else it was done before
-    for path in out.rglob("*.json"):
-        read_json(path)  # whole, or not there
-    assert Training(out, wanted).end() == (0, "")
-    assert files_of(out) == files_of(tmp_path / "whole")
-    assert [path.name for path in out.parent.iterdir()] == ["out"]
-
-
-@pytest.mark.parametrize("limit", [60_000, *(pytest.param(n, marks=slow) for n in (100, 120_000))])
-def test_a_full_disk_leaves_nothing_half_written(world, tmp_path, limit):
-    wanted = settings(world, checkpoint_every=2)
-    finetune(wanted, tmp_path / "whole")
-    out = tmp_path / "home" / "cut"
-    status, error = Training(out, wanted, limit).end()
-    assert status == 1 and "Error: " in error, error
-    readers = {".json": read_json, ".safetensors": read_safetensors}
-    for path in (path for path in out.rglob("*") if path.is_file()):
-        assert "tmp" not in path.name
-        readers.get(path.suffix, Path.read_text)(path)
-    assert all(line.endswith("}\n") for log in out.rglob("log.jsonl") for line in log.open())
-    finetune(wanted, out, resume=(out / "run" / "settings.json").exists())
-    assert files_of(tmp_path / "whole") == files_of(out)
-
-
-def test_two_processes_take_the_steps_of_one(world, tmp_path):
-    wanted = settings(world, dropout=0.0, batch_size=6, accumulate=2)  # 40 rows: a short last step
-    finetune(wanted, tmp_path / "one")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    both = [Training(tmp_path / "two", wanted, RANK=str(n), **address) for n in range(2)]
-    assert [process.end() for process in both] == [(0, "")] * 2
-    lines = [log_of(tmp_path / name) for name in ("one", "two")]
-    assert len(lines[0]) == len(lines[1]) == 1 + 2 * (4 + 1)
-    for one, two in zip(*lines, strict=True):
-        assert one.keys() == two.keys()
-        for key in {"loss", "norm", "dev_loss"} & one.keys():
-            assert one[key] == pytest.approx(two[key], rel=1e-5), (key, one, two)
 
 
 # --------------------------------------------------------------------------------- what comes out

@@ -1,10 +1,6 @@
 """Pre-training from nothing: what is drawn, the path of the reference, kills, wrong input."""
 
 import json
-import os
-import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from support.runs import files_of, stop_at
 from support.tiny import build, in_reference, tiny_config
+from support.worlds import SPECIAL, VOCABULARY, WORDS, some_documents, written
+from support.worlds import pretrain_settings as settings
 
 from minibert.cli.main import main
 from minibert.config import BertConfig
@@ -22,35 +20,6 @@ from minibert.training.loop import Step, loop
 from minibert.training.optim import linear, make_optimizer, parameter_groups
 from minibert.training.packing import Packed, Stretches, loader_of, pack, tokenise
 from minibert.training.pretrain import pretrain, weight
-from minibert.training.pretrain_settings import PretrainSettings
-
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-WORDS = "the a cat dog sat ran on in mat house and big small red it was went home with play".split()
-VOCABULARY = SPECIAL + WORDS + ["##s", "##ing", "##ed", "."]
-
-
-def some_documents(n=40, seed=0):
-    """Documents of 3 to 12 sentences; many words have several pieces."""
-    draw = random.Random(seed)
-    ends = ["", "", "s", "ing", "ed"]
-    return [
-        [" ".join(draw.choice(WORDS) + draw.choice(ends) for _ in range(draw.randint(2, 9))) + " ."
-         for _ in range(draw.randint(3, 12))] for _ in range(n)
-    ]  # fmt: skip
-
-
-def written(path, documents):
-    path.write_text("\n\n".join("\n".join(document) for document in documents) + "\n")
-    return path
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    home = tmp_path_factory.mktemp("pretrain")
-    (home / "vocab.txt").write_text("".join(f"{token}\n" for token in VOCABULARY))
-    written(home / "text.txt", some_documents())
-    written(home / "other.txt", some_documents(6, seed=1))
-    return home
 
 
 def packed(max_length=24, n=60, **how):
@@ -293,60 +262,6 @@ def test_measures_are_those_of_all_logits():
 
 
 # ------------------------------------------------------------------------------------ whole runs
-
-
-def settings(world, **changes):
-    values = {
-        "texts": (str(world / "text.txt"),), "vocabulary": str(world / "vocab.txt"),
-        "held_out": (str(world / "other.txt"),), "size": "1x64", "max_length": 24, "steps": 12,
-        "every": 5, "batch_size": 8, "device": "cpu", "lr": 1e-3,
-    }  # fmt: skip
-    return PretrainSettings(**{**values, **changes})
-
-
-def same(one, two):
-    one, two = files_of(one), files_of(two)
-    assert one.keys() == two.keys()
-    assert [name for name in one if one[name] != two[name]] == []
-
-
-@pytest.mark.parametrize("step, changes", [
-    (3, {}), (10, {"accumulate": 2, "dropout": 0.1, "no_next_sentence": True}),
-    (7, {"whole_words": True, "autocast": True}),
-])  # fmt: skip
-def test_interrupted_and_resumed_ends_in_the_same_bytes(
-    world, tmp_path, monkeypatch, step, changes
-):
-    wanted = settings(world, **changes)
-    pretrain(wanted, tmp_path / "whole")
-    undo = stop_at(monkeypatch, step)
-    with pytest.raises(KeyboardInterrupt, match=f"saved after step {step}"):
-        pretrain(wanted, tmp_path / "cut")
-    undo()
-    said = []
-    pretrain(None, tmp_path / "cut", resume=True, say=said.append)
-    assert any(f"resumed after step {step} of 12" in line for line in said)
-    same(tmp_path / "whole", tmp_path / "cut")
-
-
-def test_two_processes_take_the_steps_of_one(world, tmp_path):
-    wanted = settings(world, accumulate=2, steps=6)
-    code = (
-        "import sys, json; from minibert.training.pretrain import pretrain;"
-        "from minibert.training.pretrain_settings import PretrainSettings as S;"
-        "pretrain(S(**json.loads(sys.argv[1])), sys.argv[2])"
-    )
-    (tmp_path / "run.py").write_text(code)
-    words = [str(tmp_path / "run.py"), json.dumps(vars(wanted)), str(tmp_path / "two")]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *words], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    pretrain(wanted, tmp_path / "one")
-    logs = [[json.loads(line) for line in (tmp_path / name / "run" / "log.jsonl").open()]
-            for name in ("one", "two")]  # fmt: skip
-    one, two = ([line["loss"] for line in log if "norm" in line] for log in logs)
-    assert len(one) == 6 and two == pytest.approx(one, rel=1e-5)
 
 
 def test_from_a_text_to_a_model_that_opens_everywhere(world, tmp_path, capsys):

@@ -155,8 +155,7 @@ def test_the_tokens_of_whole_books_are_those_of_the_library(data):
     books = sorted((data / "corpus" / "books").glob("*.txt"))
     if not books:
         pytest.skip("no corpus/books below MINIBERT_DATA")
-    texts = sentences(read_documents(books))
-    for size in (1_000, 8_000, 30_000):
-        ours = learn(texts, size)
-        assert reference(texts, size, beginning(ours)) == ours
-        assert len({*ours} & {*reference(texts, size)}) >= 0.995 * size
+    texts, size = sentences(read_documents(books)), 30_000
+    ours = learn(texts, size)  # merge by merge: those of a smaller vocabulary come first
+    assert reference(texts, size, beginning(ours)) == ours
+    assert len({*ours} & {*reference(texts, size)}) >= 0.995 * size
