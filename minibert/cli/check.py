@@ -58,9 +58,12 @@ def parity(args: argparse.Namespace) -> Result:
                     attention_norm, feed_forward.expand, feed_forward.contract,
                     feed_forward_norm
       pooler        dense
-    If your names differ, set a class attribute, names = {"q_proj": "query"}, with names of modules
-    or of single weights ({"q": "query.weight"}), or put the same into a file for --names. A method
-    take_weights(weights) may do the copying itself.
+    Other names and shapes are recognised as far as possible (query, key and value in one, a matrix
+    for each head, (in, out) order), and the report says how. To say it yourself, set a class
+    attribute, names = {"q_proj": "query"}, or put the same into a file for --names:
+      {"qkv": "query, key, value", "heads.*.q": "query", "W": "query.weight (in, out)"}
+    names of modules or of single weights, * for the number of a head, the axes in brackets. Or a
+    method take_weights(weights) does the copying itself.
     """
     import torch
 

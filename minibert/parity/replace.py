@@ -11,8 +11,9 @@ What can be brought, and its signature (weights are copied in by our names):
     loss           function(logits, labels) -> one number; labels of -100 do not count
     optimizer      Class(parameters, lr, betas, eps, weight_decay) with step(), as torch's AdamW
 
-A class may name its parameters as it likes: ``names = {"its": "ours"}`` on the class (or a JSON
-file) maps them, and a method ``take_weights(weights)`` may do the copying itself.
+A class may name and lay out its parameters as it likes: what is what is found out where it can be
+(`settle`), or said by ``names = {"its": "ours"}`` on the class or in a JSON file (see
+``parameters.py``); a method ``take_weights(weights)`` may do the copying itself.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from minibert.model import BertModel
 from minibert.parity.catalogue import BY_KEY
 from minibert.parity.diagnosis import HALF, Diagnosis, Judge, Patience, diagnose
 from minibert.parity.differences import in_words
+from minibert.parity.parameters import DoNotFit, copy_weights, written
 from minibert.parity.probes import example, probes
 from minibert.parity.report import (
     Report,
@@ -87,64 +89,6 @@ def load(spec: str) -> Callable:
         raise ValueError(f"{path} does not run: {blame(error, path)}") from error
 
 
-def copy_weights(
-    module: nn.Module, weights: Mapping[str, Tensor], names: Mapping[str, str] | None = None
-) -> None:
-    """Give a module its weights, by our names or through a mapping from its names to ours.
-
-    Raises:
-        ValueError: parameters that have no weight, weights that have no parameter, other shapes;
-            all of them named.
-    """
-    if hasattr(module, "take_weights"):
-        with torch.no_grad():
-            return module.take_weights(dict(weights))
-    names = names or getattr(module, "names", None) or {}
-
-    def ours(name: str) -> str:
-        if name in names:
-            return names[name]
-        for theirs, own in names.items():  # a whole submodule: "W_q" -> "query"
-            if name.startswith(theirs + "."):
-                return own + name[len(theirs):]
-        return name
-
-    parameters = dict(module.named_parameters())
-    used = {ours(name): name for name in parameters}
-    shapes = [
-        f"{name} is {tuple(parameters[name].shape)}, ours is {tuple(weights[own].shape)}"
-        for own, name in used.items()
-        if own in weights and parameters[name].shape != weights[own].shape
-    ]
-    lacking = in_short([name for name in weights if name not in used], weights)
-    unknown = in_short([name for own, name in used.items() if own not in weights], parameters)
-    wrong = [f"it has nothing called {lacking}"] if lacking else []
-    wrong += [f"it has {unknown}" + ("" if lacking else ", which ours does not")] if unknown else []
-    wrong += shapes[:3]
-    wrong += [f"{len(shapes) - 3} more have another shape"] if len(shapes) > 3 else []
-    if wrong:
-        example = unknown.split(", ")[0] or "yours"
-        raise ValueError(
-            f"the weights do not fit {type(module).__name__}: " + "; ".join(wrong)
-            + "\nUse our names, or say which is which: a class attribute names = "
-            f'{{"{example}": "one of ours", ...}}, of modules or of single weights; or a method '
-            "take_weights(weights)"
-        )
-    with torch.no_grad():
-        for own, name in used.items():
-            parameters[name].copy_(weights[own])
-
-
-def in_short(some: Collection[str], everything: Collection[str]) -> str:
-    """Names of weights in a line; a module all of whose weights are meant by its own name alone."""
-    short = []
-    for name in some:
-        module = name.rpartition(".")[0]
-        whole = {other for other in everything if other.rpartition(".")[0] == module}
-        short.append(module if module and whole <= set(some) else name)
-    return ", ".join(dict.fromkeys(short))
-
-
 def places_of(kind: str, config: BertConfig) -> list[str]:
     """The names of the modules of a kind in a BertModel."""
     place = MODULES[kind][0]
@@ -154,12 +98,12 @@ def places_of(kind: str, config: BertConfig) -> list[str]:
 def replaced(
     inputs: Inputs,
     replacements: Mapping[str, type],
-    names: Mapping[str, str] | None = None,
+    names: Mapping[str, Mapping[str, str]] | None = None,
     coarse: set[torch.dtype] | None = None,
 ) -> BertModel:
     """A BertModel with a learner's modules in every place of their kind, and the weights in it.
 
-    ``coarse``: what they return in half precision is noted there.
+    ``names``: kind → mapping; ``coarse``: what they return in half precision is noted there.
     """
     coarse = set() if coarse is None else coarse
     (config, weights, _), model = inputs, model_of(inputs)
@@ -167,7 +111,8 @@ def replaced(
         for place in places_of(kind, config):
             module, start = make(config), place + "."
             part = {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}
-            copy_weights(module, part, names)
+            said = names.get(kind) if names else None
+            copy_weights(module, part, said, place, config.num_attention_heads)
             make_guest(module, coarse)
             parent, _, last = place.rpartition(".")
             setattr(model.get_submodule(parent), last, module)
@@ -247,7 +192,7 @@ def run_optimizer(make: Callable, inputs: Inputs) -> dict[str, Tensor]:
 def prepare(
     replacements: Mapping[str, Callable],
     inputs: Inputs,
-    names: Mapping[str, str] | None = None,
+    names: Mapping[str, Mapping[str, str]] | None = None,
     coarse: set[torch.dtype] | None = None,
 ) -> Callable[[], dict[str, Tensor]]:
     """Make a learner's classes; returns a function that runs them once → tensors, our names."""
@@ -269,6 +214,40 @@ def prepare(
         return {name: value for name, value in mine.items() if name in known}
 
     return once
+
+
+def settle(
+    kind: str, make: Callable, inputs: Inputs, names: Mapping[str, str] | None
+) -> tuple[Mapping[str, str] | None, str]:
+    """Find out which parameters are which: by the mapping, or else by trying what may be meant.
+
+    A guess that the names leave open is taken only if some of the numbers come out right, as they
+    do not with wrong weights.
+
+    Returns: the mapping, and what to tell about it.
+
+    Raises:
+        DoNotFit: no guess is sure enough.
+    """
+    try:
+        replaced(inputs, {kind: make}, {kind: names})
+        return names, ""
+    except DoNotFit as error:
+        problem, mappings, clear = error.problem, error.mappings, error.clear
+    place, end = MODULES[kind]
+    output = our_name(place.format(0) + end, inputs.config)
+    exact, shares = Computation(inputs)[output], []
+    for mapping in mappings:
+        try:
+            mine = prepare({kind: make}, inputs, {kind: mapping})()[output]
+            near = (mine - exact).abs() <= 1e-4 * exact.abs() + 1e-6
+            shares.append(float(near.double().mean()))
+        except ERRORS:  # of another kind; the report will say it
+            shares.append(0.0)
+    best = sorted(zip(shares, mappings, strict=True), key=lambda one: -one[0])
+    if not best or best[0][0] < 0.05 and not clear:
+        raise DoNotFit(problem, [mapping for _, mapping in best])
+    return best[0][1], f"the weights were copied in as {written(best[0][1])} says"
 
 
 # -------------------------------------------------------------------------------- examining it
@@ -296,6 +275,14 @@ def examine_code(
     )
     tried = {"": inputs} if inputs else {"": example(), **probes(replacements)}
     seen, crash, coarse = [], None, set()
+    settled, told = {}, []
+    for kind, make in replacements.items():
+        if kind in MODULES:
+            try:
+                settled[kind], said = settle(kind, make, next(iter(tried.values())), names)
+            except ERRORS as error:
+                return crash_report(title, replacements, error)
+            told += [said] * bool(said)
     for special, given in tried.items():
         name = f"{title}, tried on {special}" if special else title
         try:
@@ -303,7 +290,7 @@ def examine_code(
                     [nn.Parameter(torch.zeros(1))], lr=0.1, betas=(0.9, 0.99), eps=1e-6,
                     weight_decay=0.0), "param_groups"):
                 given = steady(given)  # its rate cannot be changed
-            once = prepare(replacements, given, names, coarse)
+            once = prepare(replacements, given, settled, coarse)
             mine = once()
             if not seen and any(not same_bits(mine[name], again) for name, again in once().items()):
                 return random_report(title, mine, once())
@@ -325,6 +312,7 @@ def examine_code(
         ]
 
     report = first_failure(looks(without=inner), pairs)
+    report.notes += told
     coarse |= {mine[name].dtype for _, _, mine in seen for name in mine} & set(HALF)
     if coarse and not report.passed:
         report.diagnosis = None

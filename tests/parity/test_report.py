@@ -22,7 +22,7 @@ from minibert.parity.differences import describe, pattern
 from minibert.parity.goldens import GOLDENS, compare_goldens, compare_model, read_goldens
 from minibert.parity.html import to_html
 from minibert.parity.probes import example
-from minibert.parity.replace import assert_parity, copy_weights, examine_code, examine_dump
+from minibert.parity.replace import assert_parity, examine_code, examine_dump
 from minibert.parity.report import compare, examine, model_of, our_name
 from minibert.parity.steps import Computation, check_inputs, model_inputs
 from minibert.trace import trace
@@ -315,30 +315,6 @@ def test_wrong_shapes_and_crashes_are_reported_not_raised():
     report = examine_code({"pooling": lambda hidden, mask: hidden[:, 0, :5]})
     assert report.first.verdict == "shape" and "(3, 5)" in str(report)
     assert not examine_code({"embeddings": WrongShape}).passed
-
-
-def test_weights_that_do_not_fit_are_listed(monkeypatch):
-    start = "layers.0.attention."
-    part = {k.removeprefix(start): v for k, v in EXAMPLE.weights.items() if k.startswith(start)}
-    monkeypatch.setattr(Renamed, "names", {})
-    with pytest.raises(ValueError) as caught:
-        copy_weights(Renamed(EXAMPLE.config), part)
-    assert str(caught.value) == (
-        "the weights do not fit Renamed: it has nothing called query, key, value, output; it has "
-        'W_q, W_k, W_v, W_o\nUse our names, or say which is which: a class attribute names = '
-        '{"W_q": "one of ours", ...}, of modules or of single weights; or a method '
-        "take_weights(weights)"
-    )
-    wrong = nn.ModuleDict({n: nn.Linear(24, 24) for n in ("query", "key", "value")})
-    wrong["query"] = nn.Linear(24, 12)
-    with pytest.raises(ValueError, match="nothing called output;") as caught:
-        copy_weights(wrong, part)
-    assert "query.weight is (12, 24), ours is (24, 24)" in str(caught.value)
-    wrong["output"] = nn.Linear(24, 24, bias=False)
-    with pytest.raises(ValueError, match="nothing called output.bias"):
-        copy_weights(wrong, part)
-    with pytest.raises(ValueError, match="cannot be replaced"):
-        examine_code({"attentoin": Renamed})
 
 
 def test_the_help_names_the_weights_of_each_kind(capsys):
