@@ -109,6 +109,7 @@ class SentenceEncoder(InBatches):
                 f"vector has {self.pooled_width}"
             )
         self.truncate_dim = checked_dimension(truncate_dim)
+        self.prompt(None, None)  # is there a default prompt of that name?
 
     @property
     def pooled_width(self) -> int:
@@ -499,14 +500,17 @@ class SentenceEncoder(InBatches):
                 "says how to pool",
                 stacklevel=2,
             )
-        dense = [dense_layers(*found) for found in settings.pop("dense")]
-        settings["dense"] = nn.Sequential(*itertools.chain(*dense)).to(best_device(device))
         tokenizer = BertTokenizer.from_pretrained(home, lower_case=settings.pop("lower_case"))
         settings["max_length"] = settings["max_length"] or tokenizer.model_max_length
         from minibert.speed.engines import load_model  # faster layers are swapped in from outside
 
         model = load_model(home, engine or precision, dtype, best_device(device))
-        return cls(model, tokenizer, **settings)
+        try:
+            dense = itertools.chain(*(dense_layers(*found) for found in settings["dense"]))
+            settings["dense"] = nn.Sequential(*dense).to(best_device(device))
+            return cls(model, tokenizer, **settings)
+        except ValueError as error:
+            raise ValueError(f"{directory}: {error}") from None
 
     def save_pretrained(self, directory: str | os.PathLike, *, half: bool = False) -> None:
         """Write a directory that opens in sentence-transformers, transformers and minibert.

@@ -253,7 +253,7 @@ def match(
 
     loaded, new, state = {}, {}, {}
     for ours, name in official.items():
-        tensor = tensors.get(stored.get(name, ""))
+        tensor = tensors.get(stored.get(name))
         if head_of(name) in untrained:
             new[ours] = untrained[head_of(name)]
         elif tensor is None:
@@ -270,7 +270,7 @@ def match(
     dropped = {}
     for name, file_name in stored.items():
         if file_name not in loaded and (name not in shapes or head_of(name) in untrained):
-            original = stored.get(TIED.get(name, ""))
+            original = stored.get(TIED.get(name))
             tied = original in loaded and "cls.predictions.bias" in shapes
             if tied and not same(tensors[file_name], tensors[original]):
                 errors.append(f"{file_name} differs from {original}: untied is not implemented")

@@ -42,16 +42,22 @@ MODULE = re.compile(  # where a class has stood; a class of that name elsewhere 
     r"\.(Transformer|Pooling|Dense|Normalize)"
 )
 
-ABOUT = ("model_type", "__version__", "requirements")  # beside GENERAL; not settings
-ANY = object()  # read, or without influence on the numbers
+ANY = object()  # without influence on the numbers
+KINDS = {bool: "true or false", int: "a whole number", str: "a string", list: "a list of strings",
+         dict: "an object"}  # fmt: skip
+# The keys of each file, and what each may be: of these types, or one value.
+GENERAL_KEYS = {
+    **{"prompts": dict, "default_prompt_name": str, "similarity_fn_name": str, "truncate_dim": int},
+    **{"model_type": ANY, "__version__": ANY, "requirements": ANY},
+}
 NO_ARGUMENTS = dict.fromkeys(
     ("model_args", "config_args", "tokenizer_args",
      "model_kwargs", "config_kwargs", "processor_kwargs", "processing_kwargs"), {},
 )  # fmt: skip
 TEXT = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
 LOGITS = {"text": {"method": "forward", "method_output_name": "logits"}}
-TRANSFORMER = {  # the keys of sentence_bert_config.json, and the one value each may have
-    **{"max_seq_length": ANY, "do_lower_case": ANY, "unpad_inputs": ANY},
+TRANSFORMER = {  # of sentence_bert_config.json
+    **{"max_seq_length": int, "do_lower_case": bool, "unpad_inputs": ANY},
     **{"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"},
     **{"modality_config": TEXT, "tokenizer_name_or_path": None, **NO_ARGUMENTS},
     **{"query_length": None, "document_length": None, "query_expansion": None},
@@ -62,12 +68,12 @@ CROSS_ENCODER = {
     "modality_config": LOGITS,
 }
 POOLING = {
-    **{"word_embedding_dimension": ANY, "embedding_dimension": ANY, "include_prompt": ANY},
-    **{"pooling_mode": ANY, **dict.fromkeys(FLAGS.values(), ANY)},
+    **{"word_embedding_dimension": ANY, "embedding_dimension": ANY, "include_prompt": bool},
+    **{"pooling_mode": (str, list), **dict.fromkeys(FLAGS.values(), bool)},
 }
 SENTENCE = {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}
 DENSE = {
-    **{"in_features": ANY, "out_features": ANY, "bias": ANY, "activation_function": ANY},
+    **{"in_features": int, "out_features": int, "bias": bool, "activation_function": str},
     **{**SENTENCE, "use_residual": False},
 }
 TANH = "torch.nn.modules.activation.Tanh"  # where a Dense does not name its activation
@@ -82,14 +88,12 @@ def read_settings(directory: ModelDirectory) -> tuple[ModelDirectory, dict]:
     Raises:
         ValueError: a file is damaged, or asks for something that is not implemented.
     """
-    general = directory.settings("config_sentence_transformers.json")
-    unread = [key for key in general if key not in (*GENERAL, *ABOUT)]
+    name = "config_sentence_transformers.json"
+    general = directory.settings(name)
+    unread = [key for key in general if key not in GENERAL_KEYS]
     if unread:  # sentence-transformers ignores them; a later version may not
-        warnings.warn(
-            f"{directory}: {unread} in config_sentence_transformers.json are not known and not "
-            "read",
-            stacklevel=3,
-        )
+        warnings.warn(f"{directory}: {unread} in {name} are not known and not read", stacklevel=3)
+    check(directory.path / name, {k: general[k] for k in general if k not in unread}, GENERAL_KEYS)
     kind = general.get("model_type", "SentenceTransformer")
     if kind == "CrossEncoder":
         raise ValueError(
@@ -98,6 +102,8 @@ def read_settings(directory: ModelDirectory) -> tuple[ModelDirectory, dict]:
         )
     if kind != "SentenceTransformer":
         raise ValueError(f"{directory}: model_type is {kind!r}, which minibert does not implement")
+    if not directory.has("modules.json"):
+        general = {}  # sentence-transformers does not read it for a plain BERT
     modules = read_modules(directory)
     home = directory.folder(modules[0][1])
     encoder = read_object(home, "sentence_bert_config.json", TRANSFORMER)
@@ -108,8 +114,7 @@ def read_settings(directory: ModelDirectory) -> tuple[ModelDirectory, dict]:
         if name == "Normalize":
             read_object(directory, f"{folder}/config.json", SENTENCE)
     prompts = general.get("prompts") or {}
-    texts = [*prompts.values()] if isinstance(prompts, dict) else [prompts]
-    if not all(isinstance(text, str | None) for text in texts):
+    if not all(isinstance(text, str | None) for text in prompts.values()):
         raise ValueError(f"{directory}: prompts is {prompts!r}; an object of name: text is needed")
     return home, {
         "pooling": pooling,
@@ -160,12 +165,22 @@ def read_object(directory: ModelDirectory, name: str, keys: Mapping) -> dict:
         ValueError: it has another key, or asks for another value; null is as good as no value.
     """
     values = directory.settings(name)
+    check(directory.path / name, values, keys)
+    return values
+
+
+def check(path: Path, values: Mapping, keys: Mapping) -> None:
+    """Refuse a key that is not among ``keys``, and a value that is not as they say."""
     for key, value in values.items():
         only = keys.get(key)
-        if value is not None and only is not ANY and value != only:
-            known = f"; only {only!r} is implemented" if key in keys else ", which is not known"
-            raise ValueError(f"{directory.path / name}: {key} is {value!r}{known}")
-    return values
+        types = only if isinstance(only, tuple) else (only,)
+        if value is None or only is ANY or type(value) in types or value == only:
+            continue
+        known = ", which is not known"
+        if key in keys:
+            kinds = " or ".join(KINDS[kind] for kind in types if isinstance(kind, type))
+            known = f"; {kinds} is needed" if kinds else f"; only {only!r} is implemented"
+        raise ValueError(f"{path}: {key} is {value!r}{known}")
 
 
 def read_modules(directory: ModelDirectory) -> list[tuple[str, str]]:
@@ -203,19 +218,16 @@ def read_pooling(directory: ModelDirectory, folder: str) -> tuple[tuple[str, ...
 
     Several are joined in the order of the list, flags in that of `FLAGS`.
     """
-    name = f"{folder}/config.json"
-    path, values = directory.path / name, directory.settings(name)
+    values = read_object(directory, f"{folder}/config.json", POOLING)
     modes = values.get("pooling_mode")
     if modes is None:
         modes = [mode for mode, flag in FLAGS.items() if values.get(flag)]
-        others = [key for key in values if key.startswith("pooling_mode") and values[key]]
-        others = [key for key in others if key not in FLAGS.values()]
-    else:
-        modes = [modes] if isinstance(modes, str) else modes
-        others = [mode for mode in modes if mode not in FLAGS]
+    modes = [modes] if isinstance(modes, str) else modes
+    others = [mode for mode in modes if mode not in [*FLAGS]]
     if others or not modes:
-        raise ValueError(f"{path}: pooling {others or 'unsaid'}; these are: {list(FLAGS)}")
-    read_object(directory, name, POOLING)
+        raise ValueError(
+            f"{directory.path / folder}: pooling {others or 'unsaid'}; these are: {list(FLAGS)}"
+        )
     return tuple(modes), bool(values.get("include_prompt", True))
 
 

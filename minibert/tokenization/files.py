@@ -139,11 +139,14 @@ def read_settings(directory: ModelDirectory) -> dict:
             )
     settings = {name: config[name] for name in (*SETTINGS, *SPECIAL_TOKENS) if name in config}
     settings = {name: _content(value) for name, value in settings.items()}
+    _check_settings(directory, settings)
     limit = config.get("model_max_length", config.get("max_len"))  # "no limit" is written as 1e30
     number = isinstance(limit, int | float) and limit < 10**9
     settings["model_max_length"] = int(limit) if number else None
     segments = kind in ("BertTokenizer", "ElectraTokenizer")
     inputs = config.get("model_input_names")
+    if not isinstance(inputs, list | None):
+        raise ValueError(f"{directory}: model_input_names is {inputs!r}; a list is needed")
     settings["segments"] = segments if inputs is None else "token_type_ids" in inputs
 
     if has_json:
@@ -158,6 +161,8 @@ def read_settings(directory: ModelDirectory) -> dict:
     named = [config[key] for key in config if key.endswith("_token") and key not in SPECIAL_TOKENS]
     for name in ("additional_special_tokens", "extra_special_tokens"):
         more = config.get(name) or []
+        if not isinstance(more, list | dict):
+            raise ValueError(f"{directory}: {name} is {more!r}; a list of tokens is needed")
         named += more.values() if isinstance(more, dict) else more
     named = [_content(token) for token in named if token is not None]
     settings["added_tokens"] += [{"content": token, "special": True} for token in named]
@@ -201,18 +206,29 @@ def _read_vocab_txt(directory: ModelDirectory, config: dict) -> dict:
             f"{directory}: added_tokens.json does not say how its tokens are found; open and save "
             "the directory with transformers, which makes a tokenizer.json of it"
         )
-    lines = directory.text("vocab.txt").replace("\r\n", "\n").removesuffix("\n").split("\n")
+    lines = directory.text("vocab.txt").removesuffix("\n").split("\n")
+    lines = [line.rstrip() or line.rstrip("\r") for line in lines]  # blanks at an end do not count
     return {"vocab": lines if lines != [""] else [], "added_tokens": _decoder(directory, config)}
 
 
 def _decoder(directory: ModelDirectory, config: dict) -> list[dict]:
     """The added tokens in a ``tokenizer_config.json``."""
-    return [
-        {"id": int(number), **_object(token, f"{directory}: added token {number}")}
-        for number, token in _object(
-            config.get("added_tokens_decoder") or {}, f"{directory}: added_tokens_decoder"
-        ).items()
-    ]
+    found, where = [], f"{directory}: added_tokens_decoder"
+    for number, token in _object(config.get("added_tokens_decoder") or {}, where).items():
+        if not number.isdecimal():
+            raise ValueError(f"{where} has a token under {number!r}, which is no id")
+        found.append({"id": int(number), **_object(token, f"{where}: {number}")})
+    return _with_content(found, where)
+
+
+def _with_content(tokens: object, where: object) -> list[dict]:
+    """Refuse what is no list of added tokens."""
+    if not isinstance(tokens, list):
+        raise ValueError(f"{where}: added tokens must be a list, not {type(tokens).__name__}")
+    for token in tokens:
+        if not isinstance(token, dict) or not isinstance(token.get("content"), str):
+            raise ValueError(f"{where}: added token {token!r} has no content to look for")
+    return tokens
 
 
 def _read_tokenizer_json(directory: ModelDirectory, config: dict, settings: dict | None) -> dict:
@@ -238,12 +254,10 @@ def _read_tokenizer_json(directory: ModelDirectory, config: dict, settings: dict
         stored = _object(file.get(part) or {}, f"{path}: {part}").get("direction", "Right")
         if stored != "Right" and other not in config:
             raise ValueError(f"{path}: {part}.direction is {stored!r}; only 'Right' is implemented")
-    added = file.get("added_tokens") or []
-    if not isinstance(added, list):
-        raise ValueError(f"{path}: added_tokens must be a list, not {type(added).__name__}")
-    named = {token.get("content"): token.get("id") for token in added if isinstance(token, dict)}
+    added = _with_content(file.get("added_tokens") or [], path)
+    named = {token["content"]: token.get("id") for token in added}
     more = _decoder(directory, config)
-    said = {token.get("content"): token["id"] for token in more}
+    said = {token["content"]: token["id"] for token in more}
     special = {_content(config.get(name)) for name in SPECIAL_TOKENS}
     different = [
         token
@@ -255,7 +269,7 @@ def _read_tokenizer_json(directory: ModelDirectory, config: dict, settings: dict
             f"{directory}: the added token {different[0]!r} of tokenizer.json has another id, or "
             "none, in the added_tokens_decoder of tokenizer_config.json; make the files agree"
         )
-    added = added + [token for token in more if token.get("content") not in named]
+    added = added + [token for token in more if token["content"] not in named]
     decided = {name: normalizer.get(json_name) for name, json_name in NORMALIZER.items()}
     _check_settings(path, decided)
     if settings is not None:

@@ -7,7 +7,6 @@ before has to stay there as it was.
 import argparse
 import contextlib
 import io
-import itertools
 import os
 import re
 import shutil
@@ -49,10 +48,10 @@ COMMANDS = {  # each with arguments that work, or that fail late
     "search": f"a lines.txt --vectors vectors.npy {MODEL}",
     "keysentences": f"lines.txt {MODEL}",
     "vocabulary": "lines.txt --out new.txt --size 60",
-    "pretrain": "lines.txt --vocabulary base --size 1x32 --steps 2 --out new",
-    "distil": "lines.txt --teacher base --layers 1 --steps 2 --out new",
+    "pretrain": "many.txt --vocabulary base --size 1x64 --steps 2 --out new",
+    "distil": "many.txt --teacher base --layers 1 --steps 2 --out new",
     "finetune": "classify train.tsv --dev dev.tsv --base base --steps 2 --out new",
-    "compare": "tuned tuned --svg new.svg",
+    "compare": "tuned again --svg new.svg",
     "predict": "new.tsv --model tuned",
     "blend": "base tuned --out new",
     "push": "tuned owner/name",
@@ -72,10 +71,14 @@ COMMANDS = {  # each with arguments that work, or that fail late
 }
 
 
+LATE = ("push", "export", "download")  # without a network, or the package onnx
+
+
 def invocations(command: str):
-    """The arguments of the command with, in each, one that is odd."""
+    """The arguments of the command as they are, and with, in each, one that is odd."""
     plain = COMMANDS[command].split()
     positional = 0
+    yield plain
     for action in parser_of(command)._actions:
         if isinstance(action, argparse._HelpAction):
             continue
@@ -107,7 +110,10 @@ def make_world(home: Path) -> Path:
     small.tokenizer().save_pretrained(home / "language")
     files = {name: str(home / f"{name}.tsv") for name in ("train", "dev")}
     finetune(Settings("classify", **files, base=str(home / "base"), steps=2), home / "tuned")
+    shutil.copytree(home / "tuned", home / "again")
+    many = [text for text, _ in small.sentences(150)]
     texts = {
+        "many.txt": "".join(f"{text}\n" + "\n" * (i % 5 == 4) for i, text in enumerate(many)),
         "lines.txt": "a good film. it was warm.\nthe song was awful\n\n" * 9,
         "new.tsv": "text\na good film\nthe song was awful\n",
         "empty.txt": "", "empty.npz": "", "deep.jsonl": "[" * 100_000, "deep.json": "[" * 100_000,
@@ -196,7 +202,8 @@ def attempts(command: str, home: Path) -> Iterator[tuple[str, int | None, str | 
     """Each invocation, its exit status, and what is wrong with it."""
     feed(home / "pipe")
     there, digests = set(os.listdir(home)), files_of(home)
-    for words in itertools.islice(invocations(command), len(command) % SHARE, None, SHARE):
+    plain, *odd = invocations(command)
+    for words in [plain, *odd[len(command) % SHARE :: SHARE]]:
         status, said = invoke([*command.split(), *words], home)
         wrong = complaint(status, said)
         for new in set(os.listdir(home)) - there:
@@ -218,7 +225,7 @@ def test_an_odd_value_is_no_traceback_and_costs_no_file(command, world, tmp_path
         monkeypatch.setenv(name, value)
     found = list(attempts(command, world))
     print(f"\n{command}: {len(found)} invocations, {dict(Counter(one[1] for one in found))}")
-    assert found
+    assert found[0][1] in (0, 1, None) or command in LATE, "arguments that never worked try nothing"
     wrong = [f"{words!r}: {what}" for words, _, what in found if what]
     assert not wrong, "\n" + "\n".join(wrong)
 

@@ -103,6 +103,8 @@ BAD = [
     ("no weights at all", lambda d: (d / FILE).unlink(), "has no weights.*config"),
     # -- the tensors
     ("a missing tensor", in_tensors(lambda t: t.pop(WORDS)), rf"{WORDS} \(40, 16\) is missing"),
+    ("one without a name", in_tensors(lambda t: t.update({"": t.pop(WORDS)})),
+     rf"{WORDS} \(40, 16\) is missing"),
     ("one too many", in_tensors(lambda t: t.update(x=torch.zeros(3))), r"x \(3,\) is not expected"),
     ("a wrong shape", in_tensors(lambda t: t.update({WORDS: torch.zeros(40, 8)})),
      r"is \(40, 8\), the config needs \(40, 16\)"),

@@ -106,6 +106,18 @@ REFUSED = {
     "other sizes": (LABSE, {DENSE: {"out_features": 4}}, "but its config says"),
     "scaled tokens": (UNIT, {"2_Normalize/config.json": {"module_input_name": "x"}}, "module_inp"),
     "prompts of no kind": (UNIT, {GENERAL: {"prompts": 33}}, "prompts is 33; an object"),
+    "no prompts": (UNIT, {GENERAL: {"prompts": ""}}, "prompts is ''; an object is needed"),
+    "a prompt of no kind": (UNIT, {GENERAL: {"default_prompt_name": {"a": 1}}}, "a string is need"),
+    "a prompt of no name": (UNIT, {GENERAL: {"default_prompt_name": "x"}}, "no prompt is named 'x"),
+    "a similarity": (UNIT, {GENERAL: {"similarity_fn_name": "sine"}}, "similarity 'sine'; implem"),
+    "of no kind": (UNIT, {GENERAL: {"similarity_fn_name": {}}}, "fn_name is {}; a string is nee"),
+    "a length of no kind": (UNIT, {TRANSFORMER: {"max_seq_length": "16"}}, "a whole number is need"),
+    "a length": (UNIT, {TRANSFORMER: {"max_seq_length": 2}}, "max_length is 2"),
+    "no pooling": (UNIT, pooled_by(), "pooling unsaid"),
+    "pooling of no kind": (UNIT, {POOLING: {"pooling_mode": True}}, "a string or a list of strings"),
+    "in a list": (UNIT, {POOLING: {"pooling_mode": [{}]}}, r"pooling \[{}\]; these are"),
+    "a flag of no kind": (UNIT, {POOLING: {"pooling_mode": ..., "pooling_mode_cls_token": "x"}},
+                          "pooling_mode_cls_token is 'x'; true or false is needed"),
     "no width": (UNIT, {GENERAL: {"truncate_dim": 0}}, "truncate_dim is 0; a whole number"),
 }  # fmt: skip
 
@@ -194,8 +206,19 @@ def test_the_vectors_of_sentence_transformers(encoder, tmp_path, kind):
 def test_what_is_refused(encoder, tmp_path, kind):
     names, changes, message = REFUSED[kind]
     home = directory(encoder, tmp_path, names, changes)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         SentenceEncoder.from_pretrained(home, engine="textbook")
+    assert str(home) in str(error.value)
+
+
+def test_a_plain_bert_has_no_prompt(encoder, tmp_path):
+    """As in sentence-transformers, which reads the other files where there is a modules.json."""
+    changes = {GENERAL: {"prompts": {"q": "q "}, "default_prompt_name": "q", "truncate_dim": 3}}
+    home = directory(encoder, tmp_path, UNIT, changes)
+    (home / "modules.json").unlink()
+    with pytest.warns(UserWarning, match="does not say how to pool"):
+        plain = SentenceEncoder.from_pretrained(home)
+    assert plain.dimension == 32 and plain.default_prompt_name is None and not plain.prompts
 
 
 def test_keys_that_are_not_known_are_named(encoder, tmp_path):

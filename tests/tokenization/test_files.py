@@ -1,5 +1,6 @@
 """Vocabularies that are wrong, and the official files read, refused and written."""
 
+import itertools
 import json
 import warnings
 
@@ -155,14 +156,30 @@ def test_without_vocabulary_it_is_said_how_to_save_one(tmp_path):
         ({"do_lower_case": 7}, "do_lower_case is 7, not"),
         ({"cls_token": 7}, "cls_token is 7, not"),
         ({"strip_accents": 7}, "strip_accents is 7, not"),
+        ({"unk_token": ["x"]}, r"unk_token is \['x'\], not"),
+        ({"model_input_names": 1}, "model_input_names is 1; a list"),
+        ({"additional_special_tokens": "<a>"}, "tokens is '<a>'; a list of tokens"),
+        ({"added_tokens_decoder": {"x": {"content": "<a>"}}}, "a token under 'x', which is no id"),
+        ({"added_tokens_decoder": {"11": {"content": []}}}, "has no content to look for"),
         ({"tokenizer_class": "BertJapaneseTokenizer"}, "'BertJapaneseTokenizer'; only BertTokeni"),
         ({"tokenizer_class": "PreTrainedTokenizerFast"}, "'PreTrainedTokenizer'; only BertTok"),
     ],
 )
 def test_settings_that_are_not_implemented_are_named(tmp_path, config, message):
     write_vocab_txt(tmp_path, **config)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         BertTokenizer.from_pretrained(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_blanks_at_the_end_of_a_word_in_a_vocabulary_do_not_count(tmp_path):
+    """As transformers reads the file."""
+    write_vocab_txt(tmp_path)
+    path = tmp_path / "vocab.txt"
+    words = path.read_text().split("\n")[:-1]
+    ends = itertools.cycle([" ", "\t", "\r", "\u00a0", "\u2028", "\x85", "\u3000"])
+    path.write_bytes("".join(map("{}{}\n".format, words, ends)).encode())
+    assert [*BertTokenizer.from_pretrained(tmp_path).vocab] == words
 
 
 # ---------------------------------------------------------------------- tokenizer.json
