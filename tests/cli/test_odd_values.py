@@ -26,6 +26,7 @@ from support.runs import files_of
 from minibert.cli import main as cli
 from minibert.config import BertConfig
 from minibert.heads import BertForMaskedLM
+from minibert.io.files import remove
 
 resource = pytest.importorskip("resource", reason="limits of memory, as POSIX systems have them")
 SHARE = int(os.environ.get("MINIBERT_ODD", 40))  # one in so many is tried; 1: all, for an hour
@@ -206,9 +207,9 @@ def attempts(command: str, home: Path) -> Iterator[tuple[str, int | None, str | 
     for words in [plain, *odd[len(command) % SHARE :: SHARE]]:
         status, said = invoke([*command.split(), *words], home)
         wrong = complaint(status, said)
-        for new in set(os.listdir(home)) - there:
-            path = home / new
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        added = {home / name for name in set(os.listdir(home)) - there}
+        for path in (*added, *(home / "folder").iterdir()):  # it was empty
+            remove(path)
         if files_of(home) != digests:
             wrong = "a file is lost"
             digests = files_of(home)

@@ -116,8 +116,8 @@ REFUSED = {
     "no pooling": (UNIT, pooled_by(), "pooling unsaid"),
     "pooling of no kind": (UNIT, {POOLING: {"pooling_mode": True}}, "a string or a list of strings"),
     "in a list": (UNIT, {POOLING: {"pooling_mode": [{}]}}, r"pooling \[{}\]; these are"),
-    "a flag of no kind": (UNIT, {POOLING: {"pooling_mode": ..., "pooling_mode_cls_token": "x"}},
-                          "pooling_mode_cls_token is 'x'; true or false is needed"),
+    "a flag": (UNIT, {POOLING: {"pooling_mode": ..., "pooling_mode_cls_token": "x"}},
+               "pooling_mode_cls_token is 'x'; true or false is needed"),
     "no width": (UNIT, {GENERAL: {"truncate_dim": 0}}, "truncate_dim is 0; a whole number"),
 }  # fmt: skip
 
