@@ -48,7 +48,8 @@ BOOLEANS = dict.fromkeys("true wahr vrai verdadero verdadeiro vero waar prawda �
 BOOLEANS |= dict.fromkeys("false falsch faux falso onwaar fałsz ложь".split(), 0.0)
 COMMA = re.compile(r"([+-]?\d+),(\d{1,2}|\d{4,})")  # a decimal one; 1,250 may be a thousand
 DISTANCE = re.compile(  # a score by this name may be small where two texts are alike
-    "distan|(?<![a-z])(dist(?!r)|dissim|diff(?!ic)|err|edit|rank|levens|abstand)", re.IGNORECASE
+    "distan|(?<![a-z])(dist(?!r)|dissim|diff(?!ic)|err|edit|rank|levens|abstand|schulnote)",
+    re.IGNORECASE,
 )
 TEXTS = ("text", "pair", "negative")
 ID = re.compile(r"\S*\d\S*")

@@ -10,7 +10,7 @@ from pathlib import Path
 from minibert.training.entities import is_scheme
 from minibert.training.tables import Table, columns, lines, numbered
 
-HEADER = {"word", "words", "token", "tokens"}, ("tag", "tags", "label", "ner", "ner_tags")
+HEADER = "tag", "tags", "label", "labels", "ner", "ner_tags", "pos", "pos_tags"
 UNDERSCORE = re.compile(r"^([BIESLUM])_(?=.)")
 NUMBER, PART = re.compile(r"\d+([-.]\d+)?"), re.compile(r"\d+[-.]\d+$")  # of CoNLL-U
 PHRASES = {*"NP VP PP ADVP ADJP SBAR PRT CONJP INTJ LST UCP NC VC PC".split()}  # of CoNLL-2003
@@ -43,7 +43,8 @@ def read_words(file: Path, text: str, filled: list[tuple[int, list[str]]] | None
         )
     table = Table(None, [])
     first = next((cells for _, cells in filled if len(cells) == width), [])
-    if width > 1 and {*map(str.lower, first)} & HEADER[0] and first[-1].lower() in HEADER[1]:
+    once = width > 1 and sum(cells[-1:] == first[-1:] for _, cells in filled) == 1
+    if once and first[-1].lower() in HEADER:
         table.remarks.append(f"the first row is a header: it has the names {first}")
         filled = [(n, [] if cells is first else cells) for n, cells in filled]
     numbers = [cells[0] for _, cells in filled if len(cells) == 10 == width and cells[0] != "#"]
@@ -98,7 +99,8 @@ def refuse_prose(file: Path, table: Table, width: int, at: int) -> None:
             f"{file}: words with spaces in them, such as {spaced[0]!r}; a word and its tag a line "
             "are needed"
         )
-    if tags and all("/" in cell[1:] for _, row in table.rows for cells in row for cell in cells):
+    every = [cell for _, row in table.rows for cells in row for cell in cells]
+    if tags and any(all(mark in cell[1:] for cell in every) for mark in "/_"):
         raise ValueError(f"{file}: word/TAG, as in {tags[0]!r}; a word and its tag a line is read")
 
 

@@ -32,6 +32,8 @@ STRANGERS = {  # what a file begins with that is no table → what it is
         'spreadsheet or a browser, and save what is needed as "CSV UTF-8"',
     r"\s*(window|var|let|const)\b[^\n={]*=\s*[\[{]": "this is JavaScript, as in an archive of "
         "tweets; take away what is in front of the first [ or {, and name the file .json",
+    r"\{\\rtf": "this is RTF; save it as plain text, in UTF-8",
+    r"(?i)%?\s*@relation\b": "this is ARFF, of Weka; save it as csv there",
     r'"[^"\n]*" "[^"\n]*': "quoted columns with blanks between, as R's write.table writes them; "
         "write.csv(..., row.names = FALSE) writes what is read",
 }
@@ -265,11 +267,16 @@ def read_lines(text: str, several: bool, delimiter: str | None) -> Table:
         table.remarks.append("its lines are read as columns, separated by a tab")
         return table
     table = Table(["text"], [(n, [line] if line.strip() else []) for n, line in rows])
-    if len(tabs) == 1 and min(tabs):
-        table.warnings.append(
-            "there is a tab in every line, and each line is read as one text; if these "
-            "are columns, name the file .tsv"
-        )
+    for mark, name in DELIMITERS.items():
+        counts = Counter(line.count(mark) for _, line in filled)
+        n = max(counts, key=counts.get, default=0)
+        if n and 5 * counts[n] >= 4 * len(filled) and (mark == "\t" or len(filled) > 4):
+            kind = ".tsv" if mark == "\t" else ".csv"
+            every = "every" if counts[n] == len(filled) else "nearly every"
+            table.warnings.append(
+                f"there is {name} in {every} line, and each line is read as one text; if these "
+                f"are columns, name the file {kind}"
+            )
     return table
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from minibert.training.columns import CHINESE, MISSING, TEXTS, is_number, number_of, shown
@@ -22,7 +22,7 @@ ENTITY = (
     "szlig|[aeiouncAEIOUNC](?:uml|acute|grave|circ|tilde|cedil));"
 )
 ELEMENT = (
-    r"</\w+>|<(?:a|b|br|div|em|font|h[1-6]|i|img|li|ol|p|span|strong|table|td|tr|u|ul)"
+    r"</\w+>|\[/\w+\]|<(?:a|b|br|div|em|font|h[1-6]|i|img|li|ol|p|span|strong|table|td|tr|u|ul)"
     r"(?:\s+[\w-]+\s*=[^<>]*)?\s*/?>"
 )
 YES_NO = dict.fromkeys("ja oui sí sì si sim да tak".split(), "yes")
@@ -40,16 +40,29 @@ ODD = {  # what is said of a text, with {} for what was found in it → how it i
         r"\A\W?\d{1,4}([-./])\d{1,2}\1\d{2,4},? \d{1,2}:\d\d|\A\[\d{1,2}:\d\d|\A\d{1,2}:\d\d\t|"
         r"\A\d{4}([-./])\d{1,2}\2\d{1,2}\(\w\)",
     "a mark of a transcript, such as {}; take marks and codes away if they are no text":
-        r"\A(?:@(?:Begin|End|Participants:|ID:)|\*[A-Z]{2,4}:|%[a-z]{3}:)",
+        r"\A(?:\*\*\* ?(?:START|END) OF|@(?:Begin|End|Participants:|ID:)|\*[A-Z]{2,4}:|%[a-z]{3}:)",
     "a word cut by a hyphen at the end of the line, as in text copied from a PDF":
-        r"-(?<=[^\W\d_]-)\s*\Z",
+        r"[-\xad\xac](?<=[^\W\d_].)\s*\Z",
     "question marks instead of letters, such as {}: saved in a wrong encoding":
         r"(?:\?{2,}\W+){2,}|[^\W\d_A-Z]\?+[^\W\d_A-Z](?!\w*[=&])",
     "{}, which Python or JSON writes for another character, is read as it stands":
         r"\\n(?![a-z])|\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}",
-    "a text that is a number": r"\A\s*[\d.,]*\d\s*\Z",
+    "a text that is a number":
+        r"\A\W*(?i:p\.|page|seite)?\s*[\d.,]*\d(?: \w+ \d+)?\W*\Z",
     "a tree in brackets instead of a text": r"\A\s*\(\w*\s*\(\w+ .*\)\)\s*\Z",
 }  # fmt: skip
+OFTEN = {  # what is said if it is true of many texts
+    "begin with a number, mark, name or time, such as {}; take these away if they are no text":
+        r"\A\s*(?:\W{0,2}\d\S*|[@#*>\\<{\[%=+|~^}]\S*|\w[\w ]{0,20}:(?=\s)|\w{1,12}：|"
+        r"\w+\s*=\s*[{\"]|[A-Z][A-Z0-9]\s+-(?=\s))|\d:\d",
+    "end with {}; were they cut short?": r"(?:\.\.\.|…)\s*\Z",
+    "begin with an apostrophe that nothing closes": r"\A'[^']*\Z",
+}
+SPOILT = re.compile(  # labels that a spreadsheet has changed
+    r"(?i)\d{1,2}[-. ](jan|feb|m[aä]r|mrz|apr|ma[iy]|jun|jul|aug|sep|o[ck]t|nov|de[cz])\w*"
+    r"|(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)-\d{2}|\d[.,]\d+e\+\d+"
+)
+PARTED = re.compile(r"\s*[,;|]\s*|(?<=\w)#|\s+(?:[-/+&]\s+|(?=#))")
 NONE = (  # what people call no answer
     "none", "unknown", "?", "no answer", "no response", "don't know", "not applicable", "missing",
     "undefined", "n.a.", "k.a.", "keine angabe", "weiß nicht", "sans réponse", "ne sait pas",
@@ -57,6 +70,7 @@ NONE = (  # what people call no answer
 )  # fmt: skip
 CODES = "9 99 999 9999 -1 -9 -99 -999".split()  # for no answer, in survey data
 SEGMENTED = re.compile(rf"[{CHINESE}]\d")
+LANGUAGE = re.compile("[a-z]{2,3}:.")
 READ = (*TEXTS, "question", "context")
 Places = Mapping[str, Sequence[int]]  # label → lines
 
@@ -83,8 +97,11 @@ def odd(examples: Sequence, unit: str) -> list[str]:
             found["the tags are numbers; entities need names, such as B-PER"].append(example.line)
         if (tokens := example.values.get("tokens")) and all(map(SEGMENTED.fullmatch, tokens)):
             found["a number after each character, of the words they are in"].append(example.line)
+        if tokens and all(map(LANGUAGE.match, tokens)):
+            found[f"a language in front of each word, such as {tokens[0]!r}"].append(example.line)
         for what in alike(example.values):
             found[what].append(example.line)
+    found |= dict(often(read, {line for where in found.values() for line in where}, examples))
     for where, what in odd_scores([(e.values.get("score"), e.line) for e in examples]):
         found[what] += where
     remarks = []
@@ -102,6 +119,37 @@ def odd(examples: Sequence, unit: str) -> list[str]:
             "between them is read, or a column of 0 and 1 for each: --columns labels=a+b+c"
         )
     return [f"{what} ({lines(where, unit)})" for what, where in found.items()] + remarks
+
+
+def often(read: Sequence, seen: set[int], examples: Sequence) -> Iterator[tuple[str, list[int]]]:
+    """What is true of many texts, in lines where nothing else is odd: (what, lines)."""
+    alone = all(example.values.keys() == {"text"} for example in examples)
+    for what, pattern in OFTEN.items():
+        search = re.compile(pattern).search
+        hits = {line: hit[0] for line, text in read if line not in seen and (hit := search(text))}
+        if (alone or "begin with a number" not in what) and 3 < 3 * len(hits) >= len(read) > 3:
+            first = shown(repr(next(iter(hits.values())).strip()))
+            yield f"{len(hits)} texts {what.format(first)}", [*hits]
+    if alone and (broken := broken_lines({e.line: e.values["text"].strip() for e in examples})):
+        yield "sentences that go on in the next line, where each line is one text", broken
+    pairs = [pair for e in examples if "label" not in e.values and (pair := e.values.get("pair"))]
+    if len(pairs) > 8 >= 4 * len({*pairs}) and "score" not in examples[0].values:
+        yield (
+            f"only {len({*pairs})} different second texts; if they are labels, the task is "
+            "classify", [example.line for example in examples]
+        )  # fmt: skip
+
+
+def broken_lines(texts: Mapping[int, str]) -> list[int]:
+    """The lines that go on in the next, if it is a third, and most capitals follow a full stop."""
+    go_on, after_stop, after_none = [], 0, 0
+    for line, text in texts.items():
+        first, stops = texts.get(line + 1, "")[:1], text.endswith((".", "!", "?", ":", '"', "”"))
+        if first.islower() and not stops:
+            go_on.append(line)
+        after_stop += first.isupper() and stops
+        after_none += first.isupper() and not stops
+    return go_on if 3 * len(go_on) >= len(texts) > 3 and after_stop >= max(after_none, 1) else []
 
 
 def alike(values: Mapping) -> Iterator[str]:
@@ -138,9 +186,18 @@ def odd_labels(places: Places) -> Iterator[tuple[str, Sequence[int]]]:
     """Labels that may say that there is none: (what is odd, lines)."""
     small = {"0", "1", "2", "3", "4", "5", "6", "7"}
     coded = len(small & {*places}) > 1 and {*places} <= small | {*CODES}
+    parts = {label: PARTED.split(label) for label in places if number_of(label) is None}
+    counts = Counter(part for found in parts.values() for part in {*found})
+    several = [label for label in parts if len(parts[label]) > 1
+               and any(part and counts[part] > 1 for part in parts[label])]  # fmt: skip
+    if several:
+        where = sorted(line for label in several for line in places[label])
+        yield f"labels that may be several (multilabel): {some([*map(repr, several)])}", where
     for label, where in places.items():
         if label.startswith('="'):
             yield f"the label {label!r} is a formula, with which Excel guards a value", where
+        if SPOILT.fullmatch(label):
+            yield f"the label {label!r} looks like what a spreadsheet makes of another", where
         if label.lower() in NONE or (coded and label in CODES):
             beside = " beside small numbers" * (label in CODES)
             yield f"the label {label!r}{beside} may stand for a missing one", where

@@ -59,7 +59,7 @@ def test_conll_with_numbers_comments_and_other_schemes(tmp_path):
         assert read(tmp_path / "a.conll", content, WORDS)[0][0].values["tags"] == tags
     alone, _ = read(tmp_path / "a.conll", "one\ntwo\n\nthree\n", ("tokens",))
     assert [e.values["tokens"] for e in alone] == [["one", "two"], ["three"]]
-    named, said = read(tmp_path / "a.tsv", "Word\tTag\nBerlin\tB-LOC\n", WORDS)
+    named, said = read(tmp_path / "a.tsv", "Wort\tTag\nBerlin\tB-LOC\n", WORDS)
     assert named[0].values == {"tokens": ["Berlin"], "tags": ["B-LOC"]} and "header" in said
 
 
@@ -338,6 +338,9 @@ SQUAD = '{"data": [{"paragraphs": [{"context": "It rained.", "qas": %s}]}]}'
         ("a.csv", "text,pair,score\na,b,1_0\nc,d,2\n", PAIR, "not a number"),
         ("a.conll", "B-PER\tJohn\nO\tlives\n\nB-PER\tAnna\nO\tleft\n", WORDS, "tags stand first"),
         ("a.conll", "Jo/B-PER lives/O\n\nAnna/B-PER left/O\n", WORDS, "word/TAG"),
+        ("a.conll", "Jo_NNP sings_VBZ ._.\n\nJo_NNP is_VBZ ._.\n", WORDS, "word/TAG"),
+        ("a.txt", "{\\rtf1 a}", ("text",), "this is RTF"),
+        ("a.csv", "@RELATION x\n@DATA\n'a',b\n", CLASSIFY, "this is ARFF"),
         ("a.json", SQUAD % "null", QUESTIONS, "no rows|question"),
         ("a.conll", "#begin document (x)\na\tO\n", WORDS, "looks like OntoNotes"),
         ("a.tsv", "#FORMAT=WebAnno TSV 3.2\n1-1\tO\n", WORDS, "looks like WebAnno"),
