@@ -172,6 +172,12 @@ def scaled_by(factor: Callable[[Here], float]) -> dict[str, Step]:
     return {"attention.scaled": lambda s: into(s) * factor(s)}
 
 
+def split_by_head(s: Here) -> Tensor:
+    """The heads of query, key or value as cut out of each head's part of all three in one."""
+    together = torch.cat([s[name] for name in QKV], -1)
+    return s.split(together).chunk(3, -1)[HEADS.index(s.step)]
+
+
 def position_ids(choose: Callable[[Here], Tensor]) -> dict[str, Step]:
     """Other positions, as far as the table goes."""
     last = "max_position_embeddings"
@@ -309,6 +315,7 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "key-is-query": {"attention.key": weights_of("attention.query")},
     "value-is-key": {"attention.value": weights_of("attention.key")},
     "view-without-transpose": each(HEADS, lambda s: into(s).reshape(s.right.shape)),
+    "qkv-split-by-head": each(HEADS, split_by_head),
     "heads-interleaved": each(HEADS, lambda s: (
         into(s).unflatten(2, (s.head_size, -1)).movedim(3, 1))),
     "one-head": each(HEADS, lambda s: into(s)[:, None]) | scaled_by(

@@ -1,22 +1,24 @@
 """The catalogue: each mistake is named when it is planted, none when it is not in there."""
 
 import random
+import re
 
 import pytest
 import torch
 from support.mutate import EDITS, EQUIVALENT, MODEL_SIDE, edited, survivors
 from support.planted_mistakes import EXAMPLE, KINDS, outcome, possible
 from support.unknown_mistakes import RIGHT, UNKNOWN, Attention
+from torch import nn
 
 from minibert.attention import MultiHeadSelfAttention
-from minibert.encoder import EncoderLayer
+from minibert.encoder import EncoderLayer, FeedForward
 from minibert.parity.catalogue import BY_KEY, CATALOGUE, read_mistakes
 from minibert.parity.diagnosis import Judge, diagnose, precision
 from minibert.parity.goldens import GOLDENS, Minibert, gather, golden_tolerance, read_goldens
 from minibert.parity.probes import ragged_batch
 from minibert.parity.replace import examine_code
 from minibert.parity.report import compare, examine, model_of
-from minibert.parity.steps import STEPS, Computation
+from minibert.parity.steps import STEPS, Computation, model_inputs
 from minibert.trace import trace
 
 NAMED = ("named", "tie")
@@ -27,12 +29,19 @@ def keys(diagnosis):
 
 
 def test_the_catalogue_is_complete_in_itself():
-    assert len(BY_KEY) == len(CATALOGUE) >= 199, "two mistakes have one key"
+    assert len(BY_KEY) == len(CATALOGUE) >= 200, "two mistakes have one key"
     for mistake in CATALOGUE:
         assert mistake.title and mistake.effect and mistake.cure and mistake.section, mistake.key
         assert set(mistake.changes) <= {*STEPS, "weights"}, mistake.key
     covered = {mistake.section for kind in KINDS for mistake in possible(kind)}
     assert covered == {mistake.section for mistake in CATALOGUE}
+
+
+def test_sources_are_threads_that_can_be_looked_up():
+    threads = {m.key: re.findall(r"[\w.-]+/[\w.-]+#\d+", m.source) for m in CATALOGUE}
+    assert sum(map(bool, threads.values())) >= 60
+    for mistake in CATALOGUE:
+        assert mistake.source.count("#") == len(threads[mistake.key]), mistake.source
 
 
 def test_every_key_has_a_text_and_every_text_a_key(tmp_path):
@@ -202,6 +211,60 @@ def test_a_difference_on_padding_alone_is_no_fault_but_has_a_name():
     report = examine_code({"attention": MaskOnBothAxes})
     assert report.passed and report.diagnosis.harmless
     assert keys(report.diagnosis) == [{"mask-on-both"}] and "Only padding differs" in str(report)
+
+
+class FusedSplitByHead(MultiHeadSelfAttention):
+    """Query, key and value in one, cut head by head; but their weights lie one after the other."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        del self.query, self.key, self.value
+
+    def forward(self, hidden, mask):
+        together = self.qkv(hidden).unflatten(2, (4, -1)).transpose(1, 2)  # (B, N, T, 3 D)
+        query, key, value = together.chunk(3, -1)
+        scores = query @ key.mT * self.head_size**-0.5 + mask
+        return self.output(self.merge_heads(scores.softmax(-1) @ value))
+
+
+class TanhGelu(FeedForward):
+    def __init__(self, config):
+        super().__init__(config)
+        self.activation = nn.GELU(approximate="tanh")
+
+
+def torch_eps(model):
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = 1e-5
+
+
+def no_last_norm(model):
+    model.layers[-1].feed_forward_norm = nn.Identity()
+
+
+@pytest.mark.parametrize("source, brought, key", [
+    ("lucidrains/x-transformers#37", [torch_eps], "norm-eps-1e-05"),
+    ("lucidrains/x-transformers#37", [no_last_norm], "no-final-norm"),
+    ("lucidrains/x-transformers#37", [torch_eps, no_last_norm], "norm-eps-1e-05"),
+    ("Oneflow-Inc/libai#205", {"attention": FusedSplitByHead}, "qkv-split-by-head"),
+    ("dmlc/gluon-nlp#1203", {"feed_forward": TanhGelu}, "gelu-tanh"),
+], ids=["eps", "norm", "both", "fused", "GELU"])
+def test_what_others_searched_for_long_is_named_at_once(source, brought, key):
+    assert source in BY_KEY[key].source
+    if isinstance(brought, dict):
+        report = examine_code(brought, EXAMPLE, pairs=False)
+    else:
+        model = model_of(EXAMPLE)
+        for change in brought:
+            change(model)
+        with torch.no_grad(), trace(model) as tensors:
+            model(**model_inputs(EXAMPLE.batch))
+        report = examine("", EXAMPLE, tensors, pairs=False)
+    assert report.diagnosis and keys(report.diagnosis) == [{key}], str(report)
+    if len(brought) == 2:
+        assert "does not explain: layers.1.feed_forward_norm" in str(report), str(report)
 
 
 def test_precision_is_what_the_numbers_were_rounded_to():
