@@ -127,6 +127,18 @@ def test_the_tree_names_what_stands_at_the_top():
     assert sorted(named) == sorted(there - {"__init__.py", "__main__.py"})
 
 
+def test_the_core_and_the_rest_are_as_long_as_it_says():
+    """Short enough to read in one sitting is said of the reader's path, and in lines."""
+    package = CHECKOUT / "minibert"
+    names = "config tokenization/tokenizer embeddings attention encoder model".split()
+    lines = {path: len(path.read_text("utf-8").splitlines()) for path in package.rglob("*.py")}
+    core = sum(lines[package / f"{name}.py"] for name in names)
+    said = [int(number.replace(",", "")) for number in re.findall(r"([\d,]+) lines", README)]
+    assert said[:2] == [pytest.approx(core, rel=0.03)] * 2
+    assert said[2:] == [pytest.approx(sum(lines.values()) - core, rel=0.1)]
+    assert f"{said[0]:,} 行" in MAIN[1].read_text("utf-8")
+
+
 @pytest.mark.parametrize("path", [*MAIN, *COURSE])
 def test_every_link_leads_somewhere(path):
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
