@@ -30,7 +30,7 @@ from minibert.training.adapt import adapt, encoder_of, merge_lora, pull_to_start
 from minibert.training.checkpoints import Run
 from minibert.training.columns import shown
 from minibert.training.data import Say, silent
-from minibert.training.events import event_files, need_tensorboard
+from minibert.training.events import event_files
 from minibert.training.inference import Evaluation
 from minibert.training.loader import data_loader
 from minibert.training.optim import make_optimizer, parameter_groups
@@ -69,8 +69,6 @@ def finetune(
 
 def whole_run(settings: Settings, out: Path, resume: bool, device: torch.device, say: Say) -> dict:
     """The run itself, in a directory that is ours."""
-    if settings.tensorboard:
-        need_tensorboard()
     examples = read_data(settings, say)
     task, model, settings = start(settings, examples["train"], say)
     origin = {name: sha256(data.locate(path)) for name, path in settings.files.items()}

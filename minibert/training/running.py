@@ -27,6 +27,7 @@ from minibert.io.files import locked, read_json, read_text, remove, write_json, 
 from minibert.sentence_encoder import best_device
 from minibert.training.checkpoints import Run
 from minibert.training.data import Say, silent
+from minibert.training.events import need_tensorboard
 from minibert.training.loop import Step, loop
 from minibert.training.optim import SCHEDULES
 from minibert.training.settings import Checked
@@ -52,6 +53,8 @@ def carry_out(
     here = out / "run"
     with claimed(out, resume):
         settings = settings_of(out, settings, resume, kind)
+        if getattr(settings, "tensorboard", False):
+            need_tensorboard()
         for name, text in (tables or {}).items():
             write_text(here / "data" / name, text)
         if resume and (here / "metrics.json").exists():

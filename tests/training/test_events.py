@@ -55,8 +55,12 @@ def test_a_resumed_run_takes_the_place_of_later_steps(tmp_path):
     assert found["dev/loss"] == [(0, 2.0)]
 
 
-def test_without_tensorboard_it_says_so_before_anything_else(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("task", ["finetune", "distil"])
+def test_without_tensorboard_it_says_so_before_anything_else(tmp_path, capsys, monkeypatch, task):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    status, _, err = command(capsys, *words(tmp_path))
+    asked = words(tmp_path)
+    if task == "distil":
+        asked = ("distil", tmp_path / "train.tsv", "--teacher", tmp_path / "base", *asked[-3:])
+    status, _, err = command(capsys, *asked)
     assert status == 2 and not (tmp_path / "out").exists()
     assert 'tensorboard is not installed: pip install "minibert-torch[tensorboard]"' in err
