@@ -49,6 +49,8 @@ class Checked:
             if type(value) is bool and "bool" not in kinds or not isinstance(value, types(kinds)):
                 allowed, kind = " or ".join(kinds), type(value).__name__
                 raise TypeError(f"{field.name} is {value!r} ({kind}); {allowed} is allowed")
+            if value == "":  # of a variable of the shell, say, that is not set
+                raise ValueError(f"{field.name} is ''; give a value, or leave it out")
             allowed = CHOICES.get(field.name, (value,))
             if value not in allowed:
                 raise ValueError(f"{field.name} is {value!r}; one of {list(allowed)}")

@@ -300,11 +300,12 @@ def test_the_recipe_that_was_taken_is_said_and_written(world, tmp_path):
     assert len([line for line in log_of(tmp_path / "run") if "norm" in line]) == 40
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"task": "classfy"}, {"lr": 0.0}, {"warmup": 2}, {"epochs": 0}, {"schedule": "x"}]
-)
+@pytest.mark.parametrize("wrong", [
+    {"task": "classfy"}, {"lr": 0.0}, {"warmup": 2}, {"epochs": 0}, {"schedule": "x"},
+    {"train": ""}, {"dev": ""},
+])  # fmt: skip
 def test_impossible_settings_are_refused(wrong):
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is .*(allowed|one of)"):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is .*(allowed|one of|leave it)"):
         Settings(**{"task": "classify", "train": "x", **wrong})
 
 
