@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pickle
 import random
 import subprocess
@@ -351,6 +352,7 @@ SETTINGS = [
     for lower, strip, cjk in product((True, False), (None, True, False), (True, False))
 ]
 SLOW = pytest.mark.slow
+MANY = 16_700 if os.environ.get("MINIBERT_ODD") == "1" else 4_000  # for each of twelve settings
 
 
 @pytest.fixture(scope="module")
@@ -438,7 +440,7 @@ def generated(count, seed):
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("setting", range(len(SETTINGS)))
-@pytest.mark.parametrize("count", [500, pytest.param(16_700, marks=SLOW)])
+@pytest.mark.parametrize("count", [500, pytest.param(MANY, marks=SLOW)], ids=["some", "many"])
 def test_parity_on_generated_texts(both, setting, count):
     ours, reference = both(**SETTINGS[setting])
     texts = list(generated(count, seed=setting))
