@@ -195,7 +195,8 @@ def trace_text(value: dict) -> str:
     return f"{value['out']}: {tensors}, in order of computation\n{shapes}"
 
 
-@option("texts", nargs="+", metavar="TEXT", help="one text, or two to compare")
+@option("texts", nargs="*", metavar="TEXT", help="one text, or two to compare")
+@option("--live", action="store_true", help="put the model into the page: type there")
 @writes("--out", ending=".html", required=True, help="page to write")
 @model_option
 def explore(args: argparse.Namespace) -> Result:
@@ -203,22 +204,44 @@ def explore(args: argparse.Namespace) -> Result:
     their similarity is made of.
 
     Example: minibert explore "The bank raised its rates." "She sat on the bank." --out page.html
+    Example: minibert explore --live --out page.html
 
     Open the page in a browser; it needs no network. It shows
       all layers and heads at a glance, one of them large, with its probabilities
       how the cosine changes when one head or one token is masked
       what each pair of tokens contributes to the cosine (the contributions add up to it)
+    With --live the model itself is in the page, weights and all (24 MB for minibert-small): type
+    any two texts and see all of this change. The texts given here stand there at first.
     --json prints the same numbers; minibert trace writes every tensor; minibert show attention
     prints the code.
     """
-    from minibert.explore.explore import figures, page
+    from minibert.explore.explore import FIRST_TEXTS, LARGE, figures, live_page, page
     from minibert.io.files import write_text
     from minibert.sentence_encoder import SentenceEncoder
 
+    if args.live:
+        encoder = SentenceEncoder.from_pretrained(args.model, engine="textbook")
+        html = live_page(encoder, args.texts or FIRST_TEXTS, args.model)
+        write_text(args.out, html)
+        size = len(html.encode())
+        if size > LARGE:
+            tell(
+                f"warning: {size / 1e6:.0f} MB is a lot for a page: a browser takes a while to "
+                "open it, and a phone may not. A smaller model or weights in float16 take less"
+            )
+        return Result({"out": args.out, "model": args.model, "bytes": size}, live_text)
     found = figures(SentenceEncoder.from_pretrained(args.model), args.texts, args.model)
+    for number, text in enumerate(found["texts"], 1):
+        if (T := len(text["tokens"])) < text["length"]:
+            tell(f"warning: text {number} has {text['length']} tokens and was cut to {T}")
     write_text(args.out, page(found))
     tokens = [text["tokens"] for text in found["texts"]]
     return Result({"out": args.out, **found, "texts": args.texts, "tokens": tokens}, explore_text)
+
+
+def live_text(value: dict) -> str:
+    """What stands in the page."""
+    return f"{value['out']}: {value['model']} itself, {value['bytes'] / 1e6:.1f} MB; open it, type"
 
 
 def explore_text(value: dict) -> str:

@@ -6,25 +6,32 @@ Everything on the page is computed here, by the model, and written into the page
 - the attention probabilities of all heads, as `trace` sees them;
 - the cosine again with one head, or one token, taken away;
 - what each pair of tokens contributes to the cosine.
+
+A live page (`live_page`) has the weights in it instead, and computes the same in the browser.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, normalize
 
 from minibert.model import BertModel
 from minibert.pooling import mean_pooling
 from minibert.sentence_encoder import SentenceEncoder
+from minibert.tokenization import unicode_tables
 from minibert.trace import trace
 
-MOST_TOKENS = 128  # of a text: the page holds every probability, 25 MB for two texts of that length
+MOST_TOKENS = 128  # of a text: the page holds every probability
+LARGE = 25_000_000  # bytes: a page of more should be announced
+FIRST_TEXTS = ("The bank raised its interest rates.", "She sat on the bank of the river.")
 
 
 def figures(encoder: SentenceEncoder, texts: Sequence[str], name: str = "") -> dict:
@@ -47,18 +54,12 @@ def figures(encoder: SentenceEncoder, texts: Sequence[str], name: str = "") -> d
     """
     if len(texts) not in (1, 2):
         raise ValueError(f"{len(texts)} texts; the page shows one, or two and their similarity")
-    if encoder.pooling != ("mean",) or encoder.dense or encoder.truncate_dim:
-        raise ValueError(
-            f"this model pools by {' + '.join(encoder.pooling)}"
-            f"{', then goes through a Dense' if encoder.dense else ''}"
-            f"{', then is cut short' if encoder.truncate_dim else ''}; the page takes a cosine "
-            "apart into pairs of tokens, which only the mean alone allows"
-        )
+    check_pooling(encoder)
     model = encoder.model.eval()
     shown, hidden, headless, tokenless = [], [], [], []
     with torch.no_grad():
-        for number, text in enumerate(texts, 1):
-            tokens, words, ids = read(encoder, text, number)
+        for text in texts:
+            tokens, words, ids, length = read(encoder, text)
             with trace(model) as tensors:
                 hidden.append(model(ids).last_hidden_state[0])  # (T, H)
             if not torch.isfinite(hidden[-1]).all():
@@ -66,7 +67,7 @@ def figures(encoder: SentenceEncoder, texts: Sequence[str], name: str = "") -> d
             L = len(model.layers)
             maps = [tensors[f"layers.{i}.attention.probabilities"][0] for i in range(L)]
             inputs = ["embeddings", *(f"layers.{i}.feed_forward_norm" for i in range(L - 1))]
-            shown.append({"text": text, "tokens": tokens, "words": words})
+            shown.append({"text": text, "length": length, "tokens": tokens, "words": words})
             shown[-1]["attention"] = pack(torch.stack(maps))  # (L, N, T, T)
             headless.append(without_heads(model, [tensors[key] for key in inputs]))  # (L, N, H)
             tokenless.append(without_tokens(model, ids))  # (T, H)
@@ -76,6 +77,7 @@ def figures(encoder: SentenceEncoder, texts: Sequence[str], name: str = "") -> d
     others = vectors[::-1]  # what the vectors of each text are compared with
     return {
         "model": name,
+        "unknown": encoder.tokenizer.unk_token,
         "layers": L,
         "heads": model.config.num_attention_heads,
         "texts": shown,
@@ -85,6 +87,7 @@ def figures(encoder: SentenceEncoder, texts: Sequence[str], name: str = "") -> d
             cosine_similarity(rows, other, dim=-1).tolist()
             for rows, other in zip(tokenless, others, strict=True)
         ],
+        "vectors": [normalize(vector, dim=0).tolist() for vector in vectors],
         "contributions": contributions(*hidden).tolist() if len(texts) == 2 else None,
     }
 
@@ -143,28 +146,100 @@ def without_tokens(model: BertModel, ids: Tensor) -> Tensor:
     return mean_pooling(hidden.double(), mask)  # (T, H)
 
 
-def read(encoder: SentenceEncoder, text: str, number: int) -> tuple[list[str], list[str], Tensor]:
-    """The tokens of a text, the characters each was made from, and the ids (1, T)."""
+def check_pooling(encoder: SentenceEncoder) -> None:
+    """Refuse an encoder whose vector is not the mean of all hidden states.
+
+    Raises:
+        ValueError: what it does instead.
+    """
+    if encoder.pooling != ("mean",) or encoder.dense or encoder.truncate_dim:
+        raise ValueError(
+            f"this model pools by {' + '.join(encoder.pooling)}"
+            f"{', then goes through a Dense' if encoder.dense else ''}"
+            f"{', then is cut short' if encoder.truncate_dim else ''}; the page takes a cosine "
+            "apart into pairs of tokens, which only the mean alone allows"
+        )
+
+
+def read(encoder: SentenceEncoder, text: str) -> tuple[list[str], list[str], Tensor, int]:
+    """The tokens of a text, what each was made from, the ids (1, T), and T before cutting."""
     text = encoder.prompt(None, None) + text
     tokenizer = encoder.tokenizer
     pieces = tokenizer.pieces(text)
-    T, limit = len(pieces) + 2, min(encoder.max_length, MOST_TOKENS)
-    if T > limit:
-        whose = "the model takes" if limit < MOST_TOKENS else "the page shows"
-        raise ValueError(f"text {number} has {T} tokens, {whose} at most {limit}; shorten it")
+    length = len(pieces) + 2
+    pieces = pieces[: min(encoder.max_length, MOST_TOKENS) - 2]
     ids = [tokenizer.cls_token_id, *(piece.id for piece in pieces), tokenizer.sep_token_id]
     words = ["", *(text[piece.start : piece.end] for piece in pieces), ""]
-    return tokenizer.convert_ids_to_tokens(ids), words, torch.tensor([ids], device=encoder.device)
+    ids_of_one = torch.tensor([ids], device=encoder.device)  # (1, T)
+    return tokenizer.convert_ids_to_tokens(ids), words, ids_of_one, length
 
 
 def pack(tensor: Tensor) -> str:
-    """The bytes of a tensor as little-endian float32, in base64: exact, and short for a page."""
-    return base64.b64encode(tensor.cpu().numpy().astype("<f4").tobytes()).decode()
+    """Numbers as text, exact and short: float32, bytes of like rank side by side, deflated."""
+    planes = tensor.cpu().numpy().astype("<f4").reshape(-1, 1).view(np.uint8).T  # (4, numbers)
+    return base64.b64encode(zlib.compress(planes.tobytes(), 1)).decode()
 
 
 def page(found: dict) -> str:
-    """The page with these figures in it. Nothing in a text can end the script it stands in."""
-    data = json.dumps(found, ensure_ascii=False).replace("<", "\\u003c")
-    template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    before, after = template.split("FIGURES")
-    return before + data + after
+    """The page with these figures in it."""
+    return build({"figures": found}, ["page.js"])
+
+
+def live_page(encoder: SentenceEncoder, texts: Sequence[str], name: str = "") -> str:
+    """The page with the model in it, which computes the figures of what is typed.
+
+    Args:
+        encoder: pools by the mean.
+        texts: what stands there at first, two.
+        name: of the model, to be shown.
+
+    Raises:
+        ValueError: not two texts, the pooling is another one, or the weights are quantized.
+    """
+    if len(texts) != 2:
+        raise ValueError(f"{len(texts)} texts; a live page begins with two, or none of yours")
+    check_pooling(encoder)
+    state = {
+        name: weight.float()
+        for name, weight in encoder.model.state_dict().items()
+        if not name.startswith("pooler.")
+    }
+    tokenizer, config = encoder.tokenizer, encoder.model.config
+    known = {
+        "name": name,
+        "texts": list(texts),
+        "prompt": encoder.prompt(None, None),
+        "maxLength": encoder.max_length,
+        "config": config.to_dict(),
+        "tokenizer": {
+            "tokens": list(tokenizer.vocab),
+            "wordCount": len(tokenizer.words),
+            "rules": [rule.__name__ for rule in tokenizer.rules],
+            "literals": sorted((t["content"] for t in tokenizer.added_tokens), key=len)[::-1],
+            "unk": tokenizer.unk_token,
+            "cls": tokenizer.cls_token,
+            "sep": tokenizer.sep_token,
+            "tables": unicode_tables.PATH.read_text(encoding="utf-8"),
+        },
+        "shapes": [[name, list(weight.shape)] for name, weight in state.items()],
+    }
+    weights = pack(torch.cat([weight.flatten() for weight in state.values()]))
+    return build({"live": known, "weights": weights}, ["live.js", "page.js", "live_page.js"])
+
+
+def build(blocks: dict[str, dict | str], scripts: Sequence[str]) -> str:
+    """The page with blocks of data, by their ids, and scripts.
+
+    Nothing in a text can end the block it stands in.
+    """
+    folder = Path(__file__).parent
+    parts = []
+    for name, content in blocks.items():
+        kind = "text/plain" if isinstance(content, str) else "application/json"
+        if not isinstance(content, str):
+            content = json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")
+        parts.append(f'<script type="{kind}" id="{name}">{content}</script>')
+    for name in scripts:
+        parts.append(f"<script>\n{(folder / name).read_text(encoding='utf-8')}</script>")
+    before, after = (folder / "page.html").read_text(encoding="utf-8").split("SCRIPTS")
+    return before + "\n".join(parts) + after

@@ -64,7 +64,8 @@ def read_capitals(pairs: str) -> dict[str, str]:
     return lower_case
 
 
-_TABLES = read_tables(Path(__file__).with_suffix(".txt").read_text(encoding="utf-8"))
+PATH = Path(__file__).with_suffix(".txt")
+_TABLES = read_tables(PATH.read_text(encoding="utf-8"))
 SPACE = characters(_TABLES["SPACE"])
 DROPPED = Ranges(_TABLES["DROPPED"])  # control characters and the like
 CJK = Ranges(_TABLES["CJK"])

@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import shutil
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -13,23 +14,33 @@ import torch
 from support.command import run
 from support.tiny import WORDS, build, tiny_config
 
-from minibert.explore.explore import MOST_TOKENS, contributions, figures, page
+from minibert.explore.explore import (
+    FIRST_TEXTS,
+    MOST_TOKENS,
+    contributions,
+    figures,
+    live_page,
+    page,
+)
 from minibert.model import BertModel
 from minibert.sentence_encoder import SentenceEncoder
-from minibert.tokenization.tokenizer import BertTokenizer
+from minibert.tokenization.tokenizer import BertTokenizer, split
 from minibert.trace import trace
 
 TEXTS = ["a b c d", "c d e f g ж"]  # [UNK] at the end
+CHECKOUT = Path(__file__).parents[2]
 BANKS = ["The bank raised its interest rates.", "She sat on the bank of the river."]
 
 
-def random_encoder(layers: int = 2, heads: int = 4, tokens: int = 40) -> SentenceEncoder:
+def random_encoder(
+    layers: int = 2, heads: int = 4, tokens: int = 40, words: list[str] = WORDS, **changes: object
+) -> SentenceEncoder:
     """Every number of it matters."""
     config = tiny_config(
-        vocab_size=len(WORDS), hidden_size=8 * heads, num_hidden_layers=layers,
-        num_attention_heads=heads, max_position_embeddings=tokens,
+        vocab_size=len(words), hidden_size=8 * heads, num_hidden_layers=layers,
+        num_attention_heads=heads, max_position_embeddings=tokens, **changes,
     )
-    return SentenceEncoder(build(BertModel, config), BertTokenizer(WORDS))
+    return SentenceEncoder(build(BertModel, config), BertTokenizer(words))
 
 
 def embedded(html: str) -> dict:
@@ -40,7 +51,8 @@ def embedded(html: str) -> dict:
 
 def attention(found: dict, text: int) -> np.ndarray:
     """(L, N, T, T), decoded."""
-    numbers = np.frombuffer(base64.b64decode(found["texts"][text]["attention"]), "<f4")
+    planes = zlib.decompress(base64.b64decode(found["texts"][text]["attention"]))
+    numbers = np.frombuffer(planes, np.uint8).reshape(4, -1).T.copy().view("<f4")
     T = len(found["texts"][text]["tokens"])
     return numbers.reshape(found["layers"], found["heads"], T, T)
 
@@ -132,18 +144,26 @@ def test_one_text_is_compared_with_itself():
 
 
 def test_refusals(tiny):
-    wide, damaged = random_encoder(tokens=MOST_TOKENS + 9), random_encoder()
+    damaged = random_encoder()
     damaged.model.layers[1].attention_norm.bias.data[3] = torch.nan
     by_cls = SentenceEncoder(tiny.model, tiny.tokenizer, pooling=["cls"])
     for encoder, texts, message in (
         (tiny, ["a", "b", "c"], "^3 texts; the page shows one, or two"),
-        (tiny, ["a", "a " * 15], "text 2 has 17 tokens, the model takes at most 16"),
-        (wide, ["a " * 128], "text 1 has 130 tokens, the page shows at most 128"),
         (by_cls, TEXTS, "pools by cls.*only the mean alone allows"),
         (damaged, TEXTS, "NaN or infinity: its weights are damaged"),
     ):
         with pytest.raises(ValueError, match=message):
             figures(encoder, texts)
+    for encoder, texts, message in ((tiny, ["a"], "^1 texts"), (by_cls, TEXTS, "pools by cls")):
+        with pytest.raises(ValueError, match=message):
+            live_page(encoder, texts)
+
+
+def test_a_long_text_is_cut_and_its_length_told(tiny):
+    for encoder, most in ((tiny, 16), (random_encoder(tokens=MOST_TOKENS + 9), MOST_TOKENS)):
+        found = figures(encoder, ["a " * 140, "b"])["texts"]
+        assert [(len(text["tokens"]), text["length"]) for text in found] == [(most, 142), (3, 3)]
+        assert found[0]["tokens"][-1] == "[SEP]"
 
 
 def test_prompts_are_those_of_encode():
@@ -163,13 +183,17 @@ def test_prompts_are_those_of_encode():
 def test_texts_are_escaped_and_the_page_asks_nothing_of_others():
     evil = "</script><script>document.title='a'</script><!-- & \" ' \u2028"
     html = page(figures(random_encoder(), [evil, "FIGURES"], "<i>m</i>"))
-    assert html.count("<script") == html.count("</script>") == 2
+    live = live_page(random_encoder(), [evil, "SCRIPTS"], "<i>m</i>")
+    for whole, scripts in ((html, 2), (live, 5)):
+        assert whole.count("<script") == whole.count("</script>") == scripts
     found = embedded(html)
     assert [text["text"] for text in found["texts"]] == [evil, "FIGURES"]
     assert found["model"] == "<i>m</i>"
-    assert not re.search(r"(?i)https?:|url\(|@import|fetch\(|XMLHttp|WebSocket|innerHTML", html)
-    assert re.findall(r"(?i)\b(?:src|href)\s*=\s*\S+", html) == ['href="data:,">']
-    assert "default-src 'none'" in html
+    for whole in (html, live):
+        asked = r"(?i)https?:|url\(|@import|fetch\(|XMLHttp|WebSocket|innerHTML"
+        assert not re.search(asked, whole)
+        assert re.findall(r"(?i)\b(?:src|href)\s*=\s*\S+", whole) == ['href="data:,">']
+        assert "default-src 'none'" in whole
 
 
 def test_the_command(capsys, model, tmp_path):
@@ -182,6 +206,21 @@ def test_the_command(capsys, model, tmp_path):
     assert summary["tokens"] == [["[CLS]", "a", "b", "[SEP]"], ["[CLS]", "c", "[SEP]"]]
     assert summary["out"] == str(out)
     assert all(summary[name] == found[name] for name in ("cosine", "contributions"))
+    warned = run(capsys, "explore", "a " * 20, *arguments[3:], "--force")[2]
+    assert "text 1 has 22 tokens and was cut to 16" in warned
+
+
+def test_the_command_for_a_live_page(capsys, model, tmp_path, monkeypatch):
+    """That of minibert-small, which comes with minibert, is at most 25 MB."""
+    out = tmp_path / "page.html"
+    said = run(capsys, "explore", "--live", "--out", out)[1]
+    assert said.startswith(f"{out}: minibert-small itself, 2")
+    assert 10e6 < out.stat().st_size <= 25e6
+    monkeypatch.setattr("minibert.explore.explore.LARGE", 1000)
+    arguments = ["explore", "--live", "a", "b c", "--out", out, "--model", model, "--force"]
+    status, said, warned = run(capsys, *arguments)
+    assert status == 0 and "a lot for a page" in warned
+    assert '"texts": ["a", "b c"]' in out.read_text(encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------ a real browser
@@ -270,9 +309,10 @@ class Page:
         self.find(f"#{label} option[value='{number}']")[0].click()
 
     def has_no_fault(self) -> bool:
-        """Nothing in the browser's log, and no scrolling sideways."""
+        """Nothing in the browser's log, nothing fetched, and no scrolling sideways."""
         wide = self.browser.execute_script("return document.body.scrollWidth - innerWidth")
-        return wide <= 0 and self.browser.get_log("browser") == []
+        fetched = self.browser.execute_script("return performance.getEntriesByType('resource')")
+        return wide <= 0 and self.browser.get_log("browser") == fetched == []
 
 
 @pytest.mark.browser
@@ -367,4 +407,158 @@ def test_one_text_and_markup_in_it(chromium, tmp_path):
     assert "“a” attends most to:" in seen.text("#says")
     seen.click(seen.find("#mask-token")[0])
     assert len(re.findall(r"\d\.\d+", seen.text("#effect"))) == 3
+    assert seen.has_no_fault()
+
+
+# ------------------------------------------------------------------------------ a live page
+
+PIECES = [*WORDS, *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwyz"), *"你好的0129.,!-éσиж"]
+PIECES += ["bank", "##ing", "##и", "ß", "##ß", "ab", "##cd"]
+TYPED = [
+    "", " ", "a", "Banking, a bank!", "ab cd abcd", "你好的 bank你好", "鸟", "Café déjà vu",
+    "e\u0301a\u0323\u0301 x", "😀 a 😀😀b", "[MASK] a [MASK]b [mask] [CLS]", "word " * 30,
+    "x" * 100, "x" * 101, "ΣΑΣ İstanbul ẞ ß", "a\u200bb\tc\u00a0d\ne\ufffdf", "жи й Й",
+    "1.2-9 a_b", "\U00020000\u4e00\ufa10 가 \u1100\u1161", "'\"<>&</script>",
+]  # fmt: skip
+
+# What live.js makes of a text: its ids, and all tensors one behind the other, in base64.
+READ = """
+const { pieces, length, trace, vector } = read(arguments[0]);
+known.clear();
+const sizes = Object.entries(trace).map(([name, x]) => [name, x.length]);
+const bytes = new Uint8Array(new Float32Array(
+  sizes.reduce((sum, [, size]) => sum + size, 0)).buffer);
+let at = 0, binary = "";
+for (const x of Object.values(trace)) {
+  bytes.set(new Uint8Array(x.buffer, x.byteOffset, x.byteLength), at);
+  at += x.byteLength;
+}
+for (let i = 0; i < bytes.length; i += 8192)
+  binary += String.fromCharCode(...bytes.subarray(i, i + 8192));
+const ids = pieces.map((piece) => piece.id);
+return { ids, length, sizes, binary: btoa(binary), vector: [...vector] };
+"""
+
+# What the rules of live.js make of each character between two letters, cut into words.
+CLEANED = """
+const is = readTables(block("live").tokenizer.tables);
+const cleaned = (c) => arguments[1].reduce((text, rule) => RULES[rule](text, is), `a${c}b`);
+return arguments[0].map((c) => split(cleaned(c), is).join(" "));
+"""
+
+
+def difference(browser, encoder: SentenceEncoder, text: str) -> float:
+    """The largest one between any number of live.js and the library's; the ids must be equal."""
+    found = browser.execute_script(READ, text)
+    batch = encoder.tokenizer.encode_batch([text], max_length=encoder.max_length)
+    assert (found["ids"], found["length"]) == (batch.ids[0], batch.lengths[0]), text
+    with torch.no_grad(), trace(encoder.model) as tensors:
+        encoder.model(torch.tensor(batch.ids))
+    parts = np.frombuffer(base64.b64decode(found["binary"]), "<f4")
+    parts = np.split(parts, np.cumsum([size for _, size in found["sizes"]])[:-1])
+    mine = {name: part for (name, _), part in zip(found["sizes"], parts, strict=True)}
+    assert np.array_equal(mine.pop("last_hidden_state"), list(mine.values())[-1])
+    assert mine.keys() == {name for name in tensors if not name.startswith("pooler")}
+    vector = np.array(found["vector"])
+    mine["vector"] = vector / np.linalg.norm(vector)
+    tensors["vector"] = torch.from_numpy(encoder.encode(text))
+    return max(np.abs(x - tensors[name].numpy().ravel()).max() for name, x in mine.items())
+
+
+def open_live(browser, path: Path, encoder: SentenceEncoder, name: str, phone=False) -> Page:
+    """A live page, when it has computed for the first time."""
+    seen = Page(browser, path, live_page(encoder, FIRST_TEXTS, name), phone)
+    wait(browser, "return !!document.getElementById('took').textContent")
+    return seen
+
+
+def wait(browser, script: str) -> None:
+    """Until a script in the page returns true."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 120).until(lambda _: browser.execute_script(script))
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
+@pytest.mark.filterwarnings("ignore:.*(more than 40 tokens|knows nothing of)")
+def test_the_model_in_the_page_is_that_of_the_library(chromium, tmp_path, activation):
+    """51 rows in a weight: four are taken at once, so some are left over."""
+    encoder = random_encoder(words=PIECES, intermediate_size=51, hidden_act=activation)
+    seen = open_live(chromium, tmp_path / "page.html", encoder, "tiny")
+    texts = TYPED if activation == "gelu" else TYPED[3:6]
+    assert max(difference(chromium, encoder, text) for text in texts) <= 1e-4
+    assert seen.has_no_fault()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("phone", [False, True], ids=["desk", "phone"])
+@pytest.mark.filterwarnings("ignore:.*(more than 9 tokens|knows nothing of)")
+def test_what_is_typed_is_computed(chromium, tmp_path, phone):
+    """Tokens, maps, cosine; what is unknown or cut is said; maps under a mask are those of it."""
+    encoder = random_encoder(words=PIECES, tokens=9)
+    seen = open_live(chromium, tmp_path / "page.html", encoder, "tiny", phone)
+    texts = ["ab cd", "你好 ab 鸟" + " x" * 6]
+    for number, text in enumerate(texts, 1):
+        field = seen.find(f"#text-{number}")[0]
+        field.clear()
+        field.send_keys(text)
+    assert seen.words(0) == ["[CLS]", "ab", "c", "##d", "[SEP]"]
+    assert seen.words(1)[:5] == ["[CLS]", "你", "好", "ab", "[UNK] (鸟)"]
+    said = [item.text for item in seen.find("#warnings li")]
+    assert "has 12 tokens and was cut to 9" in said[0] and "“鸟”" in said[1] and len(said) == 2
+    first, second = encoder.encode(texts)
+    assert seen.shows("#score", first @ second)
+    seen.choose("layer", 1)
+    seen.click(seen.chips(0)[2])
+    assert close(seen.probabilities(0), traced(encoder, texts[0])[1, 0, 2])
+
+    seen.choose("layer", 0)
+    seen.click(seen.find("#mask-head")[0])
+    without = cosine_without_head(encoder, texts, 0, 0)
+    assert seen.shows("#effect", first @ second, without, without - first @ second)
+    seen.choose("layer", 1)  # what it reads has changed
+    assert not close(seen.probabilities(0), traced(encoder, texts[0])[1, 0, 2])
+    seen.click(seen.find("#mask-token")[0])
+    assert seen.probabilities(0)[2] == 0
+    without = cosine_without_token(encoder, texts[0], 2, second)
+    assert seen.shows("#score", without, without - first @ second)
+
+    # The same text twice: what is left is rounding, and no head the strongest.
+    for number in (1, 2):
+        field = seen.find(f"#text-{number}")[0]
+        field.clear()
+        field.send_keys("a b")
+    assert seen.shows("#score", 1) and not seen.find("#warnings")[0].is_displayed()
+    wait(chromium, "return document.getElementById('top-heads').textContent != '…'")
+    assert seen.text("#top-heads") == "No head changes the cosine by 0.00001 or more."
+    assert {bar.size["width"] for bar in seen.find("#heads i")} == {0}
+    assert seen.has_no_fault()
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.filterwarnings("ignore:.*(more than 256 tokens|knows nothing of)")
+def test_minibert_small_in_a_page(chromium, tmp_path):
+    """200 texts, and every character of Unicode through the rules of the tokenizer."""
+    encoder = SentenceEncoder.from_pretrained(engine="textbook")
+    seen = open_live(chromium, tmp_path / "page.html", encoder, "minibert-small")
+    lines = (CHECKOUT / "notebooks/data/intents/train.tsv").read_text(encoding="utf-8").splitlines()
+    texts = [*TYPED, *(line.split("\t")[0] for line in lines[1:180]), " ".join(lines[180:220])]
+    assert len(texts) == 200
+    largest = max(difference(chromium, encoder, text) for text in texts)
+    print(f"largest difference: {largest:.1e}")
+    assert largest <= 1e-4
+    tokenizer = encoder.tokenizer
+    for first in range(0, 0x110000, 0x4000):
+        characters = [chr(code) for code in range(first, first + 0x4000)]
+        characters = [c for c in characters if not 0xD800 <= ord(c) < 0xE000]
+        expected = []
+        for c in characters:
+            text = [("a", 0), (c, 1), ("b", 2)]
+            for rule in tokenizer.rules:
+                text = rule(text)
+            expected.append(" ".join("".join(c for c, _ in word) for word in split(text)))
+        rules = [rule.__name__ for rule in tokenizer.rules]
+        assert chromium.execute_script(CLEANED, characters, rules) == expected
     assert seen.has_no_fault()

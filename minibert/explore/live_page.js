@@ -1,0 +1,105 @@
+// The live page: what is typed goes through live.js, and page.js shows what came out.
+"use strict";
+let model; // what live.js needs
+let known = new Map(); // text → its pieces and its trace, of the texts on the page
+
+function read(text) {
+  if (!known.has(text)) {
+    const { pieces, length } = model.tokenizer(model.prompt + text, model.maxLength);
+    const trace = BertModel(model, pieces.map((piece) => piece.id));
+    known.set(text, { text, pieces, length, trace, vector: meanPooling(trace.last_hidden_state, model.config.hidden_size) });
+  }
+  return known.get(text);
+}
+
+// A text as it is under a mask: a head in every text, a token in its own.
+function readMasked(text, number, masked) {
+  const whole = read(text);
+  if (!masked || (masked.kind === "token" && masked.text !== number)) return whole;
+  const trace = BertModel(model, whole.pieces.map((piece) => piece.id), masked, whole.trace, masked.layer ?? 0);
+  return { ...whole, trace, vector: meanPooling(trace.last_hidden_state, model.config.hidden_size, masked) };
+}
+
+const isMasked = (masked, text, token) => masked?.kind === "token" && masked.text === text && masked.token === token;
+
+// What `figures` in explore.py computes, under the same names; what is masked is missing in it.
+function compute(typed, masked) {
+  const { num_hidden_layers: L, num_attention_heads: N, hidden_size: H } = model.config;
+  const whole = typed.map(read), shown = typed.map((text, number) => readMasked(text, number, masked));
+  const lengths = shown.map(({ vector }) => Math.sqrt(dot(vector, vector)));
+  const kept = shown.map(({ pieces }, number) => pieces.filter((_, i) => !isMasked(masked, number, i)).length);
+  const state = ({ trace }, i) => trace.last_hidden_state.subarray(i * H, (i + 1) * H);
+  const pair = (i, j) => isMasked(masked, 0, i) || isMasked(masked, 1, j) ? 0
+    : dot(state(shown[0], i), state(shown[1], j)) / (kept[0] * kept[1] * lengths[0] * lengths[1]);
+  return {
+    model: model.name, unknown: model.unknown, layers: L, heads: N,
+    texts: shown.map(({ text, pieces, length, trace }) => ({
+      text, length, tokens: pieces.map((piece) => piece.token), words: pieces.map((piece) => piece.word),
+      attention: range(L).map((i) => trace[`layers.${i}.attention.probabilities`]),
+    })),
+    cosine: cosineSimilarity(...whole.map((text) => text.vector)),
+    vectors: shown.map(({ vector }, number) => Array.from(vector, (x) => x / lengths[number])),
+    contributions: range(shown[0].pieces.length).map((i) => range(shown[1].pieces.length).map((j) => pair(i, j))),
+  };
+}
+
+// ---- typing
+const typed = () => ["text-1", "text-2"].map((id) => $(id).value);
+let changes = new Map(); // what is masked → the cosine then
+without = (masked) => {
+  const name = JSON.stringify(masked);
+  if (!changes.has(name))
+    changes.set(name, cosineSimilarity(...typed().map((text, number) => readMasked(text, number, masked).vector)));
+  return changes.get(name);
+};
+masking = () => { // the maps, vectors and pairs are those under the mask
+  take(compute(typed(), at.masked));
+  drawn = null;
+  fill();
+  drawPairs();
+};
+
+let waiting; // one thing after the other, so that typing is never held up for long
+function update() {
+  clearTimeout(waiting);
+  const start = performance.now();
+  at.masked = at.hover = null;
+  changes = new Map();
+  known = new Map([...known].filter(([text]) => typed().includes(text)));
+  take(compute(typed(), null));
+  for (const name of ["token", "to"]) at[name] = clamp(at[name], texts[at.text].tokens.length);
+  [heads, tokens] = [[], []];
+  fill();
+  fillEffects("…");
+  redraw();
+  $("took").textContent = `${(performance.now() - start).toFixed(0)} ms`;
+  const things = [...everyHead, ...everyToken];
+  const next = () => {
+    if (!things.length) { rank(); fillEffects(); return; }
+    without(things.pop());
+    waiting = setTimeout(next);
+  };
+  waiting = setTimeout(next, 400);
+}
+
+async function openLive() {
+  const found = block("live"), values = await numbers($("weights").textContent), weights = {};
+  $("weights").remove();
+  let start = 0;
+  for (const [name, shape] of found.shapes) {
+    const size = shape.reduce((a, b) => a * b, 1);
+    weights[name] = values.subarray(start, start += size);
+  }
+  model = { ...found, weights, tokenizer: BertTokenizer(found.tokenizer), unknown: found.tokenizer.unk };
+  for (const part of all(".live")) part.hidden = false;
+  for (const part of all(".still")) part.hidden = true;
+  ["text-1", "text-2"].forEach((id, number) => {
+    $(id).value = found.texts[number];
+    $(id).oninput = update;
+  });
+  take(compute(typed(), null));
+  at.token = Math.min(1, texts[0].tokens.length - 1);
+  build();
+  update();
+}
+openLive();

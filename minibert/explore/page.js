@@ -1,0 +1,443 @@
+"use strict";
+const $ = (id) => document.getElementById(id);
+const all = (selector) => document.querySelectorAll(selector);
+const range = (n) => Array.from({ length: n }, (_, i) => i);
+const block = (id) => JSON.parse($(id).textContent); // the numbers in a script element of this page
+
+// ---- the figures, and what follows from them
+let figures, L, N, texts, contributions, two, everyHead, everyToken;
+let heads = [], tokens = [], mostMoved = 1; // those that change the cosine, the biggest change first
+function take(found) {
+  figures = found;
+  ({ layers: L, heads: N, texts, contributions } = found);
+  two = texts.length === 2;
+  everyHead = range(L * N).map((k) => ({ kind: "head", layer: Math.floor(k / N), head: k % N }));
+  everyToken = texts.flatMap((t, text) => t.tokens.map((_, token) => ({ kind: "token", text, token })));
+}
+const probability = (text, layer, head, from, to) => {
+  const T = texts[text].tokens.length; // attention: L times (N, T, T), row after row
+  return texts[text].attention[layer][(head * T + from) * T + to];
+};
+// Numbers in a page are float32, all first bytes, then all second ones, and so on (like bytes side by
+// side compress well), deflated, in base64.
+async function numbers(text) {
+  const packed = atob(text.trim()), bytes = new Uint8Array(packed.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = packed.charCodeAt(i);
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const planes = new Uint8Array(await new Response(stream).arrayBuffer());
+  const count = planes.length / 4, together = new Uint8Array(planes.length);
+  for (let plane = 0; plane < 4; plane++)
+    for (let i = 0; i < count; i++) together[4 * i + plane] = planes[plane * count + i];
+  return new Float32Array(together.buffer);
+}
+// The cosine without a head or a token; a live page computes it when it is asked for.
+let without = (thing) =>
+  thing.kind === "head" ? figures.without_head[thing.layer][thing.head] : figures.without_token[thing.text][thing.token];
+const change = (thing) => without(thing) - figures.cosine;
+// The biggest first, by a measure.
+const sorted = (things, by) => things.map((t) => [by(t), t]).sort((a, b) => b[0] - a[0]).map((p) => p[1]);
+const NOISE = 5e-6; // what the five digits shown do not show is rounding, or might as well be
+function rank() {
+  const size = (thing) => Math.abs(change(thing));
+  [heads, tokens] = [everyHead, everyToken].map((things) => sorted(things.filter((thing) => size(thing) >= NOISE), size));
+  mostMoved = heads.length ? size(heads[0]) : 1;
+}
+
+// ---- what is chosen; `hover` is a token looked at in passing, `masked` one of the things above
+const at = { layer: 0, head: 0, text: 0, token: 0, to: 0, hover: null, masked: null, pair: [0, 0], dimension: 0 };
+const current = () => at.hover ?? { text: at.text, token: at.token };
+
+// ---- words and numbers
+const digits = (x) => (x <= -NOISE ? "−" : "") + Math.abs(x).toFixed(5);
+const signed = (x) => (x >= NOISE ? "+" : "") + digits(x);
+function called(text, token) { // [UNK] hides the word it stands for
+  const { tokens, words } = texts[text];
+  const word = words[token].length > 20 ? words[token].slice(0, 20) + "…" : words[token];
+  return tokens[token] === figures.unknown && word !== tokens[token] ? `${tokens[token]} (${word})` : tokens[token];
+}
+const nameOf = (thing) => thing.kind === "head" ? `layer ${thing.layer}, head ${thing.head}`
+  : `“${called(thing.text, thing.token)}”` + (two ? ` of text ${thing.text + 1}` : "");
+const same = (a, b) => a && b && JSON.stringify(a) === JSON.stringify(b);
+
+// ---- colours: from paper to the full tone, in one hue
+const STEPS = 255;
+let tones; // name -> [r, g, b]
+let ramps; // name -> STEPS + 1 of them, from paper to that tone
+function readTones() {
+  const style = getComputedStyle(document.documentElement);
+  const rgb = (name) => style.getPropertyValue(name).match(/[0-9a-f]{2}/gi).map((x) => parseInt(x, 16));
+  tones = Object.fromEntries(["paper", "full", "off", "ink"].map((name) => [name, rgb("--" + name)]));
+  const between = (tone, t) => tones.paper.map((p, i) => Math.round(p + (tone[i] - p) * t));
+  const ramp = (name) => range(STEPS + 1).map((k) => between(tones[name], k / STEPS));
+  ramps = { full: ramp("full"), off: ramp("off") };
+}
+const mix = (t, tone = "full") => ramps[tone][Math.round(t * STEPS)];
+const css = (rgb) => `rgb(${rgb.join(" ")})`;
+const onTop = ([r, g, b]) => (0.299 * r + 0.587 * g + 0.114 * b > 120 ? "#111" : "#fff");
+
+function element(name, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+}
+
+// ---- the parts, made once
+function build() {
+  document.title = `Looking inside ${figures.model}`;
+  $("model").textContent = figures.model.split(/[\\/]/).pop();
+  if (!two) for (const part of all(".pair")) part.hidden = true;
+  for (const [id, count, first] of [["layer", L, 0], ["head", N, 0], ["text", texts.length, 1]]) {
+    $(id).append(...range(count).map((i) => element("option", { value: i, textContent: i + first })));
+    $(id).onchange = () => id === "text" ? pick(Number($(id).value), 1) : choose({ [id]: Number($(id).value) });
+  }
+  $("heads").style.gridTemplateColumns = `1.1rem repeat(${N}, minmax(0, 1fr))`;
+  $("heads").append(element("span"), ...range(N).map((n) => element("span", { textContent: n })));
+  for (const thing of everyHead) {
+    if (thing.head === 0) $("heads").append(element("span", { textContent: thing.layer }));
+    const button = element("button", {}, element("canvas"), element("i"));
+    button.onclick = () => choose({ layer: thing.layer, head: thing.head });
+    $("heads").append(button);
+  }
+  $("heads").onkeydown = (event) => {
+    const step = arrows(event);
+    if (step) choose({ layer: clamp(at.layer + step[0], L), head: clamp(at.head + step[1], N) });
+    else if (event.key === "m") mask({ kind: "head", layer: at.layer, head: at.head });
+    else return;
+    event.preventDefault();
+    smallMaps()[at.layer * N + at.head].focus();
+  };
+  $("mask-head").onclick = () => mask({ kind: "head", layer: at.layer, head: at.head });
+  $("mask-token").onclick = () => mask({ kind: "token", text: at.text, token: at.token });
+  $("unmask").onclick = () => mask(null);
+  grid($("map"), () => [texts[at.text].tokens.length, texts[at.text].tokens.length],
+    () => [at.token, at.to], (i, j) => choose({ token: i, to: j }), drawMap);
+  const vectors = $("vectors"), width = () => figures.vectors[0].length;
+  const dimension = (event) => clamp(Math.floor((event.offsetX / vectors.clientWidth) * width()), width());
+  vectors.onpointermove = (event) => { if (event.pointerType === "mouse") drawVectors(dimension(event)); };
+  vectors.onpointerleave = () => drawVectors();
+  vectors.onclick = (event) => choose({ dimension: dimension(event) });
+  vectors.onkeydown = (event) => {
+    const step = arrows(event)?.[1];
+    if (!step) return;
+    choose({ dimension: clamp(at.dimension + step, width()) });
+    event.preventDefault();
+  };
+  grid($("pairs"), () => texts.map((text) => text.tokens.length), () => at.pair, (i, j) => choose({ pair: [i, j] }), drawPairs);
+}
+
+// ---- the parts that the texts change
+function fill() {
+  const warnings = texts.flatMap(faults);
+  $("warnings").replaceChildren(...warnings.map((said) => element("li", { textContent: said })));
+  $("warnings").hidden = !warnings.length;
+  $("lines").replaceChildren(...texts.flatMap((text, number) => [
+    element("p", { className: "raw" },
+      element("small", { textContent: two ? `Text ${number + 1}: ` : "Text: " }), text.text),
+    chipsFor(text, number),
+  ]));
+  if (two) fillPairs();
+  $("measure").textContent = (two
+    ? `The cosine says how similar the two texts are to the model: 1 is the same direction, 0 a right angle. Here it is ${digits(figures.cosine)}. `
+    : "Here the cosine compares the vector of the text with and without the mask: 1 means that nothing has changed. ")
+    + "Mask the chosen head or token with the buttons in the bar, or choose from these lists.";
+}
+
+// What a reader has to know before looking at the numbers.
+function faults({ tokens, words, length }, number) {
+  const which = two ? `Text ${number + 1}` : "The text", T = tokens.length, said = [];
+  const unknown = words.filter((word, i) => tokens[i] === figures.unknown && word !== tokens[i]);
+  if (length > T) said.push(`${which} has ${length} tokens and was cut to ${T}: the model has not seen the rest.`);
+  if (unknown.length)
+    said.push(`${which}: ${figures.unknown} stands for what the vocabulary cannot spell, and the model does not know `
+      + `what was there: ${[...new Set(unknown)].slice(0, 9).map((word) => `“${word.slice(0, 20)}”`).join(", ")}.`);
+  return said;
+}
+
+function chipsFor(text, number) {
+  const chips = element("div", { className: "chips", role: "group", ariaLabel: `Tokens of text ${number + 1}` });
+  text.tokens.forEach((token, i) => {
+    const chip = element("button", { className: "chip" },
+      element("span", { textContent: called(number, i) }), element("data"));
+    if (text.words[i]) chip.title = `from “${text.words[i]}”`;
+    chip.onclick = () => pick(number, i);
+    chip.onpointerenter = (event) => { if (event.pointerType === "mouse") hover({ text: number, token: i }); };
+    chips.append(chip);
+  });
+  chips.onpointerleave = () => hover(null);
+  chips.onkeydown = (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const over = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (step) pick(at.text, clamp(at.token + step, text.tokens.length));
+    else if (over) pick(clamp(number + over, texts.length), at.token);
+    else if (event.key === "m") mask({ kind: "token", text: at.text, token: at.token });
+    else return;
+    event.preventDefault();
+    chipsOf(at.text)[at.token].focus();
+  };
+  return chips;
+}
+
+// Which heads and tokens matter: bars under the small maps, and the two lists.
+function fillEffects(instead) {
+  everyHead.forEach((thing, k) => {
+    const button = smallMaps()[k], moved = heads.includes(thing) ? change(thing) : 0;
+    button.lastChild.style.width = `${(100 * Math.abs(moved)) / mostMoved}%`;
+    button.title = button.ariaLabel = `Layer ${thing.layer}, head ${thing.head}; masked, the cosine changes by ${signed(moved)}`;
+  });
+  for (const [id, things, name] of [["top-heads", heads, "head"], ["top-tokens", tokens, "token"]]) {
+    list(id, things.slice(0, 6), nameOf, (thing) => signed(change(thing)), show);
+    if (!things.length) $(id).append(element("li", { textContent: instead ?? `No ${name} changes the cosine by 0.00001 or more.` }));
+  }
+}
+
+function fillPairs() {
+  const cells = contributions.flatMap((row, i) => row.map((value, j) => ({ i, j, value })));
+  const order = sorted(cells, (cell) => cell.value);
+  const total = cells.reduce((sum, cell) => sum + cell.value, 0);
+  at.pair = [order[0].i, order[0].j];
+  $("sum").textContent = `${contributions.length} × ${contributions[0].length} = ${cells.length} pairs add up to ${digits(total)}; the cosine is ${digits(total)}.`;
+  const name = (cell) => `${called(0, cell.i)} · ${called(1, cell.j)}`;
+  const go = (cell) => choose({ pair: [cell.i, cell.j] });
+  list("top-pairs", order.slice(0, 8), name, (cell) => digits(cell.value), go);
+  list("low-pairs", order.slice(-3).reverse(), name, (cell) => digits(cell.value), go);
+}
+
+function list(id, things, name, value, go) {
+  $(id).replaceChildren(...things.map((thing) => {
+    const button = element("button", {}, element("span", { textContent: name(thing) }),
+      element("span", { className: "number", textContent: value(thing) }));
+    button.onclick = () => go(thing);
+    return element("li", {}, button);
+  }));
+}
+
+// ---- what the reader does
+let masking = () => {}; // what happens when something is masked, beside the drawing
+const clamp = (i, n) => Math.max(0, Math.min(n - 1, i));
+const arrows = (event) => ({ ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] })[event.key];
+const smallMaps = () => $("heads").querySelectorAll("button");
+const chipsOf = (text) => all(".chips")[text].children;
+function choose(changes) {
+  Object.assign(at, changes);
+  at.hover = null;
+  if ("masked" in changes) masking();
+  if ("pair" in changes) drawPairs(); else draw();
+}
+function pick(text, token) {
+  const n = texts[text].tokens.length;
+  choose({ text, token: clamp(token, n), to: clamp(at.to, n) });
+}
+function hover(token) { if (!same(token, at.hover)) { at.hover = token; drawTokens(); } }
+function mask(thing) { choose({ masked: same(thing, at.masked) ? null : thing }); }
+function show(thing) { // from a list: go there and mask it
+  const { kind, ...place } = thing;
+  choose({ ...place, to: kind === "token" ? 0 : at.to, masked: thing });
+}
+
+// A map whose cells can be pointed at, tapped, and walked over with the arrow keys.
+function grid(canvas, size, cursor, choose, paint) {
+  const cell = (event) => {
+    const { left, top, step } = canvas.geometry, [rows, columns] = size();
+    const i = Math.floor((event.offsetY - top) / step), j = Math.floor((event.offsetX - left) / step);
+    return i >= 0 && j >= 0 && i < rows && j < columns ? [i, j] : null;
+  };
+  canvas.onpointermove = (event) => { if (event.pointerType === "mouse") paint(cell(event) ?? cursor()); };
+  canvas.onpointerleave = () => paint(cursor());
+  canvas.onclick = (event) => { const found = cell(event); if (found) choose(...found); };
+  canvas.onkeydown = (event) => {
+    const step = arrows(event), [rows, columns] = size(), [i, j] = cursor();
+    if (!step) return;
+    choose(clamp(i + step[0], rows), clamp(j + step[1], columns));
+    event.preventDefault();
+  };
+}
+
+// ---- drawing
+function draw() { drawTokens(); drawHeads(); drawMap(); drawMask(); drawVectors(); }
+
+function drawTokens() {
+  const { text, token } = current();
+  texts.forEach((one, number) => {
+    all(".chips")[number].classList.toggle("idle", number !== text);
+    one.tokens.forEach((_, i) => {
+      const chip = chipsOf(number)[i], value = chip.lastChild, chosen = number === text && i === token;
+      const p = number === text ? probability(text, at.layer, at.head, token, i) : null;
+      const colour = mix(Math.sqrt(p ?? 0));
+      chip.style.background = css(colour);
+      chip.style.color = onTop(colour);
+      value.value = p ?? "";
+      value.textContent = p === null ? "\u00a0" : p.toFixed(3);
+      chip.classList.toggle("picked", chosen);
+      chip.classList.toggle("masked", same(at.masked, { kind: "token", text: number, token: i }));
+      chip.ariaPressed = number === at.text && i === at.token;
+      chip.tabIndex = number === at.text && i === at.token ? 0 : -1;
+      chip.ariaLabel = called(number, i) + (p === null ? "" : `, attended to with ${p.toFixed(3)}`);
+    });
+  });
+  const p = (i) => probability(text, at.layer, at.head, token, i);
+  const most = sorted(range(texts[text].tokens.length), p).slice(0, 5);
+  $("says").textContent = `In layer ${at.layer}, head ${at.head}, “${called(text, token)}” attends most to: `
+    + most.map((i) => `“${called(text, i)}” ${digits(p(i))}`).join(", ") + ".";
+}
+
+let drawn = null; // the text whose small maps are drawn: they change with the text only
+function drawHeads() {
+  const T = texts[at.text].tokens.length, buttons = smallMaps();
+  everyHead.forEach(({ layer, head }, k) => {
+    const chosen = layer === at.layer && head === at.head;
+    buttons[k].classList.toggle("picked", chosen);
+    buttons[k].ariaPressed = chosen;
+    buttons[k].tabIndex = chosen ? 0 : -1;
+    if (drawn === at.text) return;
+    drawSmall(buttons[k].firstChild, texts[at.text].attention[layer].subarray(head * T * T, (head + 1) * T * T), T);
+  });
+  drawn = at.text;
+  for (const id of ["layer", "head", "text"]) $(id).value = at[id];
+  for (const name of ["layer", "head"]) for (const place of all("." + name)) place.textContent = at[name];
+  for (const place of all(".which")) place.textContent = two ? at.text + 1 : "";
+}
+
+function drawSmall(canvas, p, T) { // of a long text a dot is the largest of a block
+  const M = Math.min(T, 32), place = range(T).map((i) => Math.floor((i * M) / T)), dots = new Float32Array(M * M);
+  for (let i = 0; i < T; i++) for (let j = 0; j < T; j++) {
+    const dot = place[i] * M + place[j];
+    dots[dot] = Math.max(dots[dot], p[i * T + j]);
+  }
+  canvas.width = canvas.height = M;
+  const context = canvas.getContext("2d"), image = context.createImageData(M, M);
+  dots.forEach((value, dot) => image.data.set([...mix(Math.sqrt(value)), 255], 4 * dot));
+  context.putImageData(image, 0, 0);
+}
+
+function paintMatrix(canvas, rows, columns, shade, [row, column]) {
+  const width = canvas.clientWidth, context = canvas.getContext("2d"), ratio = devicePixelRatio || 1;
+  const font = (size) => `${size}px system-ui, sans-serif`;
+  context.font = font(12);
+  const widest = (names) => Math.min(92, Math.max(...names.map((name) => context.measureText(name).width)) + 8);
+  const left = Math.round(widest(rows)), top = Math.round(widest(columns));
+  const step = Math.max(2, Math.min(44, Math.floor((width - left - 2) / columns.length * 4) / 4));
+  canvas.geometry = { left, top, step };
+  canvas.width = width * ratio;
+  canvas.height = (top + rows.length * step + 2) * ratio;
+  canvas.style.height = `${canvas.height / ratio}px`;
+  context.scale(ratio, ratio);
+  rows.forEach((_, i) => columns.forEach((_, j) => {
+    const [t, negative] = shade(i, j);
+    context.fillStyle = css(mix(t, negative ? "off" : "full"));
+    context.fillRect(left + j * step, top + i * step, step - (step > 6), step - (step > 6));
+    if (negative && step > 6) {
+      context.fillStyle = css(tones.ink);
+      context.fillRect(left + (j + 0.25) * step, top + (i + 0.5) * step - 1, step / 2, 1.5);
+    }
+  }));
+  const size = Math.min(12, step + 1), crowded = step < 8; // then only the chosen names fit
+  const label = (name, chosen, x, y, turn) => {
+    if (crowded && !chosen) return;
+    context.save();
+    context.translate(x, y);
+    context.rotate(turn);
+    context.font = (chosen ? "600 " : "") + font(crowded ? 12 : size);
+    context.fillStyle = css(tones.ink);
+    context.textAlign = turn ? "left" : "right";
+    context.textBaseline = "middle";
+    context.fillText(name, 0, 0, 88);
+    context.restore();
+  };
+  rows.forEach((name, i) => label(name, i === row, left - 5, top + (i + 0.5) * step, 0));
+  columns.forEach((name, j) => label(name, j === column, left + (j + 0.5) * step, top - 5, -Math.PI / 2));
+  const frame = (x, width, tone, line) => {
+    context.strokeStyle = css(tones[tone]);
+    context.lineWidth = line;
+    context.strokeRect(left + x * step - 0.5, top + row * step - 0.5, width * step, step);
+  };
+  frame(0, columns.length, "ink", 1);
+  frame(column, 1, "paper", 5); // so that the frame shows on every shade
+  frame(column, 1, "ink", 2.5);
+}
+
+function drawMap([from, to] = [at.token, at.to]) {
+  const names = texts[at.text].tokens;
+  const p = (i, j) => probability(at.text, at.layer, at.head, i, j);
+  paintMatrix($("map"), names, names, (i, j) => [Math.sqrt(p(i, j)), false], [from, to]);
+  const says = `“${called(at.text, from)}” attends to “${called(at.text, to)}” with probability ${digits(p(from, to))}.`;
+  $("map-value").textContent = says;
+  $("map").ariaLabel = `Attention map of layer ${at.layer}, head ${at.head}. ${says} Arrow keys move.`;
+}
+
+function drawPairs([i, j] = at.pair) {
+  const most = Math.max(...contributions.flat().map(Math.abs));
+  paintMatrix($("pairs"), texts[0].tokens, texts[1].tokens,
+    (i, j) => [Math.sqrt(Math.abs(contributions[i][j]) / most), contributions[i][j] < 0], [i, j]);
+  const sum = contributions[i].reduce((a, b) => a + b, 0);
+  const says = `“${called(0, i)}” with “${called(1, j)}”: ${digits(contributions[i][j])}. “${called(0, i)}” with all of text 2: ${digits(sum)}.`;
+  $("pair-value").textContent = says;
+  $("pairs").ariaLabel = `Contributions of pairs of tokens. ${says} Arrow keys move.`;
+}
+
+// The vectors of the texts and their product, dimension by dimension.
+function drawVectors(chosen = at.dimension) {
+  const canvas = $("vectors"), context = canvas.getContext("2d"), ratio = devicePixelRatio || 1;
+  const [u, v] = figures.vectors, rows = two ? [u, v, u.map((x, h) => x * v[h])] : [u];
+  const width = canvas.clientWidth, high = 26, step = width / u.length;
+  canvas.width = width * ratio;
+  canvas.height = rows.length * (high + 6) * ratio;
+  canvas.style.height = `${canvas.height / ratio}px`;
+  context.scale(ratio, ratio);
+  rows.forEach((row, k) => {
+    const most = Math.max(...row.map(Math.abs)) || 1;
+    row.forEach((x, h) => { // up is positive, down negative
+      context.fillStyle = css(mix(0.35 + 0.65 * Math.abs(x) / most, x < 0 ? "off" : "full"));
+      context.fillRect(h * step, (k + 0.5) * (high + 6), Math.max(step - 0.3, 0.7), (-x / most) * (high / 2));
+    });
+  });
+  context.strokeStyle = css(tones.ink);
+  context.strokeRect(chosen * step - 1, 0.5, step + 2, canvas.height / ratio - 1);
+  $("vector-value").textContent = `Dimension ${chosen}: ` + (two
+    ? `${digits(u[chosen])} · ${digits(v[chosen])} = ${digits(u[chosen] * v[chosen])}; all ${u.length} products add up to ${digits(u.reduce((sum, x, h) => sum + x * v[h], 0))}.`
+    : `${digits(u[chosen])} of ${u.length} numbers.`);
+  canvas.ariaLabel = `The vectors. ${$("vector-value").textContent} Arrow keys move.`;
+}
+
+function drawMask() {
+  const head = { kind: "head", layer: at.layer, head: at.head };
+  const token = { kind: "token", text: at.text, token: at.token };
+  for (const [id, thing] of [["mask-head", head], ["mask-token", token]]) {
+    $(id).title = `Mask ${nameOf(thing)}`;
+    $(id).ariaPressed = same(thing, at.masked) ?? false;
+  }
+  $("unmask").hidden = !at.masked;
+  const before = figures.cosine, moved = at.masked ? change(at.masked) : 0;
+  $("effect").textContent = at.masked
+    ? `Cosine ${digits(before)} → ${digits(before + moved)} (${signed(moved)}) without ${nameOf(at.masked)}`
+    : `Cosine ${digits(before)}, nothing masked`;
+  $("score").textContent = `cosine ${digits(before + moved)}` + (at.masked ? ` (${signed(moved)})` : "");
+  for (const [id, things] of [["top-heads", heads], ["top-tokens", tokens]])
+    [...$(id).querySelectorAll("button")].forEach((item, k) => item.classList.toggle("picked", same(things[k], at.masked) ?? false));
+}
+
+function redraw() {
+  readTones();
+  drawn = null;
+  draw();
+  if (two) drawPairs();
+}
+addEventListener("resize", redraw);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+
+// ---- a page with the figures in it; a live one begins in live_page.js
+async function openPage() {
+  const found = block("figures");
+  for (const text of found.texts) {
+    const all = await numbers(text.attention), size = all.length / found.layers;
+    text.attention = range(found.layers).map((i) => all.subarray(i * size, (i + 1) * size));
+  }
+  take(found);
+  rank();
+  if (heads.length) Object.assign(at, { layer: heads[0].layer, head: heads[0].head });
+  at.token = tokens.find((thing) => thing.text === 0 && texts[0].words[thing.token])?.token ?? 0; // no [CLS]
+  build();
+  fill();
+  fillEffects();
+  redraw();
+}
+if ($("figures")) openPage();
