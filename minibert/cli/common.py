@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -177,16 +176,10 @@ def reading(args: argparse.Namespace) -> dict:
     return {name: getattr(args, name) for name in names}
 
 
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tabs and line ends
-
-
-def printable(text: object) -> str:
-    """A text without what a terminal would obey: a text that is read may hold such sequences."""
-    return CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", str(text))  # as in JSON
-
-
 def tell(text: object) -> None:
     """Say something that is not the result."""
+    from minibert.io.files import printable
+
     print(printable(text), file=sys.stderr, flush=True)
 
 
@@ -195,6 +188,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the arguments, and exit."""
+        from minibert.io.files import printable
+
         super().error(printable(message))
 
 

@@ -14,7 +14,7 @@ from operator import methodcaller
 
 from minibert import __version__
 from minibert.cli import check, encode, models, pretrain, runs, train
-from minibert.cli.common import Parser, Result, add_parser, printable, refuse_to_replace, tell
+from minibert.cli.common import Parser, Result, add_parser, refuse_to_replace, tell
 
 COMMANDS = (  # in the order of the help
     encode.similarity, encode.embed, encode.search, encode.keysentences,
@@ -89,6 +89,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def show(result: Result | None, as_json: bool) -> int:
     """Print the result of a command; return the exit status that belongs to it."""
+    from minibert.io.files import printable
+
     if result is None:  # one of several processes, of which the first speaks for all
         return 0
     if as_json:

@@ -26,7 +26,7 @@ from torch.nn.utils import parameters_to_vector
 
 from minibert.course import checks, text_mistakes
 from minibert.course.checks import Case, Stage, tensors
-from minibert.course.run_submission import Classifier
+from minibert.course.run_submission import Classifier, InvalidReturn
 from minibert.parity.probes import example
 from minibert.parity.steps import Computation
 
@@ -67,7 +67,7 @@ def wordpiece(seed: int, words: Sequence[str], vocabulary: Sequence[str]) -> dic
 
 def stage(
     seed: int, returns: str, what: str, arguments: Sequence[str], check: Sequence[str] = ("near",),
-    fixed: Mapping[str, Sequence] | None = None, **settings: Any,
+    fixed: Mapping[str, Sequence] | None = None, padded: float = 1.0, **settings: Any,
 ) -> dict:
     """A part that leads to a tensor of a tiny BERT.
 
@@ -77,6 +77,7 @@ def stage(
             weights of a module) or settings of the configuration.
         check: the names of the checks.
         fixed: weights and inputs with numbers of their own, which are repeated.
+        padded: makes the vectors of padded tokens so much larger, so that a mask must be strong.
         settings: those of `example`.
     """
     inputs = example(seed, layers=1, **settings)
@@ -85,12 +86,16 @@ def stage(
         given[name].view(-1, len(numbers))[:] = torch.tensor(numbers)
     run = Computation(inputs, dtype=torch.float32)
     known = {}
+    real = given["attention_mask"].bool()[:, None, :, None]  # (B, 1, T, 1)
     for name in arguments:
         if name.endswith("."):
             inside = [key for key in inputs.weights if key.startswith(name)]
             given[name] = {key.removeprefix(name): given[key] for key in inside}
         elif name not in given:
-            given[name] = known[name] = run[name].contiguous()
+            vectors = run[name]
+            if padded != 1:  # of heads, (B, N, T, D)
+                vectors = torch.where(real, vectors, padded * vectors)
+            given[name] = known[name] = vectors.contiguous()
     return {
         "args": tuple(given[name] for name in arguments),
         "checks": [getattr(checks, name) for name in check],
@@ -119,7 +124,21 @@ def mask_tokens(seed: int, shares: Mapping[str, str]) -> dict:
     ids = torch.where(place < length - 1, ids, torch.where(place == length - 1, 3, 0))
     ids[:, 0] = 2
     args = (ids, ids < 5, mask_id, vocab_size)
-    return {"args": args, "checks": [masking, anew], "expected": shares}
+    found = {"args": args, "checks": [masking, by_chance], "expected": shares}
+    return {**found, "run": twice} if "chosen" in shares else found
+
+
+def twice(call: Callable, args: tuple) -> Any:
+    """The result of the first of two calls.
+
+    Raises:
+        InvalidReturn: the second chooses the same tokens.
+    """
+    first, second = call(*args), call(*args)
+    chosen, again = (tensors(got, 2, "two tensors")[1] != -100 for got in (first, second))
+    if chosen.equal(again) and chosen.any() and not chosen.all():
+        raise InvalidReturn("every call chooses the same tokens: draw anew each time, set no seed")
+    return first
 
 
 def masking(case: Case, got: Any) -> list[str]:
@@ -136,11 +155,37 @@ def masking(case: Case, got: Any) -> list[str]:
     ]
 
 
-def anew(case: Case, got: Any) -> list[str]:
-    """Different places are chosen in each text."""
-    chosen = tensors(got, 2, case.what)[1][:, 1:20] != -100
-    hint = "  the same places in every text; draw for each token of each text: torch.rand(shape)"
-    return [hint] if "chosen" in case.expected and (chosen == chosen[:1]).all() else []
+def by_chance(case: Case, got: Any) -> list[str]:
+    """Each token has a draw of its own: no text, position or range of ids has more than a share."""
+    ids, special, mask_id, vocab_size = case.args
+    shown, labels = tensors(got, 2, case.what)
+    chosen = (labels != -100) & ~special
+    if "chosen" in case.expected and uneven(chosen, ~special, 0.15):
+        return ["  some texts or positions have far more chosen tokens than others;",
+                "  draw a number for each token of each text: torch.rand(shape)"]
+    if "mask" not in case.expected:
+        return []
+    if uneven(shown == mask_id, chosen, 0.8):
+        return ["  the chosen tokens of a text, or of a position, share their fate;",
+                "  draw a number for each token of each text: torch.rand(shape)"]
+    words = shown[chosen & (shown != mask_id) & (shown != ids)]
+    counts = torch.histc(words.double(), bins=5, min=0, max=vocab_size)
+    expected = len(words) / 5
+    if ((counts - expected) ** 2 / expected).sum() > 50:  # chance: 4, and once in a billion 48
+        return ["  the random words are not spread over all ids below vocab_size;",
+                "  draw one for each token: torch.randint(vocab_size, shape)"]
+    return []
+
+
+def uneven(hit: Tensor, among: Tensor, share: float) -> bool:
+    """Whether the hits per row, or per column, vary far more than independent draws do."""
+    for axis in (0, 1):
+        counts = among.sum(axis).double()
+        expected, some = share * counts, counts > 0
+        spread = ((hit & among).sum(axis) - expected) ** 2 / (expected * (1 - share))
+        if spread[some].sum() > some.sum() + 10 * (2 * some.sum()) ** 0.5:
+            return True
+    return False
 
 
 # ------------------------------------------------------------------------------- 11: AdamW
@@ -157,7 +202,7 @@ def adamw_step(seed: int, counted: Sequence[str], weight_decay: float = 0.0) -> 
     inputs.batch["gradients"] *= 10.0 ** -(torch.arange(40) % 7)  # small ones show eps
     inputs.batch["decayed"].fill_(1)
     settings = inputs.batch["settings"]
-    settings["weight_decay"] = weight_decay
+    settings.update(beta1=0.8, beta2=0.95, weight_decay=weight_decay)  # not torch's defaults
     run = Computation(inputs, dtype=torch.float32)
     known = {name: run[name] for name in in_each_step(5, "clipped")}
     names = in_each_step(5, "first", "second", "parameters")
@@ -211,7 +256,8 @@ def training_step(
         ]))  # (M, n)
         losses.append(float(torch.stack(found).detach() @ counts / counts.sum()))
     times = limits or [1e6] * steps
-    largest = [float(g[0].norm()) * part for g, part in zip(gradients, times, strict=True)]
+    norms = [float((counts / counts.sum() @ g.double()).norm()) for g in gradients]
+    largest = [norm * part for norm, part in zip(norms, times, strict=True)]
     inputs, parameters = example(layers=1), torch.zeros_like(gradients[0][0])
     inputs.batch["settings"]["max_norm"] = largest
     inputs.batch.update(gradients=gradients, counts=counts, parameters=parameters)

@@ -24,7 +24,7 @@ from minibert.course.cases import EXERCISES, Exercise
 from minibert.course.grading import Grade
 from minibert.course.run_submission import InvalidReturn, call, wrapped
 from minibert.course.runner import Submission, isolated
-from minibert.io.files import no_such_file, write_text
+from minibert.io.files import no_such_file, printable, write_text
 
 Solution = Callable | str | os.PathLike
 
@@ -66,7 +66,7 @@ def grade(name: str, solution: Solution, *, seed: int = 0, **limits: float) -> G
         raise no_such_file(solution)
     with Submission(solution, exercise.name, **limits) as submission:
         result = grading.grade(exercise, seed, submission.call, str(solution))
-        result.printed, result.isolated = grading.harmless(submission.printed), isolated()
+        result.printed, result.isolated = printable(submission.printed), isolated()
     return result
 
 
@@ -117,15 +117,22 @@ def start(name: str, path: str | os.PathLike, *, replace: bool = False) -> None:
 # ------------------------------------------------------------------------------------- a class
 
 
+def grade_file(name: str, path: str | os.PathLike, **limits: Any) -> Grade:
+    """Grade a file; one that is not there has no points."""
+    if Path(path).is_file():
+        return grade(name, path, **limits)
+    missing = {"stopped": f"there is no {Path(path).name}"}
+    return grading.grade(find(name), 0, lambda *_, **__: missing, str(path))
+
+
 def grade_submission(directory: str | os.PathLike, **limits: Any) -> dict[str, Grade]:
-    """Grade a directory with files named like the exercises; a missing file has no points."""
-    found = {}
-    for name, exercise in EXERCISES.items():
-        path = Path(directory, f"{name}.py")
-        missing = {"stopped": f"there is no {name}.py"}
-        found[name] = grade(name, path, **limits) if path.is_file() else grading.grade(
-            exercise, 0, lambda *_, reply=missing, **__: reply, str(path))
-    return found
+    """Grade a directory with files named like the exercises."""
+    return {name: grade_file(name, Path(directory, f"{name}.py"), **limits) for name in EXERCISES}
+
+
+def holds_exercises(directory: Path) -> bool:
+    """Whether a file in a directory is named like an exercise."""
+    return any((directory / f"{name}.py").is_file() for name in EXERCISES)
 
 
 def grade_class(
@@ -137,10 +144,7 @@ def grade_class(
         ValueError: no file in it, nor one level below, is named like an exercise.
     """
     home = Path(directory)
-    students = [
-        path for path in (home, *sorted(home.glob("*/")))
-        if any((path / f"{name}.py").is_file() for name in EXERCISES)
-    ]
+    students = [path for path in (home, *sorted(home.glob("*/"))) if holds_exercises(path)]
     if not students:
         raise ValueError(
             f"{home} has no exercises in it; files are named {next(iter(EXERCISES))}.py and so on, "
@@ -149,5 +153,5 @@ def grade_class(
     students = students[:1] if students[0] == home else students
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         results = pool.map(lambda path: grade_submission(path, **limits), students)
-        names = [grading.harmless(path.resolve().name) for path in students]
+        names = [printable(path.resolve().name) for path in students]
         return dict(zip(names, results, strict=True))

@@ -16,8 +16,11 @@ from minibert.course.cases import Exercise
 from minibert.course.checks import Case, Stage, tensors
 from minibert.course.run_submission import InvalidReturn, decode
 from minibert.course.text_mistakes import FAMILIES, MISTAKES
+from minibert.io.files import printable
 from minibert.parity.catalogue import BY_KEY
 from minibert.parity.diagnosis import Answer, Diagnosis, diagnose_parts, find, together
+
+NOT_RUN = ("the file does not run", "there is no ")  # how these reasons begin
 
 
 @dataclass
@@ -61,6 +64,11 @@ class Grade:
     def passed(self) -> bool:
         """Whether all points were reached."""
         return self.points == self.out_of
+
+    @property
+    def ran(self) -> bool:
+        """Whether there was a file, and it could be loaded."""
+        return not self.stopped.startswith(NOT_RUN)
 
     @property
     def summary(self) -> str:
@@ -109,11 +117,6 @@ class Grade:
         }
 
 
-def harmless(text: str) -> str:
-    """A text that may be printed: no escape sequences, no halves of characters."""
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
-
-
 def grade(exercise: Exercise, seed: int, call: Callable[..., dict], source: str) -> Grade:
     """Have a function called on every part, and grade what came back.
 
@@ -122,7 +125,7 @@ def grade(exercise: Exercise, seed: int, call: Callable[..., dict], source: str)
     result, replies, seen = Grade(exercise.name, source, []), [], []
 
     def returned(*args: Any) -> Any:
-        reply = call(args, seed=len(result.parts), repeat=exercise.repeatable)
+        reply = call(args, seed=len(replies), repeat=exercise.repeatable)
         replies.append(reply)
         if "got" not in reply:
             absent = "" if "stopped" in reply else "there was no result"
@@ -136,11 +139,11 @@ def grade(exercise: Exercise, seed: int, call: Callable[..., dict], source: str)
             part.lines = case.wrong(got)
             seen.append((case, got))
         except InvalidReturn as error:
-            part.lines = [f"  {line}" for line in harmless(str(error)).splitlines()]
+            part.lines = [f"  {line}" for line in printable(str(error)).splitlines()]
         except Exception as error:  # whatever came back: it must not end the grading of a class
             part.lines = [f"  what came back cannot be graded: {type(error).__name__}"]
-        part.lines = [harmless(line) for line in part.lines]
-        result.stopped = harmless(replies[-1].get("stopped", "")) if replies else ""
+        part.lines = [printable(line) for line in part.lines]
+        result.stopped = printable(replies[-1].get("stopped", "")) if replies else ""
         part.points = 0 if part.lines or result.stopped else case.points
         result.parts.append(part)
     if any(reply.get("random") for reply in replies):

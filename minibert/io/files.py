@@ -8,6 +8,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -18,6 +19,16 @@ DAY = 24 * 60 * 60  # seconds
 MANIFEST = "minibert.json"  # in a directory that we saved: which files belong to it
 LISTED = (".json", ".txt", ".safetensors")  # what a model is read from; cards and curves are not
 STAGING: set[Path] = set()  # the directories of the saves that are under way
+# What a terminal would obey (all controls but tab and line end; marks that turn the direction of
+# writing), and what cannot be written: halves of characters, U+FFFE and U+FFFF.
+UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+
+
+def printable(text: object) -> str:
+    """A text that may be shown, whoever wrote it; what may not stands there as in JSON."""
+    return UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", str(text))
 
 
 # --------------------------------------------------------------------------------------- reading

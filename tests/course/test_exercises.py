@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from learners import other_styles, wrong
+from learners import nearly, other_styles, wrong
 from support.command import run
 
 from minibert.cli.check import class_csv, class_text, submission_text
@@ -18,6 +18,8 @@ from minibert.parity.catalogue import BY_KEY
 RIGHT = Path(__file__).parents[1] / "learners" / "right"
 STYLES = {name: f for name, f in vars(other_styles).items() if "__" in name and callable(f)}
 WRONG = {name: f for name, f in vars(wrong).items() if not name.startswith("_") and "__" in name}
+
+NEARLY = {name: f for name, f in vars(nearly).items() if "__" in name and callable(f)}
 
 
 def solution(name):
@@ -54,6 +56,14 @@ def test_a_known_mistake_is_named(name):
     assert len(named) == 1 + name.endswith(twice)
     for answer in report.diagnosis.answers:
         assert all(mistake.cure in str(report) for mistake in answer)
+
+
+@pytest.mark.parametrize("name", NEARLY)
+def test_what_is_nearly_right_costs_points(name, monkeypatch):
+    monkeypatch.setattr(grading, "diagnose", lambda *_: None)  # its name is another question
+    report = grade(name.split("__")[0], NEARLY[name])
+    assert 5 <= report.points < 10 or name.startswith("adamw"), str(report)
+    assert not report.passed and report.summary
 
 
 def test_what_is_not_known_is_not_named_but_shown():
@@ -277,7 +287,7 @@ def test_what_was_right_before_the_process_ended_counts(graded):
     ("vandal", "writing to "),
     ("caller", "socket"),
     ("searcher", "ValueError:  (line"),
-    ("escapes", r"ValueError: \x1b[31mred \ud800"),
+    ("escapes", r"ValueError: \u001b[31mred \ud800"),
     ("forger", "the process "),
 ])
 def test_why_a_file_has_no_points_is_said(graded, name, said):

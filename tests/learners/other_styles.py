@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 
 def clean_and_split__regular_expressions(text):
-    text = re.sub(r"\s", " ", text.replace("\u200b", ""))  # \s is all white space
+    text = re.sub(r"[\t\n\r]|(?![\x00-\x1f\x85])\s", " ", text)  # the others are control characters
     text = "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cf"))
     text = "".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c))
     ideograph = "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]"
