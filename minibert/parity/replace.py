@@ -31,7 +31,7 @@ from minibert.io.checkpoint import read_safetensors
 from minibert.io.files import no_such_file
 from minibert.model import BertModel
 from minibert.parity.catalogue import BY_KEY
-from minibert.parity.diagnosis import HALF, Diagnosis, Judge, Patience, diagnose
+from minibert.parity.diagnosis import HALF, Diagnosis, Judge, Patience, diagnose, precision
 from minibert.parity.differences import in_words
 from minibert.parity.parameters import DoNotFit, copy_weights, written
 from minibert.parity.probes import example, probes
@@ -99,13 +99,11 @@ def replaced(
     inputs: Inputs,
     replacements: Mapping[str, type],
     names: Mapping[str, Mapping[str, str]] | None = None,
-    coarse: set[torch.dtype] | None = None,
 ) -> BertModel:
     """A BertModel with a learner's modules in every place of their kind, and the weights in it.
 
-    ``names``: kind → mapping; ``coarse``: what they return in half precision is noted there.
+    ``names``: kind → mapping.
     """
-    coarse = set() if coarse is None else coarse
     (config, weights, _), model = inputs, model_of(inputs)
     for kind, make in replacements.items():
         for place in places_of(kind, config):
@@ -113,13 +111,13 @@ def replaced(
             part = {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}
             said = names.get(kind) if names else None
             copy_weights(module, part, said, place, config.num_attention_heads)
-            make_guest(module, coarse)
+            make_guest(module)
             parent, _, last = place.rpartition(".")
             setattr(model.get_submodule(parent), last, module)
     return model.to(next(iter(weights.values())).dtype).eval()
 
 
-def make_guest(module: nn.Module, coarse: set[torch.dtype]) -> None:
+def make_guest(module: nn.Module) -> None:
     """Let a module write into its inputs, return a tuple, and compute in half precision."""
 
     def copied(_: nn.Module, given: tuple) -> tuple:
@@ -129,7 +127,6 @@ def make_guest(module: nn.Module, coarse: set[torch.dtype]) -> None:
         first = returned[0] if isinstance(returned, (tuple, list)) and returned else returned
         if not isinstance(first, Tensor) or first.dtype not in HALF:
             return first
-        coarse.add(first.dtype)
         return first.to(given[0].dtype if given[0].is_floating_point() else torch.float32)
 
     module.register_forward_pre_hook(copied)
@@ -147,6 +144,13 @@ def comes_from(name: str, kinds: Collection[str], output: bool = True) -> bool:
         if name.startswith(place + "."):
             return True
     return False
+
+
+def precision_of(value: Tensor) -> torch.dtype:
+    """What a tensor was computed in, as far as its numbers, if there are enough of them, tell."""
+    numbers = value[value.isfinite()].unique()
+    known = value.dtype in HALF or len(numbers) < 50
+    return value.dtype if known else precision({"": numbers})
 
 
 # ------------------------------------------------------------------------------------ running it
@@ -193,11 +197,10 @@ def prepare(
     replacements: Mapping[str, Callable],
     inputs: Inputs,
     names: Mapping[str, Mapping[str, str]] | None = None,
-    coarse: set[torch.dtype] | None = None,
 ) -> Callable[[], dict[str, Tensor]]:
     """Make a learner's classes; returns a function that runs them once → tensors, our names."""
     modules = {kind: make for kind, make in replacements.items() if kind in MODULES}
-    model = replaced(inputs, modules, names, coarse) if modules else None
+    model = replaced(inputs, modules, names) if modules else None
     known = set(Computation(inputs).steps())
 
     def once() -> dict[str, Tensor]:
@@ -274,7 +277,7 @@ def examine_code(
         f"{kind} = {getattr(thing, '__name__', thing)}" for kind, thing in replacements.items()
     )
     tried = {"": inputs} if inputs else {"": example(), **probes(replacements)}
-    seen, crash, coarse = [], None, set()
+    seen, crash = [], None
     settled, told = {}, []
     for kind, make in replacements.items():
         if kind in MODULES:
@@ -290,7 +293,7 @@ def examine_code(
                     [nn.Parameter(torch.zeros(1))], lr=0.1, betas=(0.9, 0.99), eps=1e-6,
                     weight_decay=0.0), "param_groups"):
                 given = steady(given)  # its rate cannot be changed
-            once = prepare(replacements, given, settled, coarse)
+            once = prepare(replacements, given, settled)
             mine = once()
             if not seen and any(not same_bits(mine[name], again) for name, again in once().items()):
                 return random_report(title, mine, once())
@@ -313,7 +316,8 @@ def examine_code(
 
     report = first_failure(looks(without=inner), pairs)
     report.notes += told
-    coarse |= {mine[name].dtype for _, _, mine in seen for name in mine} & set(HALF)
+    coarse = {precision_of(mine[name]) for _, _, mine in seen for name in mine
+              if comes_from(name, replacements)} & set(HALF)
     if coarse and not report.passed:
         report.diagnosis = None
         report.notes.append(

@@ -17,7 +17,7 @@ from minibert.parity.replace import examine_code, examine_dump
 from minibert.parity.report import examine
 from minibert.parity.steps import Computation, model_inputs, parse_name
 
-MODEL = example(5, layers=4)
+ONE, MODEL = example(), example(5, layers=4)
 TRACED = [
     name for name in Computation(MODEL).steps()
     if parse_name(name)[2] in {
@@ -178,6 +178,81 @@ def test_what_shows_only_on_some_inputs_is_seen(kind, thing, tried_on, key):
     assert not key or keys(report) <= {key}
 
 
+# ------------------------------------------------- mistakes in code that is not the catalogue's
+
+
+class PositionsOfRoberta(Embeddings):
+    """Positions are counted from 2."""
+
+    def forward(self, input_ids, token_type_ids):
+        places = torch.arange(input_ids.shape[1]) + 2
+        return self.norm(
+            self.word(input_ids) + self.position(places) + self.segment(token_type_ids))
+
+
+class SecondSegment(Embeddings):
+    def forward(self, input_ids, token_type_ids):
+        return super().forward(input_ids, torch.ones_like(input_ids))
+
+
+class TurnedKey(MultiHeadSelfAttention):
+    def forward(self, hidden, mask):
+        self.key.weight.data = self.key.weight.data.T
+        out = super().forward(hidden, mask)
+        self.key.weight.data = self.key.weight.data.T
+        return out
+
+
+def masked_with(number):
+    def forward(self, hidden, mask):
+        return MultiHeadSelfAttention.forward(self, hidden, number * (mask < 0))
+
+    return type("Masked", (MultiHeadSelfAttention,), {"forward": forward})
+
+
+def with_norm(norm):
+    def __init__(self, config):
+        EncoderLayer.__init__(self, config)
+        self.attention_norm.forward = lambda x: norm(x, self.attention_norm)
+        self.feed_forward_norm.forward = lambda x: norm(x, self.feed_forward_norm)
+
+    return type("Layer", (EncoderLayer,), {"__init__": __init__})
+
+
+def turned_norm(x, own):
+    return torch.nn.functional.layer_norm(x, x.shape[-1:], own.bias, own.weight, own.eps)
+
+
+def root_norm(x, own):
+    return torch.nn.functional.rms_norm(x, x.shape[-1:], own.weight, own.eps)
+
+
+def mean_from(first, last):
+    def pooled(hidden, mask):
+        rows = [row[: int(real.sum())][first : -last or None]
+                for row, real in zip(hidden, mask, strict=True)]
+        return torch.stack([row.sum(0) / max(len(row), 1e-9) for row in rows])
+
+    return pooled
+
+
+@pytest.mark.parametrize("kind, thing, key", [
+    ("embeddings", PositionsOfRoberta, "position-from-two"),
+    ("embeddings", SecondSegment, "segment-one"),
+    ("attention", TurnedKey, "key-transposed"),
+    ("attention", masked_with(-1.0), "mask-minus-one"),
+    ("attention", masked_with(-10.0), "mask-minus-ten"),
+    ("layer", with_norm(turned_norm), "norm-weight-bias-swapped"),
+    ("layer", with_norm(root_norm), "rms-norm"),
+    ("pooling", mean_from(1, 0), "pooling-without-cls"),
+    ("pooling", mean_from(0, 1), "pooling-without-sep"),
+    ("pooling", mean_from(1, 1), "pooling-without-ends"),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_what_was_added_to_the_catalogue_is_named_in_code_of_others(kind, thing, key):
+    report = examine_code({kind: thing}, ONE, pairs=False)
+    assert not report.passed and key in keys(report) and len(keys(report)) <= 2, str(report)
+
+
 # ------------------------------------------------------------------------------- the wrong inputs
 
 
@@ -228,6 +303,19 @@ class Half(MultiHeadSelfAttention):
     _forward = MultiHeadSelfAttention.forward
 
 
+class HalfInside(MultiHeadSelfAttention):
+    """From outside no dtype tells it, and no module of ours runs in it."""
+
+    def forward(self, hidden, mask):
+        def linear(x, of):
+            return torch.nn.functional.linear(x, of.weight.half(), of.bias.half())
+
+        query, key, value = (self.split_heads(linear(hidden.half(), of)) for of in (
+            self.query, self.key, self.value))
+        scores = query @ key.mT * self.head_size**-0.5 + mask.half().clamp(min=-6e4)
+        return linear(self.merge_heads(scores.softmax(-1) @ value), self.output).float()
+
+
 @pytest.mark.parametrize("kind, thing", [
     ("layer", InPlace), ("attention", AttentionInPlace), ("attention", Tuple)])
 def test_right_code_that_works_in_place_or_returns_more_passes(kind, thing):
@@ -235,9 +323,13 @@ def test_right_code_that_works_in_place_or_returns_more_passes(kind, thing):
     assert report.passed, str(report)
 
 
-def test_half_precision_gets_a_sentence_and_no_name():
-    report = examine_code({"attention": Half})
+@pytest.mark.parametrize("thing", [Half, HalfInside])
+def test_half_precision_gets_a_sentence_and_no_name(thing):
+    report = examine_code({"attention": thing}, pairs=False)
     assert report.diagnosis is None and "computes in float16" in str(report), str(report)
+
+
+def test_a_function_in_half_precision_passes_or_is_told():
     report = examine_code({"pooling": lambda hidden, mask: (
         (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1e-9)).bfloat16()})
     assert report.passed or "computes in bfloat16" in str(report), str(report)
