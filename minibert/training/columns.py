@@ -54,6 +54,7 @@ DISTANCE = re.compile(  # a score by this name may be small where two texts are 
 TEXTS = ("text", "pair", "negative")
 ID = re.compile(r"\S*\d\S*")
 NAMED_ID = re.compile(r"(?i:^|[_\W])(?i:[gu]*ids?|index|key)$|(?<=[a-z])I[dD]$|^#$")
+VAGUE = "class", "category", "intent", "sentiment", "target", "quality"  # names of a label
 SAMPLE = 1000  # cells of a column, whose words are counted
 COLA = ["source", "label", "mark", "text"]  # GLUE's CoLA, the one file there without a header
 CHINESE = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # and Japanese and Korean
@@ -289,6 +290,8 @@ def match_columns(
     for role in roles:
         if role in positions and (wanted[role] or role != "tags"):
             refuse_twins(names, role, positions[role])
+    if "label" in roles and "label" in positions:
+        refuse_rivals(names, cells, positions)
     missing = [role for role, needed in wanted.items() if needed and role not in positions]
     refuse_swapped(names, cells, positions, [role for role in roles if role in positions])
     if not missing:
@@ -357,6 +360,24 @@ def join_labels(
     at = [as_asked(names, {"labels": part})["labels"] for part in asked.split("+")]
     rows = [(line, [*cells, {names[i]: cells[i] for i in at}]) for line, cells in rows]
     return [*names, asked], rows, at
+
+
+def refuse_rivals(
+    names: Sequence[str], cells: Callable[[int], Sequence[Any]], positions: Mapping[str, int]
+) -> None:
+    """Notice another column that may be the label, where the name of the one found is vague.
+
+    Raises:
+        ValueError: there is one.
+    """
+    name = names[positions["label"]]
+    for at in range(len(names)) if name.strip().lower() in VAGUE else ():
+        column = None if at in positions.values() else content(cells(at))
+        if column and column.few and len(column.counts) > 1 and column.words:
+            raise ValueError(
+                f"is the label {name!r} or {names[at]!r}? Say so: --columns "
+                f"label={called(names, positions['label'])} or label={called(names, at)}"
+            )
 
 
 def refuse_swapped(

@@ -136,9 +136,6 @@ def read(
             rows = heed_unused(table, rows, names, positions, TRUTH, remark)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
-    at = positions.get("answers")
-    if at is not None and "start" not in positions and is_text(rows[0][1][at]):
-        remark("no column has the starts of the answers: each is looked for in its context")
     remark(f"{len(rows)} {table.things}; {told(names, positions, joined)}")
     if blank:
         positions = {role: at for role, at in positions.items() if role not in TRUTH}
@@ -269,6 +266,9 @@ def usable(
         split_labels(rows, positions["labels"], lambda remark: say(f"{file.name}: {remark}"))
         if "labels" in positions else []
     )  # fmt: skip
+    at = positions.get("answers")
+    if at is not None and "start" not in positions and is_text(rows[0][1][at]):
+        say(f"{file.name}: no column has the starts of the answers: each is looked for in its text")
     for line, cells in rows:
         values, wrong = {}, []
         for role, at in positions.items():

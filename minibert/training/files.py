@@ -32,6 +32,7 @@ STRANGERS = {  # what a file begins with that is no table → what it is
         'spreadsheet or a browser, and save what is needed as "CSV UTF-8"',
     r"\s*(window|var|let|const)\b[^\n={]*=\s*[\[{]": "this is JavaScript, as in an archive of "
         "tweets; take away what is in front of the first [ or {, and name the file .json",
+    r"%(PDF-|!PS)": "this is PDF or PostScript; save its text as plain text, in UTF-8",
     r"\{\\rtf": "this is RTF; save it as plain text, in UTF-8",
     r"(?i)%?\s*@relation\b": "this is ARFF, of Weka; save it as csv there",
     r'"[^"\n]*" "[^"\n]*': "quoted columns with blanks between, as R's write.table writes them; "
@@ -369,6 +370,12 @@ def read_json(file: Path, text: str) -> Table:
             raise ValueError(f"{file} is Label Studio's JSON; export JSON-MIN or CSV from it")
         return of_objects(enumerate(value, 1), [], "row")
     keys = value if isinstance(value, dict) else {}
+    if len(keys) > 1 and all(isinstance(v, list) for v in keys.values()):
+        plain = not any(isinstance(cell, dict) for cells in keys.values() for cell in cells)
+        if plain and len({*map(len, keys.values())}) == 1:  # a list for each column
+            rows = zip(*keys.values(), strict=True)
+            objects = (dict(zip(keys, cells, strict=True)) for cells in rows)
+            return of_objects(enumerate(objects, 1), [], "row")
     if parts := [key for key in keys if isinstance(keys[key], list)]:
         raise ValueError(
             f"{file}: an object with lists in it, {some([repr(part) for part in parts], 6)}; write "

@@ -47,17 +47,26 @@ ODD = {  # what is said of a text, with {} for what was found in it → how it i
         r"(?:\?{2,}\W+){2,}|[^\W\d_A-Z]\?+[^\W\d_A-Z](?!\w*[=&])",
     "{}, which Python or JSON writes for another character, is read as it stands":
         r"\\n(?![a-z])|\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}",
+    "bytes as e-mail writes them, such as {}": r"(?:=[0-9A-F]{2}){2}",
+    "a list of words, as Python writes it": r"""(?s)\A\s*\[(['"]).*\1\s*\]\s*\Z""",
+    "pieces of words, such as {}": r"\w@@ | ##[a-z]+|\u2581\w+",
     "a text that is a number":
-        r"\A\W*(?i:p\.|page|seite)?\s*[\d.,]*\d(?: \w+ \d+)?\W*\Z",
+        r"\A\W*(?i:p\.|page|seite)?\s*[\d.,]*\d(?: \w+ \d+|(?:\s\d+)+)?\W*\Z",
     "a tree in brackets instead of a text": r"\A\s*\(\w*\s*\(\w+ .*\)\)\s*\Z",
 }  # fmt: skip
 OFTEN = {  # what is said if it is true of many texts
     "begin with a number, mark, name or time, such as {}; take these away if they are no text":
         r"\A\s*(?:\W{0,2}\d\S*|[@#*>\\<{\[%=+|~^}]\S*|\w[\w ]{0,20}:(?=\s)|\w{1,12}：|"
-        r"\w+\s*=\s*[{\"]|[A-Z][A-Z0-9]\s+-(?=\s))|\d:\d",
+        r"msg(?:id|str)\b|\w+\s*=\s*[{\"]|[A-Z][A-Z0-9]\s+-(?=\s))|\d:\d",
+    "have one or two words, such as {}": r"\A\s*[!-\u024f]+(?:\s[!-\u024f]+)?\s*\Z",
+    "have {} between two parts; each line is read as one text":
+        r"\s(?:=|=>|->|→|~|:{2,}|\|{2,}|\.{4,})\s|@\w+\Z",
+    "have tags in them, such as {}": r"\A(?:\S+[/_][A-Z$.,:]+\s+){3,}",
+    "have no blanks, such as {}": r"\A[!-~]{20,}\Z",
     "end with {}; were they cut short?": r"(?:\.\.\.|…)\s*\Z",
     "begin with an apostrophe that nothing closes": r"\A'[^']*\Z",
 }
+ALWAYS = [*OFTEN][-3:]  # in texts of any task
 SPOILT = re.compile(  # labels that a spreadsheet has changed
     r"(?i)\d{1,2}[-. ](jan|feb|m[aä]r|mrz|apr|ma[iy]|jun|jul|aug|sep|o[ck]t|nov|de[cz])\w*"
     r"|(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)-\d{2}|\d[.,]\d+e\+\d+"
@@ -127,11 +136,19 @@ def often(read: Sequence, seen: set[int], examples: Sequence) -> Iterator[tuple[
     for what, pattern in OFTEN.items():
         search = re.compile(pattern).search
         hits = {line: hit[0] for line, text in read if line not in seen and (hit := search(text))}
-        if (alone or "begin with a number" not in what) and 3 < 3 * len(hits) >= len(read) > 3:
+        if (alone or what in ALWAYS) and 3 < 3 * len(hits) >= len(read) > 3:
             first = shown(repr(next(iter(hits.values())).strip()))
             yield f"{len(hits)} texts {what.format(first)}", [*hits]
     if alone and (broken := broken_lines({e.line: e.values["text"].strip() for e in examples})):
         yield "sentences that go on in the next line, where each line is one text", broken
+    own = [e.line for e in examples if len(label := str(e.values.get("label", ""))) > 1
+           and re.match(re.escape(label) + r"\W", e.texts[0])]  # fmt: skip
+    if 3 < 3 * len(own) >= len(examples) > 3:
+        yield "texts that begin with their own label: it can be read off", own
+    scores = {score for e in examples if (score := e.values.get("score")) is not None}
+    if len(examples) > 8 and 0 < len(scores) <= 3:
+        told = some([f"{score:g}" for score in sorted(scores)])
+        yield f"no other scores than {told}; are these classes (classify)?", [examples[0].line]
     pairs = [pair for e in examples if "label" not in e.values and (pair := e.values.get("pair"))]
     if len(pairs) > 8 >= 4 * len({*pairs}) and "score" not in examples[0].values:
         yield (
@@ -230,6 +247,11 @@ def odd_tags(places: Places) -> Iterator[str]:
     for tag, where in places.items() if len(places) == 1 else ():
         if len(where) >= 3:
             yield f"all words have the tag {tag!r}; are the tags in another column (--columns)?"
+    if places and not is_scheme(places):
+        if is_scheme(map(str.upper, places)):
+            yield "tags in lower case: no entities are counted; write B-PER and O"
+        if all("*" in tag for tag in places):
+            yield f"tags in brackets, such as {[*places][0]!r}, are classes of words; write B-PER"
     entities = [tag for tag in places if tag[1:2] == "-" and TAG.fullmatch(tag)]
     others = [tag for tag in places if tag != "O"]
     if "O" in places and others and not entities and not is_scheme(places):

@@ -256,7 +256,7 @@ def test_a_third_text_is_no_negative_unless_it_is_said(tmp_path):
           for mark in ("Anna Berg: ", "学生：", "09:10 < anna> ", "Gen 1:18 ", " 1 ", "{100}{140}",
                        "<@U02> ", "[01-Nov-24 9:10 AM] ", "TY  - ", "## ", "2024-11-01T09:10:27Z ",
                        "\\item ", "0:10 ", "20th century: ")],
-        *[("a.txt", f"{mark}so it is\n{mark}it was\n{mark}so it goes\n{mark}bye\n", ("text",), None)
+        *[("a.txt", f"{mark}so it is\n{mark}it was so\n" * 2, ("text",), None)
           for mark in ("- ", '"', "Well, ", "I think ")],
         ("a.csv", "text,label\n" + "0:10 so it is,a\n" * 4, CLASSIFY, None),
         ("a.csv", "text,label\n" + "so it...,a\nso it is,b\nit was...,a\n" * 2, CLASSIFY,
@@ -265,7 +265,7 @@ def test_a_third_text_is_no_negative_unless_it_is_said(tmp_path):
          r"3 texts begin with an apostrophe .*\(lines 2, 3, 4\)"),
         ("a.txt", "We went to the\nnext thing and\nit was so.\nThen we\nwent home.\n", ("text",),
          r"go on in the next line.*\(lines 1, 2, 4\)"),
-        ("a.txt", "so it is\nwe go home\nthen we\nwent off\nAnna\n", ("text",), None),
+        ("a.txt", "so it is\nwe go home\nthen we go\nwent off so\nAnna\n", ("text",), None),
         *[("a.txt", "".join(f"so it {word}{mark}x\n" for word in "is was goes went be".split()),
            ("text",), kind and f"a (comma|semicolon|tab) in every line.*{kind}")
           for mark, kind in ((",", ".csv"), (";", ".csv"), ("\t", ".tsv"), (" ", ""))],
@@ -274,6 +274,23 @@ def test_a_third_text_is_no_negative_unless_it_is_said(tmp_path):
         ("a.csv", "text,label\na,good#new\nb,bad#new\n", CLASSIFY, r"may be several .*lines 2, 3"),
         ("a.csv", 'text,label\na,Sci/Tech\nb,"Yes, often"\nc,"No, never"\n', CLASSIFY, None),
         ("a.csv", "text,label\na,1-Feb\nb,2E+10\nc,may\n", CLASSIFY, r"'1-Feb' looks .*\(line 2\)"),
+        *[("a.txt", f"so it is{mark}and so\nit was{mark}of old\n" * 2, ("text",),
+           "4 texts have '.*' between two parts") for mark in (" -> ", " = ", " :: ", " ....... ")],
+        *[("a.csv", "text,label\n" + f"{text},a\n{text}b,c\n" * 3, CLASSIFY, warning)
+          for text, warning in (
+              ("so%20it%20is%20and%20so", "6 texts have no blanks"), ("caf=C3=A9", "as e-mail"),
+              ("so_it_is_and_so_it_was", "6 texts have no blanks"))],
+        ("a.csv", "text,label\n\"['so', 'it']\",a\nso,b\n", CLASSIFY, "a list of words.*line 2"),
+        ("a.csv", "text,label\n101 2023 102,a\nso it is,b\n", CLASSIFY, "that is a number .line 2"),
+        ("a.csv", "text,label\n" + "bad: so it is,bad\ngood; so,good\n" * 2, CLASSIFY,
+         "their own label"),
+        ("a.txt", "the les@@ son was\n\u2581so \u2581it\n", ("text",), "pieces of.*lines 1, 2"),
+        ("a.txt", "The/DT cup/NN is/VB ./.\nIt/PR is/VB so/RB ./.\n" * 2, ("text",), "have tags"),
+        ("a.txt", "Jo B-PER\nis O\nhere O\nnow O\n", ("text",), "4 texts have one or two words"),
+        ("a.csv", "text,pair,score\n" + "".join(f"a {i},b {i},{i % 3}\n" for i in range(9)), PAIR,
+         r"no other scores than 0, 1, 2; are these classes"),
+        ("a.conll", "Jo b-per\nis o\n", WORDS, "tags in lower case"),
+        ("a.conll", "Jo (PER*)\nis *\n", WORDS, "tags in brackets"),
         ("a.conll", "en:Jo\tB-PER\nen:is\tO\n", WORDS, "a language in front of each word"),
         ("a.csv", "text,pair\n" + "".join(f"so {i},yes\n" for i in range(9)), BELONG,
          r"only 1 different second texts; if they are labels"),
@@ -385,3 +402,11 @@ def test_several_negatives_are_asked_about(tmp_path):
     rows = json.dumps({"query": "so it is", "positive": "it is so", "negatives": ["a b", "c d"]})
     with pytest.raises(ValueError, match="'negatives': texts that do not belong"):
         read(tmp_path / "a.jsonl", rows, BELONG)
+
+
+def test_two_columns_may_be_the_label(tmp_path):
+    rows = [(text, f"7{'ab'[i // 2 % 2]}", label) for i, (text, label) in enumerate(OPINIONS)]
+    with pytest.raises(ValueError, match="is the label 'class' or 'mood'.*label=class or label="):
+        read(tmp_path / "a.csv", "comment,class,mood\n" + table(rows), CLASSIFY)
+    found, _ = read(tmp_path / "a.csv", "comment,class,label\n" + table(rows), CLASSIFY)
+    assert both(found) == OPINIONS

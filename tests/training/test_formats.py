@@ -175,7 +175,7 @@ def test_questions_in_columns(tmp_path):
         read(tmp_path / "a.csv", "question,context,answer,start\nq,a b c,,\n", QUESTIONS)
     content = "question,context,answer\nq,May is warm,{}\n"
     found, said = read(tmp_path / "a.csv", content.format("is"), QUESTIONS)
-    assert found[0].values["answers"] == [["is", 4]] and "each is looked for in its con" in said
+    assert found[0].values["answers"] == [["is", 4]] and "each is looked for in its text" in said
     for answer, message in (("a", "stands several times"), ("MAY", "context, but in another case"),
                             ("May|warm", "does not stand in the context .line")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
@@ -194,6 +194,8 @@ def test_keys_that_only_some_rows_have(tmp_path):
     assert both(found) == [("a", "x"), ("b", "y")]
     rows = json.dumps([["text", "label"], ["a", "x"]])
     assert both(read(tmp_path / "a.json", rows, CLASSIFY)[0]) == [("a", "x")]
+    lists = json.dumps({"text": ["a", "b"], "label": ["x", "y"]})
+    assert both(read(tmp_path / "a.json", lists, CLASSIFY)[0]) == [("a", "x"), ("b", "y")]
     listed = json.dumps([{"text": "a", "label": "x"}], indent=1)
     assert both(read(tmp_path / "a.jsonl", listed, CLASSIFY)[0]) == [("a", "x")]
     with pytest.raises(ValueError, match="orient="):
