@@ -4,7 +4,7 @@
 
 What is stored is what a learner sees who runs the notebook and has written nothing yet. `run` does
 the same, and solves each exercise after its judge has spoken: the metadata of the learner's cell
-hold a ``solution``, which is the library. Tags of a cell:
+hold a ``solution``, which is also shown, folded away, below the judge. Tags of a cell:
 
     exercise   the learner writes here; has a ``solution``
     judged     calls the judge on the exercise before it
