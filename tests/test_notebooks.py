@@ -70,7 +70,7 @@ def test_commands_and_links_in_the_text_are_good(path, notebook):
 
 
 def test_each_of_the_twelve_exercises_is_in_one_notebook():
-    assert len(NOTEBOOKS) == 8
+    assert len(NOTEBOOKS) == 9
     sources = [
         cell.source
         for path in NOTEBOOKS
