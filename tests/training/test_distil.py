@@ -2,7 +2,6 @@
 
 import json
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +15,6 @@ from minibert.sentence_encoder import SentenceEncoder
 from minibert.tokenization.tokenizer import BertTokenizer
 from minibert.training.distil import distil, smaller_vocabulary, start_student, which_layers
 from minibert.training.tasks.distil import Distil
-
-CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def test_the_student_comes_near_to_the_teacher(world, tmp_path):
