@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from textwrap import dedent
 
 from minibert.parity.report import Report, Row
 
@@ -29,7 +30,7 @@ def section(report: Report) -> str:
         f'<p><span class="verdict {word}">{word}</span> {escape(said)}</p>',
     ]
     if report.shown:
-        parts.append(f"<pre>{escape(chr(10).join(report.shown))}</pre>")
+        parts.append(f"<pre>{escape(dedent(chr(10).join(report.shown)))}</pre>")
     if report.diagnosis:
         parts.append("<p>Which mistake it is:</p>")
         parts.append(f'<pre class="mistake">{escape(str(report.diagnosis))}</pre>')

@@ -45,7 +45,8 @@ class DoNotFit(ValueError):
         super().__init__(
             f"{problem}\n{said}; put it into the class, or the part in braces into a file for "
             f"--names:\n    {written(example)}"
-            + ("\nA matrix M that is used as x @ M is (in, out)." if len(mappings) > 1 else "")
+            + ('\nWhere a matrix M is used as x @ M, add its order: "query.weight (in, out)".'
+               if len(mappings) > 1 else "")
         )
 
 
@@ -139,6 +140,9 @@ def copy_weights(
     unknown = in_short([name for name in places if name not in found], parameters)
     wrong = [f"it has nothing called {lacking}"] if lacking else []
     wrong += [f"it has {unknown}" + ("" if lacking else ", which ours does not")] if unknown else []
+    strange = [own for name, place in places.items() for own in place.ours
+               if own not in weights and own != name]
+    wrong += [f"names has {in_short(strange, strange)}, which ours does not"] if strange else []
     wrong += shapes[:3]
     wrong += [f"{len(shapes) - 3} more have another shape"] if len(shapes) > 3 else []
     if wrong:

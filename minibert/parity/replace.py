@@ -237,6 +237,8 @@ def settle(
         return names, ""
     except DoNotFit as error:
         problem, mappings, clear = error.problem, error.mappings, error.clear
+        if names or getattr(make, "names", None):  # what is said is not replaced by a guess
+            raise
     place, end = MODULES[kind]
     output = our_name(place.format(0) + end, inputs.config)
     exact, shares = Computation(inputs)[output], []

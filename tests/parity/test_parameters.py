@@ -153,13 +153,19 @@ def test_parameters_of_any_shape_are_recognised_and_the_mapping_can_be_pasted(fo
 
 def test_what_cannot_be_guessed_is_asked_for_with_lines_that_do():
     assert [m.key for m, in examined(Fused, scale=1).diagnosis.answers] == ["no-scale"]
-    with pytest.raises(DoNotFit, match="A matrix M that is used as x @ M is") as caught:
+    with pytest.raises(DoNotFit, match="Where a matrix M is used as x @ M") as caught:
         examined(Raw, scale=1)  # no number is right, so the layout cannot be tried out
     mapping = json.loads(re.search(r"names = (\{.*\})", str(caught.value))[1])
     turned = {name: "(in, out)" in said or name[0] == "b" for name, said in mapping.items()}
     mapping = {name: said if turned[name] else f"{said} (in, out)"
                for name, said in mapping.items()}
     assert [m.key for m, in examined(Raw, scale=1, names=mapping).diagnosis.answers] == ["no-scale"]
+
+
+def test_a_mapping_with_a_mistake_in_it_is_not_replaced_by_a_guess():
+    said = r'called key; it has qkv; names has kye, which ours does not\n(.|\n)*"query, key, value"'
+    with pytest.raises(DoNotFit, match=said):
+        examined(Fused, names={"qkv": "query, kye, value", "out": "output"})
 
 
 class TorchLayer(nn.Module):
