@@ -239,7 +239,8 @@ class Evaluation:
         self.features = {n: task.encode(examples[n]) for n in ("dev", "test") if n in examples}
         if "keep" in examples:
             how = {"pooling": getattr(task, "pooling", ("mean",)), "max_length": task.max_length}
-            self.similarity = Similarity(task.tokenizer, **how)
+            encoder = getattr(task, "encoder", None)
+            self.similarity = Similarity(task.tokenizer, encoder=encoder, **how)
             self.features["general"] = self.similarity.encode(examples["keep"])
 
     def on(self, *names: str, calibrate: bool = False) -> dict[str, float]:

@@ -268,7 +268,7 @@ def write_vocabulary(
             texts.
     """
     need_ending(out, ".txt")
-    if Path(out).resolve() in {Path(path).resolve() for path in paths}:
+    if os.path.realpath(out) in map(os.path.realpath, paths):
         raise ValueError(f"{out} is one of the texts; name another file for the vocabulary")
     if not 0 <= held_out_share < 1:
         raise ValueError(

@@ -12,8 +12,11 @@ from minibert.heads import (
     BertForSequenceClassification,
     BertForTokenClassification,
 )
+from minibert.sentence_encoder import SentenceEncoder
+from minibert.similarity import pairwise_cosine_similarity
 from minibert.training import tasks
 from minibert.training.data import Example
+from minibert.training.inference import FineTuned
 from minibert.training.settings import Settings
 from minibert.training.tasks.qa import Found
 from minibert.training.tasks.tokens import IGNORE
@@ -58,6 +61,22 @@ def test_cosine_and_cosent_by_hand():
     expected = math.log(1 + math.exp(20 * (0.3 - 0.4)) + math.exp(20 * (0.9 - 0.4)))
     assert task.criterion(torch.tensor([0.4, 0.3, 0.9]), batch).item() == pytest.approx(expected)
     assert task.weight(batch) == 1
+
+
+@pytest.mark.parametrize("settings", [
+    {"truncate_dim": 5}, {"default_prompt_name": "q"},
+    {"default_prompt_name": "q", "include_prompt": False, "pooling": ["max", "mean"]},
+], ids=str)  # fmt: skip
+def test_a_pair_model_scores_as_its_encoder_does(tmp_path, settings):
+    small.base(tmp_path)
+    encoder = SentenceEncoder.from_pretrained(tmp_path, engine="textbook")
+    settings = {"pooling": "mean", "max_length": 40, "prompts": {"q": "a warm "}} | settings
+    encoder = SentenceEncoder(encoder.model, encoder.tokenizer, **settings)
+    encoder.save_pretrained(tmp_path)
+    pairs = [("good film", "the song"), ("was it a dull meal", "bad")]
+    first, second = (encoder.encode(texts) for texts in zip(*pairs, strict=True))
+    found = [answer["score"] for answer in FineTuned.from_pretrained(tmp_path).predict(pairs)]
+    assert found == pytest.approx(pairwise_cosine_similarity(first, second), abs=1e-6)
 
 
 def test_in_batch_negatives_by_hand():

@@ -129,6 +129,7 @@ def test_the_command(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("words, message", [
+    (["loop", "--out", "vocab.txt"], "loop: no such file"),
     (["--out", "text.txt", "--force"], "one of the texts"),
     (["--out", "vocab.json"], "a .txt file"),
     (["--out", "vocab.txt", "--held-out-share", 1], "the share held out"),
@@ -137,6 +138,7 @@ def test_the_command(tmp_path, capsys):
 def test_wrong_use_of_the_command(words, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("One.\n\nTwo.\n")
+    (tmp_path / "loop").symlink_to("loop")
     assert message in run(capsys, "vocabulary", "text.txt", *words, status=2)[1]
     assert not (tmp_path / "vocab.txt").exists()
 

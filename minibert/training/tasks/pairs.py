@@ -107,7 +107,8 @@ class BiEncoder(Task):
     """A task without a head: texts become vectors, each for itself, and vectors are compared.
 
     The result of a fine-tuning is a sentence encoder. ``pooling``: how hidden states become a
-    vector, names in ``pooling.POOLING``; ``encoder``: what is saved, with its prompts and so on.
+    vector, names in ``pooling.POOLING``; ``encoder``: what is saved. Its default prompt stands
+    before every text, and its ``truncate_dim`` holds: the vectors are those it will be asked for.
     """
 
     pooling: Sequence[str] = field(default=("mean",), kw_only=True)
@@ -140,11 +141,33 @@ class BiEncoder(Task):
         """Write a directory of sentence-transformers."""
         self.encoder.save_pretrained(directory)
 
+    def encode(self, examples: Sequence[Example]) -> list[Feature]:
+        """Token ids, those of the default prompt included, and targets."""
+        if prompt := self.prompt:
+            named = [name for (name,) in self.sides if name in examples[0].values]
+            examples = [
+                e._replace(values=e.values | {name: prompt + e.values[name] for name in named})
+                for e in examples
+            ]
+        return super().encode(examples)
+
+    @property
+    def prompt(self) -> str:
+        """The encoder's default prompt."""
+        return self.encoder.prompt(None, None) if self.encoder else ""
+
     def embed(self, model: nn.Module, inputs: dict) -> Tensor:
-        """The pooled vectors of rows of tokens, not normalised, (R, H)."""
-        hidden = model(**inputs).last_hidden_state  # (R, T, H)
-        vectors = [POOLING[name](hidden, inputs["attention_mask"]) for name in self.pooling]
-        return torch.cat(vectors, dim=-1)
+        """The pooled vectors of rows of tokens, not normalised, (R, H) or as far as they are used.
+
+        As `SentenceEncoder.encode` computes them, where there is no Dense.
+        """
+        hidden, mask = model(**inputs).last_hidden_state, inputs["attention_mask"]  # (R, T, H)
+        if self.prompt and not self.encoder.include_prompt:
+            skip = self.encoder.length_of_prompt(self.prompt)
+            behind = torch.arange(hidden.shape[1], device=hidden.device) >= skip  # (T,)
+            mask = (True if mask is None else mask) & behind.expand(hidden.shape[:2])
+        vectors = torch.cat([POOLING[name](hidden, mask) for name in self.pooling], dim=-1)
+        return vectors[:, : self.encoder.truncate_dim] if self.encoder else vectors
 
 
 @dataclass(eq=False)
