@@ -152,12 +152,16 @@ def check_pooling(encoder: SentenceEncoder) -> None:
     Raises:
         ValueError: what it does instead.
     """
-    if encoder.pooling != ("mean",) or encoder.dense or encoder.truncate_dim:
+    others = {
+        "pools by " + " + ".join(encoder.pooling): encoder.pooling != ("mean",),
+        "leaves the prompt out": not encoder.include_prompt and encoder.prompt(None, None),
+        "has a Dense": encoder.dense,
+        "cuts the vector short": encoder.truncate_dim,
+    }
+    if found := [what for what, is_so in others.items() if is_so]:
         raise ValueError(
-            f"this model pools by {' + '.join(encoder.pooling)}"
-            f"{', then goes through a Dense' if encoder.dense else ''}"
-            f"{', then is cut short' if encoder.truncate_dim else ''}; the page takes a cosine "
-            "apart into pairs of tokens, which only the mean alone allows"
+            f"this model {' and '.join(found)}; the page takes a cosine apart into pairs of "
+            "tokens, which only the mean alone allows"
         )
 
 

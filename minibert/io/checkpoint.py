@@ -57,6 +57,7 @@ TIED = {
     "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
+INT8 = "model.int8.safetensors"  # what `speed.int8` writes, in the place of the other files
 
 
 
@@ -140,6 +141,11 @@ def read(directory: str | os.PathLike) -> dict[str, Tensor]:
             return read_file(directory.file(name))
         if directory.has(f"{name}.index.json"):
             return read_shards(directory, f"{name}.index.json", read_file)
+    if directory.has(INT8):
+        raise FileNotFoundError(
+            f"{directory} has whole numbers for weights ({INT8}), which SentenceEncoder alone "
+            "reads; name the directory of the model that they were made from"
+        )
     there = sorted(os.listdir(directory))
     raise FileNotFoundError(
         f"{directory} has no weights: model.safetensors or pytorch_model.bin, or the "

@@ -35,7 +35,7 @@ from minibert.pretrained import NoInitialisation
 from minibert.speed.packed import PackedLinear
 from minibert.trace import record
 
-FILE = "model.int8.safetensors"
+FILE = checkpoint.INT8
 SMALLEST = 1e-30  # instead of 0 where something is divided by the largest value
 # Below the lowest value of each activation.
 FLOORS = {"gelu": -0.171, "gelu_new": -0.171, "gelu_pytorch_tanh": -0.171, "relu": 0.0}

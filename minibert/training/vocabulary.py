@@ -40,7 +40,6 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 
 from minibert.batching import progress
 from minibert.io.files import need_ending, write_text

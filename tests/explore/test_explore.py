@@ -146,10 +146,18 @@ def test_one_text_is_compared_with_itself():
 def test_refusals(tiny):
     damaged = random_encoder()
     damaged.model.layers[1].attention_norm.bias.data[3] = torch.nan
-    by_cls = SentenceEncoder(tiny.model, tiny.tokenizer, pooling=["cls"])
+    others = {
+        "cuts the vector short": {"truncate_dim": 5},
+        "leaves the prompt out": {"include_prompt": False, "prompts": {"q": "q "},
+                                  "default_prompt_name": "q"},
+        "pools by cls": {"pooling": ["cls"]},
+    }  # fmt: skip
+    for message, settings in others.items():
+        by_cls = SentenceEncoder(tiny.model, tiny.tokenizer, **settings)
+        with pytest.raises(ValueError, match=f"this model {message}; .*only the mean alone allows"):
+            figures(by_cls, TEXTS)
     for encoder, texts, message in (
         (tiny, ["a", "b", "c"], "^3 texts; the page shows one, or two"),
-        (by_cls, TEXTS, "pools by cls.*only the mean alone allows"),
         (damaged, TEXTS, "NaN or infinity: its weights are damaged"),
     ):
         with pytest.raises(ValueError, match=message):

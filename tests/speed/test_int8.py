@@ -91,6 +91,8 @@ def test_saved_small_and_opened_again(tmp_path):
     assert np.array_equal(ours.encode(TEXTS), vectors)
     first, again = ((tmp_path / name / int8.FILE).read_bytes() for name in ("once", "again"))
     assert first == again and not (tmp_path / "once" / "model.safetensors").exists()
+    with pytest.raises(FileNotFoundError, match="which SentenceEncoder alone reads"):
+        BertModel.from_pretrained(tmp_path / "once")
     as_float = SentenceEncoder.from_pretrained(tmp_path / "once", precision="float32")
     assert as_float.engine == "packed"
     assert (as_float.encode(TEXTS) * vectors).sum(1).min() > 0.998
