@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from minibert import BertForPreTraining, BertTokenizer
 from minibert.io.hub import locate
 from minibert.training import measuring
-from minibert.training.corpus import read_documents
+from minibert.training.data.corpus import read_documents
 from minibert.training.packing import Packed, held_out_batches, tokenise
 
 GAPS = """She opened the [MASK] and went into the room.

@@ -36,8 +36,8 @@ from minibert.tokenization.tokenizer import BertTokenizer
 from minibert.training import data
 from minibert.training.adapt import set_dropout
 from minibert.training.checkpoints import Run
-from minibert.training.corpus import read_documents, sentences
 from minibert.training.data import Say, silent
+from minibert.training.data.corpus import read_documents, sentences
 from minibert.training.finetune import draw, train_task
 from minibert.training.inference import Evaluation
 from minibert.training.loader import data_loader

@@ -28,8 +28,8 @@ from minibert.io.hub import model_card
 from minibert.training import data
 from minibert.training.adapt import adapt, encoder_of, merge_lora, pull_to_start
 from minibert.training.checkpoints import Run
-from minibert.training.columns import shown
 from minibert.training.data import Say, silent
+from minibert.training.data.columns import shown
 from minibert.training.events import event_files
 from minibert.training.inference import Evaluation
 from minibert.training.loader import data_loader

@@ -22,8 +22,8 @@ from minibert.model import BertModel
 from minibert.sentence_encoder import best_device
 from minibert.training import data
 from minibert.training.adapt import blend, encoder_of
+from minibert.training.data.tables import some
 from minibert.training.plots import curves
-from minibert.training.tables import some
 from minibert.training.tasks import TASKS, task_class
 from minibert.training.tasks.base import Task
 from minibert.training.tasks.pairs import Similarity

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Sampler
 from minibert.batching import progress
 from minibert.io import distributed
 from minibert.tokenization.tokenizer import BertTokenizer
-from minibert.training.corpus import Document
+from minibert.training.data.corpus import Document
 from minibert.training.loader import shuffled
 from minibert.training.tasks.base import to_device
 

@@ -30,8 +30,8 @@ from minibert.training import measuring
 from minibert.training.adapt import set_dropout
 from minibert.training.beginning import begin_with_frequencies, begin_with_neighbours
 from minibert.training.checkpoints import Run
-from minibert.training.corpus import Document, hold_out, read_documents
 from minibert.training.data import Say, silent
+from minibert.training.data.corpus import Document, hold_out, read_documents
 from minibert.training.loop import Step, loop
 from minibert.training.optim import make_optimizer, parameter_groups
 from minibert.training.packing import (

@@ -50,8 +50,8 @@ from minibert.tokenization.tokenizer import (
     split,
     wordpiece,
 )
-from minibert.training.corpus import hold_out, read_documents, sentences
 from minibert.training.data import Say, silent
+from minibert.training.data.corpus import hold_out, read_documents, sentences
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SHOWN = 20  # so many merges are said as they happen

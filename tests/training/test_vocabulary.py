@@ -6,7 +6,7 @@ import pytest
 from support.command import run as command
 
 from minibert.tokenization.tokenizer import BertTokenizer
-from minibert.training.corpus import read_documents, sentences
+from minibert.training.data.corpus import read_documents, sentences
 from minibert.training.vocabulary import SPECIAL_TOKENS, count_words, learn, measure
 
 HUGS = {"hug": 10, "pug": 5, "pun": 12, "bun": 4, "hugs": 5}  # counts one can follow by hand

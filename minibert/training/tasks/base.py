@@ -51,7 +51,7 @@ class Task(ABC):
     Attributes:
         tokenizer: that of the model.
         max_length: maximum tokens of an input, special tokens included.
-        inputs, truth: the columns of a row of data, keys of ``data.NAMES``: the inputs of
+        inputs, truth: the columns of a row of data, keys of ``data.columns.NAMES``: the inputs of
             the model, and the labels; "?" at the end = optional.
         sides: the texts of an example that stand in one row, for each of its rows.
         best: the metric that decides which checkpoint is the best one; higher is better.

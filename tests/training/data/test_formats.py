@@ -275,7 +275,7 @@ def test_one_text_a_line_or_columns(tmp_path):
 
 
 def test_the_examples_of_the_course(tmp_path):
-    page = read_text(Path(__file__).resolve().parents[2] / "notebooks" / "files.md")
+    page = read_text(Path(__file__).resolve().parents[3] / "notebooks" / "files.md")
     table, words, questions = page.split("```\n")[1::2]
     found, _ = read(tmp_path / "a.csv", table, CLASSIFY)
     assert both(found) == [("warm, and very good", "good"), ("cold", "bad")]

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from minibert.training.answers import misplaced
-from minibert.training.columns import COMMA, MISSING, is_number, number_of
-from minibert.training.tables import Table, some
+from minibert.training.data.columns import COMMA, MISSING, is_number, number_of
+from minibert.training.data.tables import Table, some
 
 LIST = re.compile(r"\[.*\]|\(.*\)|\{.*\}", re.DOTALL)  # as Python writes one
 ARRAY = re.compile(r"array\((\[.*?\])(?:, dtype=[^)]*)?\)", re.DOTALL)  # as numpy writes one

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from minibert.io.files import no_such_file
-from minibert.training.files import text_of
+from minibert.training.data.files import text_of
 
 Document = list[str]  # its sentences
 

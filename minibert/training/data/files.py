@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from minibert.training.conll import in_columns, read_words
-from minibert.training.tables import Table, columns, lines, numbered, some, text_of
+from minibert.training.data.conll import in_columns, read_words
+from minibert.training.data.tables import Table, columns, lines, numbered, some, text_of
 
 DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 WORDS = (".conll", ".iob", ".iob2", ".iob1", ".bio")  # a word and its tags a line

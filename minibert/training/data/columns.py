@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from minibert.training.data.tables import lines
 from minibert.training.entities import is_scheme
-from minibert.training.tables import lines
 
 # What a column may be called -> what it is. A task asks for some of these roles.
 NAMES = {

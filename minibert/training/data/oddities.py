@@ -8,9 +8,9 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from minibert.training.columns import CHINESE, MISSING, TEXTS, is_number, number_of, shown
+from minibert.training.data.columns import CHINESE, MISSING, TEXTS, is_number, number_of, shown
+from minibert.training.data.tables import lines, some
 from minibert.training.entities import TAG, is_scheme
-from minibert.training.tables import lines, some
 
 # UTF-8 that was read as Windows-1252 or Latin-1. A dash or a quote may also follow a plain Ã.
 GARBLED = (

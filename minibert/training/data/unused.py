@@ -6,8 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from minibert.training.columns import NAMES, content, is_number, shown
-from minibert.training.tables import Table, some
+from minibert.training.data.columns import NAMES, content, is_number, shown
+from minibert.training.data.tables import Table, some
 
 # What says that a row does not count: Prodigy, Argilla, Label Studio.
 REJECTED = {"answer": ("reject", "ignore"), "status": ("discarded",), "was_cancelled": ("true",)}

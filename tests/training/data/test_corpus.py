@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from minibert.training.corpus import hold_out, read_documents, sentences, split_documents
+from minibert.training.data.corpus import hold_out, read_documents, sentences, split_documents
 
 
 def test_a_sentence_a_line_and_a_blank_line_between_documents(tmp_path):

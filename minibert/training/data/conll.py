@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from minibert.training.data.tables import Table, columns, lines, numbered
 from minibert.training.entities import is_scheme
-from minibert.training.tables import Table, columns, lines, numbered
 
 HEADER = "tag", "tags", "label", "labels", "ner", "ner_tags", "pos", "pos_tags"
 UNDERSCORE = re.compile(r"^([BIESLUM])_(?=.)")
