@@ -203,6 +203,16 @@ def test_where_everything_agrees_each_part_is_a_line(tensors):
         "embeddings 6 tensors", "layers.0 14 tensors", "layers.1 14 tensors", "pooler 2 tensors"]
 
 
+def test_what_differs_all_the_way_down_is_folded_after_three():
+    right = {f"layers.{i}.attention.query": torch.ones(2) for i in range(20)}
+    wrong = {name: value + (name > "layers.12") for name, value in right.items()}
+    report = compare("", wrong, dict(sorted(right.items())), lambda *_: (1e-6, "because"))
+    assert [row.name for row in report.folded()] == [
+        "4 tensors before it agree",
+        *(f"layers.{i}.attention.query" for i in (12, 13, 14)), "13 tensors after it, too"]
+    assert str(report).count("DIFFERS") == 4 and len(report.to_dict()["rows"]) == 20
+
+
 def test_where_a_difference_is():
     def said(place, value, name="layers.0.attention.output"):
         right = Computation(EXAMPLE)[name]
