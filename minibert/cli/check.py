@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+from pathlib import Path
 
 from minibert.cli.common import (
     Result,
@@ -90,6 +91,8 @@ def parity(args: argparse.Namespace) -> Result:
 @writes("--start", ending=".py", help="write the file to start from")
 @option("--hint", type=int, choices=(1, 2, 3), help="give a hint, each more concrete")
 @option("--csv", action="store_true", help="for all: print the table as csv")
+@option("--format", choices=("gradescope", "prairielearn", "github", "junit", "nbgrader", "otter"),
+        help="one submission, as another tool reads it")
 @option("--seed", type=whole_number(0), default=0, help="random seed of the inputs (default 0)")
 @option("--seconds", type=float, default=10, help="time limit for a file (default 10)")
 @option("--memory", type=whole_number(1), default=2000,
@@ -101,6 +104,10 @@ def check(args: argparse.Namespace) -> Result:
     Example: minibert check attention --start attention.py
 
     Then fill in the file, and: minibert check attention attention.py
+
+    more examples:
+      minibert check all class --csv                      a class, for a spreadsheet
+      minibert check all . --format gradescope > results.json
     """
     from minibert.course import exercises
 
@@ -117,6 +124,8 @@ def check(args: argparse.Namespace) -> Result:
     if args.path is None:
         raise ValueError("what is to be graded? Give a FILE, or all and a DIR; or --start, --hint")
     limits = {"seed": args.seed, "seconds": args.seconds, "megabytes": args.memory}
+    if args.format:
+        return formatted(args.exercise, args.path, args.format, limits)
     if args.exercise != "all":
         grade = exercises.grade(args.exercise, args.path, **limits)
         return Result(grade, str, grade.passed)
@@ -124,6 +133,28 @@ def check(args: argparse.Namespace) -> Result:
     passed = all(one.passed for found in results.values() for one in found.values())
     render = class_csv if args.csv else submission_text if len(results) == 1 else class_text
     return Result(results, render, passed)
+
+
+def formatted(exercise: str, path: str, form: str, limits: dict) -> Result:
+    """One submission in the format of a tool, which gets a result even if there is no file.
+
+    The status is that of tests for JUnit only: elsewhere the text has it.
+    """
+    from minibert.course import exercises
+    from minibert.course.formats import FORMATS
+
+    if exercise == "all":
+        if not Path(path).is_dir():
+            raise ValueError(f"{path} is no directory; --format takes all and a submission's")
+        if not exercises.holds_exercises(Path(path)):
+            for one in sorted(Path(path).glob("*/")):
+                if exercises.holds_exercises(one):
+                    raise ValueError(f"--format is for one submission, such as {one}, not a class")
+        grades = exercises.grade_submission(path, **limits)
+    else:
+        grades = {exercises.find(exercise).name: exercises.grade_file(exercise, path, **limits)}
+    passed = form != "junit" or all(grade.passed for grade in grades.values())
+    return Result(grades, FORMATS[form], passed)
 
 
 def class_table(results: dict) -> list[list]:

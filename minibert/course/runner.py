@@ -3,13 +3,14 @@
 The process gets the inputs of one call after the other and sends back what the function returned;
 so what was done before an endless loop or a crash still counts, and no answer is ever in there.
 
-Where the system has `unshare` and allows it, the process sees no network, and all that it started
-ends with it. Anywhere, Python itself refuses to start processes, to open connections, to write
-outside of a scratch directory, and to read this package or the files of other learners. This keeps
-away accidents and what is easily tried. It is no wall: code in the same process can reach below
-Python (ctypes, a bug in a library), fill the memory of its own process, or forge what is said about
-its own function, though no answer is there to be found. Whoever grades strangers' code for a mark
-that counts does it in a container or a virtual machine.
+Where the system has `unshare` and allows it, the process sees no network, every file system is
+read-only except for a scratch directory, and all that it started ends with it. Anywhere, Python
+itself refuses to start processes, to open connections, to write outside of the scratch directory,
+and to read this package or the files of other learners. This keeps away accidents and what is
+easily tried. It is no wall: code in the same process can reach below Python (a bug in a library;
+without namespaces, torch's own writing of files), fill the memory of its own process, or forge what
+is said about its own function, though no answer is there to be found. Whoever grades strangers'
+code for a mark that counts does it in a container or a virtual machine.
 """
 
 from __future__ import annotations
@@ -23,35 +24,49 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from minibert.course.run_submission import PRINTED, encode
+from minibert.course.run_submission import BUSIEST, PRINTED, encode
 
-STARTUP = 120  # seconds that starting Python and importing torch may take on a very busy machine
+STARTUP = 600  # seconds that starting Python and importing torch may take on a very busy machine
 LONGEST = 64 << 20  # bytes of a reply
 REPLY = {"got": str, "error": str, "stopped": str, "printed": str, "random": bool, "number": int,
          "changed": list}
-APART = ["unshare", "--user", "--map-root-user", "--net", "--ipc", "--pid", "--fork",
-         "--kill-child", "sh", "-c", '"$@"; exit $?', "sh"]  # sh: the first process has privileges
+# The first argument, a directory, stays writable; the rest is started without privileges. It does
+# not replace the shell: what the first process of a namespace may do, it may not.
+READ_ONLY = """
+mounts=$(cut -d' ' -f5 /proc/self/mountinfo)
+mount --bind "$1" "$1" && shift || exit 1
+for mount in $mounts; do
+    case $mount in (/proc*|/sys*|/dev*) ;; (*) mount -o remount,bind,ro "$mount" 2>/dev/null ;; esac
+done
+[ ! -w / ] && setpriv --bounding-set=-all --no-new-privs -- "$@"
+exit $?
+"""
+APART = ["unshare", "--user", "--map-root-user", "--net", "--ipc", "--pid", "--mount", "--fork",
+         "--kill-child", "sh", "-c", READ_ONLY, "sh"]
 
 
 @cache
 def isolation() -> list[str]:
-    """What starts a process without a network, in which all ends with the first; [] = nothing."""
-    with suppress(OSError, subprocess.TimeoutExpired):
-        if not subprocess.run([*APART, "true"], capture_output=True, timeout=20).returncode:
-            return APART
+    """What starts a process that sees no network, writes to the directory named first, and at whose
+    end all ends that it started; [] = nothing."""
+    with suppress(OSError, subprocess.TimeoutExpired), tempfile.TemporaryDirectory() as scratch:
+        tried = subprocess.run([*APART, scratch, "true"], capture_output=True, timeout=60)
+        return [] if tried.returncode else APART
     return []
 
 
 def isolated() -> str:
     """How files are run here, in a sentence."""
     if isolation():
-        return "Run in a process of its own, without network; all that it starts ends with it."
+        return ("Run in a process of its own, without network, all but its scratch directory "
+                "read-only; all that it starts ends with it.")
     return "Run in a process of its own, watched by Python alone: this system has no namespaces."
 
 
@@ -84,10 +99,10 @@ class Submission:
         self.scratch = tempfile.TemporaryDirectory(prefix="minibert-check-")
         self.trace = Path(self.scratch.name, ".trace")  # Python's last words
         paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
-        arguments = (self.path, self.name, self.seconds, self.megabytes, self.trace)
+        apart = isolation() and [*isolation(), self.scratch.name]
+        arguments = self.path, self.name, self.seconds, self.megabytes, self.trace, time.time()
         self.process = subprocess.Popen(
-            [*isolation(), sys.executable, "-m", "minibert.course.run_submission",
-             *map(str, arguments)],
+            [*apart, sys.executable, "-m", "minibert.course.run_submission", *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -118,7 +133,7 @@ class Submission:
 
     def receive(self, patience: float = 5) -> dict:
         """The next reply. The process watches its own time; this waits a little longer."""
-        timer = threading.Timer(self.seconds + patience, self.end)
+        timer = threading.Timer(BUSIEST * self.seconds + patience, self.end)
         timer.start()
         try:
             reply = json.loads(self.process.stdout.readline(LONGEST))

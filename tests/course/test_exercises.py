@@ -226,6 +226,28 @@ def attention(*args):
     found += [type(thing).__name__ for thing in gc.get_objects()]
     raise ValueError("found " * bool({"expected", "Case", "Stage", "Computation"} & {*found}))
 """,
+    "dynamic": "import ctypes\ndef attention(*args): "
+               "ctypes.CDLL(None).system(b'echo gone > ../right/attention.py')",
+    "database": "import pathlib, sqlite3\ndef attention(*args):\n"
+                "    sqlite3.connect(pathlib.Path(__file__).parents[1] / 'right/x.db')",
+    "saver": "import pathlib, torch\ndef attention(query, *args):\n"
+             "    torch.save(query, pathlib.Path(__file__).parents[1] / 'right/attention.py')",
+    "liar": """import torch
+class Liar(torch.Tensor):
+    def numel(self): return 1
+    def tolist(self): return ["x" * 10**8]
+def attention(query, key, mask): return torch.ones(1).as_subclass(Liar)
+""",
+    "deep": """def attention(query, key, mask):
+    nested = []
+    for _ in range(5_000): nested = [nested]
+    return nested
+""",
+    "patcher": """import json, torch
+torch.Tensor.__eq__ = torch.Tensor.equal = torch.allclose = lambda *args: True
+json.dumps = lambda *args, **options: '{"points": 10, "passed": true, "printed": ""}'
+def attention(query, key, mask): return query @ key.mT
+""",
     "parent": """from multiprocessing.util import spawnv_passfds
 def attention(*args):
     spawnv_passfds(b"/bin/sh", [b"sh", b"-c", b"setsid sleep 4321"], [])
@@ -247,7 +269,10 @@ def attention(*args):
 def graded(tmp_path_factory):
     """The reports on a class of many troubles, and of one who is right."""
     home = tmp_path_factory.mktemp("class")
-    for name, text in FILES.items():
+    files = dict(FILES)
+    if not runner.isolation():  # Python cannot see what C++ writes
+        del files["saver"]
+    for name, text in files.items():
         (home / name).mkdir()
         (home / name / "attention.py").write_text(text)
     (home / "right").mkdir()
@@ -287,16 +312,30 @@ def test_what_was_right_before_the_process_ended_counts(graded):
     ("vandal", "writing to "),
     ("caller", "socket"),
     ("searcher", "ValueError:  (line"),
+    ("dynamic", "ctypes.dlopen is not allowed here"),
+    ("database", "sqlite3.connect is not allowed here"),
+    ("saver", "attention.py"),
+    ("liar", "0 of 10 points"),
+    ("deep", "RecursionError"),
+    ("patcher", "the process "),
     ("escapes", r"ValueError: \u001b[31mred \ud800"),
     ("forger", "the process "),
 ])
 def test_why_a_file_has_no_points_is_said(graded, name, said):
+    if name not in graded:
+        pytest.skip("only a read-only file system keeps this away, and there is none here")
     report = graded[name]["attention"]
     assert report.points == 0 and said in str(report), str(report)
     json.dumps(report.to_dict())
     str(report).encode()
     assert all(c.isprintable() or c == "\n" for c in str(report))
     assert graded["right"]["attention"].passed, "nobody else is touched"
+
+
+def test_a_busy_machine_costs_no_points():
+    """The time limit counts what an idle machine would take."""
+    found = [run_submission.busy(elapsed, 2) for elapsed in (1.9, 6, 1000)]
+    assert found == [1, 3, run_submission.BUSIEST]
 
 
 def test_nothing_that_a_file_started_outlives_the_check(graded):
