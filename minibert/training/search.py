@@ -78,14 +78,7 @@ def find_lr(
         loop(model, loader, task.loss, run.optimizer, epochs=epochs, step=step, run=run)
     except Diverged:
         say(f"at the rate {rates[len(losses) - 1]:.2g} the loss is far too high; the search ends")
-    # Batches differ more than rates do: what a batch lost before the training is taken off.
-    change = [loss - before for loss, before in zip(losses, untrained, strict=False)]
-    near = [change[max(i - 4, 0) : i + 5] for i in range(len(change))]
-    smoothed = [usual + statistics.fmean(span) for span in near]
-    found = [
-        {"lr": lr, "loss": loss, "smoothed": mean}
-        for lr, loss, mean in zip(rates, losses, smoothed, strict=False)
-    ]
+    found = smoothed(rates, losses, untrained)
     best = min(found, key=lambda row: row["smoothed"])
     fell = best["smoothed"] < 0.95 * usual
     if svg:
@@ -105,6 +98,22 @@ def losses_now(task: Task, model: nn.Module, loader: DataLoader, accumulate: int
             losses = [task.loss(model, batch).item() for batch in batches]
             found.append(float(np.average(losses, weights=weights)))
     return found
+
+
+def smoothed(
+    rates: Sequence[float], losses: Sequence[float], untrained: Sequence[float]
+) -> list[dict]:
+    """The loss at each rate, beside the mean with its neighbours.
+
+    Batches differ more than rates do: what a batch lost before the training is taken off.
+    """
+    usual = statistics.fmean(untrained)
+    change = [loss - before for loss, before in zip(losses, untrained, strict=False)]
+    near = [change[max(i - 4, 0) : i + 5] for i in range(len(change))]
+    return [
+        {"lr": lr, "loss": loss, "smoothed": usual + statistics.fmean(span)}
+        for lr, loss, span in zip(rates, losses, near, strict=False)
+    ]
 
 
 def draw_rates(found: Sequence[dict]) -> str:
