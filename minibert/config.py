@@ -29,6 +29,11 @@ ONLY = {
     "add_cross_attention": False,
     "tie_word_embeddings": True,
 }
+TYPES = {  # of other keys that somebody reads; null is as good as none
+    "architectures": (list, "a list"), "score_scale": (list, "a list"),
+    "sentence_transformers": (dict, "an object"),
+    "label_threshold": (int | float, "a number"), "no_answer_threshold": (int | float, "a number"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,9 @@ class BertConfig:
         for key, only in ONLY.items():
             if self.extra.get(key, only) != only:
                 raise ValueError(f"{key} is {self.extra[key]!r}; minibert implements {only!r} only")
+        for key, (kind, allowed) in TYPES.items():
+            if not isinstance(self.extra.get(key), kind | None):
+                raise ValueError(f"{key} is {self.extra[key]!r}; {allowed} is needed")
 
     @classmethod
     def of_size(cls, size: str, **changes: object) -> BertConfig:

@@ -77,7 +77,10 @@ class CrossEncoder(InBatches):
             "activation_fn", extra.get("sbert_ce_default_activation_function")
         )
         length = settings["max_length"] or tokenizer.model_max_length
-        activation = activation_named(name) if name else None
+        try:
+            activation = activation_named(name) if name else None
+        except ValueError as error:
+            raise ValueError(f"{directory}: {error}") from None
         return cls(
             model.to(best_device(device)), tokenizer, max_length=length, activation=activation
         )

@@ -585,7 +585,7 @@ def activation_named(path: str) -> nn.Module:
     Raises:
         ValueError: none that is implemented.
     """
-    place, _, name = path.rpartition(".")
+    place, _, name = str(path).rpartition(".")
     if not place.startswith("torch.nn") or name not in ACTIVATIONS:
         raise ValueError(
             f"the activation {path!r} is asked for; implemented are {', '.join(ACTIVATIONS)} of "

@@ -139,6 +139,9 @@ REFUSED = [
     ("pad_token_id", "below 30522", [-1, 30522, 0.0, False, "[PAD]"]),
     ("id2label", "0, 1, 2", [{}, {"1": "a", "2": "b"}, {"0": "a", "2": "b"}]),
     ("id2label", "number: name", [{"zero": "a"}, ["a", "b"], None]),
+    ("architectures", "a list is needed", [5, "BertModel"]),
+    ("sentence_transformers", "an object is needed", ["x", [1]]),
+    ("no_answer_threshold", "a number is needed", ["0.5"]),
     ("num_labels", "whole number from 1 to 10,000,000", [0, -2, 10_000_001, 2.5, "3", True, False]),
 ]
 

@@ -1,6 +1,7 @@
 """The cross-encoder: the scores of sentence-transformers, for every kind of directory."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -74,11 +75,11 @@ def test_what_is_no_cross_encoder_and_no_pair(saved, tmp_path):
     with pytest.raises(ValueError, match="ranking needs one label, not 3"):
         CrossEncoder.from_pretrained(saved(3), device="cpu").rank("a", ["b"])
     config = json.loads((home / "config.json").read_text())
-    (home / "config.json").write_text(
-        json.dumps({**config, "sbert_ce_default_activation_function": "my.Activation"})
-    )
-    with pytest.raises(ValueError, match="activation 'my.Activation' is asked for"):
-        CrossEncoder.from_pretrained(home)
+    for name in ("my.Activation", ["x"]):
+        config["sbert_ce_default_activation_function"] = name
+        (home / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=f"{home}: the activation {re.escape(repr(name))} is"):
+            CrossEncoder.from_pretrained(home)
     model = build(BertModel, tiny_config(vocab_size=len(WORDS)))
     SentenceEncoder(model, BertTokenizer(WORDS)).save_pretrained(tmp_path / "bi")
     with pytest.raises(ValueError, match="SentenceEncoder.from_pretrained opens what gives"):
