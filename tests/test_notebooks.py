@@ -48,17 +48,28 @@ def test_a_notebook_is_small_and_clean(notebook):
         assert not any(text.startswith(("stderr", "error")) for text in shown(cell.outputs))
 
 
-def test_every_exercise_is_judged_and_has_its_solution(notebook):
+def test_every_exercise_is_judged_and_its_solution_is_shown(notebook):
+    """`run` gives each ``solution`` all points; what is folded away below a judge is that code."""
     waiting = None
-    for cell in notebook.cells:
+    for cell, below in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
         if "exercise" in tags(cell):
             assert waiting is None
             assert "..." in cell.source and cell.metadata.solution
             waiting = cell
         elif "judged" in tags(cell):
             assert waiting and "check(" in cell.source
+            folded = below.source.partition("<details>")[2].partition("</details>")[0]
+            assert f"```python\n{waiting.metadata.solution}\n```" in folded
             waiting = None
     assert waiting is None
+
+
+def test_a_picture_is_described_below_it(notebook):
+    """JupyterLab gives plots no alternative text, so the markdown cell below begins with one."""
+    for cell, below in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
+        if cell.cell_type == "code" and "(a picture)" in shown(cell.outputs):
+            assert below.source.startswith("*Picture: "), cell.source
+            assert len(below.source.partition("*\n\n")[0]) > 80
 
 
 def test_commands_and_links_in_the_text_are_good(path, notebook):
