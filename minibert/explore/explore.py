@@ -30,6 +30,8 @@ from minibert.tokenization import unicode_tables
 from minibert.trace import trace
 
 MOST_TOKENS = 128  # of a text: the page holds every probability
+EXACT = 500_000  # probabilities on a page: up to so many are exact, more are rounded to be short
+STEPS = 2**14  # a rounded probability is a whole number of 1 / STEPS, at most 3e-5 away
 LARGE = 25_000_000  # bytes: a page of more should be announced
 FIRST_TEXTS = ("The bank raised its interest rates.", "She sat on the bank of the river.")
 
@@ -68,9 +70,13 @@ def figures(encoder: SentenceEncoder, texts: Sequence[str], name: str = "") -> d
             maps = [tensors[f"layers.{i}.attention.probabilities"][0] for i in range(L)]
             inputs = ["embeddings", *(f"layers.{i}.feed_forward_norm" for i in range(L - 1))]
             shown.append({"text": text, "length": length, "tokens": tokens, "words": words})
-            shown[-1]["attention"] = pack(torch.stack(maps))  # (L, N, T, T)
+            shown[-1]["attention"] = torch.stack(maps)  # (L, N, T, T)
             headless.append(without_heads(model, [tensors[key] for key in inputs]))  # (L, N, H)
             tokenless.append(without_tokens(model, ids))  # (T, H)
+    many = sum(text["attention"].numel() for text in shown) > EXACT
+    for text in shown:
+        maps = text["attention"].cpu().numpy()
+        text["attention"] = pack(np.rint(maps * STEPS).astype("<u2") if many else maps)
     vectors = [states.double().mean(0) for states in hidden]  # (H,) each
     # A masked head is masked in both texts, a masked token in its own.
     first, last = headless[0], headless[1] if len(texts) == 2 else vectors[0]  # (L, N, H)
@@ -78,6 +84,7 @@ def figures(encoder: SentenceEncoder, texts: Sequence[str], name: str = "") -> d
     return {
         "model": name,
         "unknown": encoder.tokenizer.unk_token,
+        "steps": STEPS if many else None,  # the attention is in whole numbers of 1 / steps
         "layers": L,
         "heads": model.config.num_attention_heads,
         "texts": shown,
@@ -178,14 +185,16 @@ def read(encoder: SentenceEncoder, text: str) -> tuple[list[str], list[str], Ten
     return tokenizer.convert_ids_to_tokens(ids), words, ids_of_one, length
 
 
-def pack(tensor: Tensor) -> str:
-    """Numbers as text, exact and short: float32, bytes of like rank side by side, deflated."""
-    planes = tensor.cpu().numpy().astype("<f4").reshape(-1, 1).view(np.uint8).T  # (4, numbers)
-    return base64.b64encode(zlib.compress(planes.tobytes(), 1)).decode()
+def pack(numbers: np.ndarray) -> str:
+    """Numbers as text, exact and short: bytes of like rank side by side, deflated, in base64."""
+    numbers = numbers.astype(numbers.dtype.newbyteorder("<")).reshape(-1, 1)
+    return base64.b64encode(zlib.compress(numbers.view(np.uint8).T.tobytes(), 1)).decode()
 
 
 def page(found: dict) -> str:
     """The page with these figures in it."""
+    if found["contributions"]:
+        found = {**found, "contributions": pack(np.float32(found["contributions"]))}
     return build({"figures": found}, ["page.js"])
 
 
@@ -227,7 +236,7 @@ def live_page(encoder: SentenceEncoder, texts: Sequence[str], name: str = "") ->
         },
         "shapes": [[name, list(weight.shape)] for name, weight in state.items()],
     }
-    weights = pack(torch.cat([weight.flatten() for weight in state.values()]))
+    weights = pack(torch.cat([weight.flatten() for weight in state.values()]).cpu().numpy())
     return build({"live": known, "weights": weights}, ["live.js", "page.js", "live_page.js"])
 
 

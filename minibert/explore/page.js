@@ -18,17 +18,17 @@ const probability = (text, layer, head, from, to) => {
   const T = texts[text].tokens.length; // attention: L times (N, T, T), row after row
   return texts[text].attention[layer][(head * T + from) * T + to];
 };
-// Numbers in a page are float32, all first bytes, then all second ones, and so on (like bytes side by
-// side compress well), deflated, in base64.
-async function numbers(text) {
+// Numbers in a page: all first bytes, then all second ones, and so on (like bytes side by side
+// compress well), deflated, in base64. Float32, or whole numbers of two bytes.
+async function numbers(text, kind = Float32Array) {
   const packed = atob(text.trim()), bytes = new Uint8Array(packed.length);
   for (let i = 0; i < bytes.length; i++) bytes[i] = packed.charCodeAt(i);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   const planes = new Uint8Array(await new Response(stream).arrayBuffer());
-  const count = planes.length / 4, together = new Uint8Array(planes.length);
-  for (let plane = 0; plane < 4; plane++)
-    for (let i = 0; i < count; i++) together[4 * i + plane] = planes[plane * count + i];
-  return new Float32Array(together.buffer);
+  const width = kind.BYTES_PER_ELEMENT, count = planes.length / width, together = new Uint8Array(planes.length);
+  for (let plane = 0; plane < width; plane++)
+    for (let i = 0; i < count; i++) together[width * i + plane] = planes[plane * count + i];
+  return new kind(together.buffer);
 }
 // The cosine without a head or a token; a live page computes it when it is asked for.
 let without = (thing) =>
@@ -111,6 +111,8 @@ function build() {
   $("unmask").onclick = () => mask(null);
   grid($("map"), () => [texts[at.text].tokens.length, texts[at.text].tokens.length],
     () => [at.token, at.to], (i, j) => choose({ token: i, to: j }), drawMap);
+  addEventListener("resize", redraw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   const vectors = $("vectors"), width = () => figures.vectors[0].length;
   const dimension = (event) => clamp(Math.floor((event.offsetX / vectors.clientWidth) * width()), width());
   vectors.onpointermove = (event) => { if (event.pointerType === "mouse") drawVectors(dimension(event)); };
@@ -421,15 +423,20 @@ function redraw() {
   draw();
   if (two) drawPairs();
 }
-addEventListener("resize", redraw);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 
 // ---- a page with the figures in it; a live one begins in live_page.js
 async function openPage() {
   const found = block("figures");
   for (const text of found.texts) {
-    const all = await numbers(text.attention), size = all.length / found.layers;
+    const all = found.steps
+      ? Float32Array.from(await numbers(text.attention, Uint16Array), (whole) => whole / found.steps)
+      : await numbers(text.attention);
+    const size = all.length / found.layers;
     text.attention = range(found.layers).map((i) => all.subarray(i * size, (i + 1) * size));
+  }
+  if (found.contributions) {
+    const all = await numbers(found.contributions), T = found.texts[1].tokens.length;
+    found.contributions = range(all.length / T).map((i) => Array.from(all.subarray(i * T, (i + 1) * T)));
   }
   take(found);
   rank();
