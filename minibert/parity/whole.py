@@ -1,0 +1,376 @@
+"""A whole model of somebody's, with their names and their layouts, held against the reference.
+
+``build()`` returns the model, loaded with their own weights of the same checkpoint; it is called as
+``model(input_ids, attention_mask)``, with token_type_ids as the third if its signature takes them.
+First its weights are matched with ours by their numbers (`loaded`), then every tensor that it
+computes (`recording`, `walk`). The report speaks in their names.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from minibert.io.checkpoint import read_pickle
+from minibert.io.files import no_such_file
+from minibert.parity.catalogue import BY_KEY
+from minibert.parity.diagnosis import Diagnosis, Judge, Patience, diagnose
+from minibert.parity.layouts import QKV, Layout, layouts
+from minibert.parity.loaded import (
+    Loaded,
+    called_in_attention,
+    examine_weights,
+    said,
+    weights_in_modules,
+)
+from minibert.parity.probes import ragged_batch
+from minibert.parity.recording import Recorder, Seen, same, weights_of
+from minibert.parity.replace import ERRORS, crash_report, read_dump
+from minibert.parity.report import Report, Row, can_be_named, examine_stages
+from minibert.parity.steps import Inputs, parse_name
+from minibert.parity.walk import HEADS, SAME, Walk, nameless, roles_of
+
+IN_HEADS = (*QKV, *HEADS)
+
+
+def whole_batches(inputs: Inputs, segments: bool) -> list[dict[str, Tensor]]:
+    """What a whole model is tried on: texts of unequal length, and a single short one.
+
+    No two sizes are the same, so that a shape tells its axes; a [PAD] stands among the words.
+    """
+    config = inputs.config
+    taken = {config.num_attention_heads, config.hidden_size // config.num_attention_heads}
+    most = config.max_position_embeddings
+    T = next((T for T in (13, 11, 9, 7) if T not in taken and T <= most), most)
+    several = ragged_batch(config, (max(T // 3, 1), T, max(2 * T // 3, 1)))
+    several["input_ids"][1, 2 % T] = config.pad_token_id or 0
+    found = [several, ragged_batch(config, (min(5, most),), seed=1)]
+    if not segments:
+        found = [batch | {"token_type_ids": 0 * batch["input_ids"]} for batch in found]
+    return found
+
+
+def call(model: Callable, batch: Mapping[str, Tensor], recorder: Recorder, segments: bool) -> None:
+    """Run a model on a batch, by keyword where its parameters have the official names."""
+    names = ["input_ids", "attention_mask", *["token_type_ids"] * segments]
+    values = {name: batch[name].clone() for name in names}
+    if set(names) <= set(parameters_of(model)):
+        recorder.run(**values)
+    else:
+        recorder.run(*values.values())
+
+
+def parameters_of(model: Callable) -> list[str]:
+    """The names of the parameters of a model's call."""
+    try:
+        target = model.forward if isinstance(model, nn.Module) else model
+        return list(inspect.signature(target).parameters)
+    except (TypeError, ValueError):
+        return []
+
+
+def takes_segments(model: Callable) -> bool:
+    """Whether a model takes segments as its third argument, or by name."""
+    names = parameters_of(model)
+    said = [name for name in names if "seg" in name or "type" in name]
+    return bool(said) and (names.index(said[0]) == 2 or said[0] == "token_type_ids")
+
+
+# ----------------------------------------------------------------------------------- the weights
+
+
+def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
+    """A state dict from a file: .safetensors, .npz, or what ``torch.save`` wrote."""
+    path = Path(path)
+    if not path.exists():
+        raise no_such_file(path)
+    tensors = read_pickle(path) if path.suffix in (".bin", ".pt", ".pth") else read_dump(path)[0]
+    return {name: value for name, value in tensors.items() if value.is_floating_point()}
+
+
+def weights_report(title: str, theirs: Mapping[str, Tensor], inputs: Inputs) -> Report:
+    """The report on a state dict alone."""
+    loaded, report = examine_weights(theirs, inputs), Report(title)
+    for name in loaded.matches:
+        value = theirs.get(name, theirs.get(name.partition("[")[0]))
+        found = loaded.matches[name]
+        verdict = "differs" if name in loaded.wrong or not found and loaded.findings else "equal"
+        where = said(found[0].names) + f", as {found[0].layout}" if found else ""
+        row = Row(name, tuple(value.shape), verdict, place=loaded.wrong.get(name, where))
+        report.rows.append(row)
+    if loaded.findings and report.first is None:
+        report.rows.append(Row("weights", (), "missing", place=loaded.findings[0]))
+    report.shown = [f"  {line}" for line in loaded.findings]
+    report.notes = [share(loaded), *loaded.notes]
+    return report
+
+
+def share(loaded: Loaded) -> str:
+    """How many weights were recognised."""
+    found = sum(map(bool, loaded.matches.values()))
+    return f"{found} of {len(loaded.matches)} weights recognised by their numbers, without a map"
+
+
+def examine_loaded(model: Callable, inputs: Inputs) -> Loaded:
+    """The weights of a model; those of torch's linear layers must not lie (in, out)."""
+    loaded = examine_weights(weights_of(model), inputs)
+    if isinstance(model, nn.Module):
+        linear = [f"{path}.weight" for path, module in model.named_modules()
+                  if isinstance(module, nn.Linear)]
+        weights_in_modules(loaded, linear)
+    return loaded
+
+
+# ----------------------------------------------------------------------- query, key, value in one
+
+
+class Fused:
+    """Query, key and value in one tensor: how it is taken apart, learnt from the first batch.
+
+    ``ways``: a name without numbers → the dims of the layout, and which part is which.
+    """
+
+    def __init__(self, modules: Mapping[str, tuple[str, tuple[str, ...]]]) -> None:
+        self.modules, self.ways = modules, {}
+
+    def learn(self, one: Seen, walk: Walk) -> tuple | None:
+        """By what layer 0 should give, else by the weights it was made with."""
+        inputs, guess = walk.inputs, None
+        steps = [step for path in one.output_of for step in self.modules.get(path, ("", ()))[1]]
+        for count in (3, 2):
+            for layout in layouts(one.value.shape, part_sizes(inputs, count)):
+                found = [self.called(piece.flatten(2), walk) for piece in layout.read(one.value)]
+                if len(set(filter(None, found))) >= 2:
+                    rest = [step for step in QKV if step not in found]
+                    return layout.dims, [step or rest.pop() for step in found]
+                if len(steps) == count and guess is None:
+                    guess = layout.dims, [parse_name(step.format(0))[2] for step in steps]
+        return guess
+
+    def called(self, piece: Tensor, walk: Walk) -> str:
+        """Which of the three of layer 0 a part is."""
+        sites = [(step, f"layers.0.{step}") for step in QKV]
+        near = (step for step, site in sites if walk.distance(site, piece, walk.run[site]) < SAME)
+        return next(near, "")
+
+    def split(self, seen: Iterable[Seen], inputs: Inputs) -> tuple[list[Seen], dict[int, str]]:
+        """Three tensors in place of each such one; and which is which, of those of modules."""
+        walk, found, roles, times = Walk(inputs, []), [], {}, Counter()
+        sizes = {math.prod(part_sizes(inputs, count).values()) for count in (2, 3)}
+        for one in seen:
+            key = nameless(one.name)
+            if one.value.numel() in sizes and not one.result and key not in self.ways:
+                self.ways[key] = self.learn(one, walk)
+            if one.value.numel() not in sizes or not self.ways.get(key):
+                found.append(one)
+                continue
+            dims, steps = self.ways[key]
+            pieces = Layout(dims, part_sizes(inputs, len(steps))).read(one.value)
+            for step, piece in zip(steps, pieces, strict=True):
+                if one.output_of and times[step] < inputs.config.num_hidden_layers:
+                    roles[len(found)] = f"layers.{times[step]}.{step}"
+                    times[step] += 1
+                name = f"{one.name} ({step.rpartition('.')[2]})"
+                found.append(Seen(name, piece.flatten(2), one.line))
+        return found, roles
+
+
+def part_sizes(inputs: Inputs, parts: int) -> dict[str, int]:
+    """The axes of several of query, key and value in one."""
+    config, (B, T) = inputs.config, inputs.batch["input_ids"].shape
+    N = config.num_attention_heads
+    return {"part": parts, "text": B, "token": T, "head": N, "feature": config.hidden_size // N}
+
+
+# ------------------------------------------------------------------------------------ the report
+
+
+def examine_whole(
+    model: Callable,
+    inputs: Inputs,
+    title: str = "Your whole model",
+    *,
+    names: Mapping[str, str] | None = None,
+    pairs: bool = True,
+    patience: Patience | None = None,
+) -> Report:
+    """Run somebody's model and the reference on the same texts, and report in their names.
+
+    Args:
+        model: called as the module's docstring says.
+        inputs: the model that it should be; the batch in it is not used.
+        names: what some of their tensors are, theirs → ours, where it cannot be found out.
+        pairs, patience: as of `report.examine`.
+    """
+    if isinstance(model, nn.Module):
+        model.eval()
+    loaded, segments = examine_loaded(model, inputs), takes_segments(model)
+    fused, tried = Fused(loaded.module_roles()), []
+    for batch in whole_batches(inputs, segments):
+        given = inputs._replace(batch=batch)
+        try:
+            seen = record(model, given, segments)
+            if not tried and (other := differing(seen, record(model, given, segments))):
+                return random_report(title, other)
+        except ERRORS as error:
+            if not tried:
+                return crash_report(title, ["your model"], error)
+            crash = crash_report(f"{title}, tried on a single short text", ["your model"], error)
+            return crash if tried[0][0].passed else tried[0][0]
+        if not any(one.result for one in seen):
+            raise ValueError(f"{title} returns no tensor; it should return the last hidden state, "
+                             "alone or in a tuple, a dict or an object with fields")
+        seen, roles = fused.split(seen, given)
+        if not tried:
+            layers = inputs.config.num_hidden_layers
+            roles |= roles_of(seen, loaded.module_roles(), layers)
+            walk = Walk(given, seen, roles, names)
+            walk.walk()
+            mine = walk.known
+        else:
+            mine = again(walk, seen, given)
+        tried.append((*examine_stages(title, given, mine), given))
+    return in_their_names(walk, loaded, tried, pairs, patience)
+
+
+def record(model: Callable, inputs: Inputs, segments: bool) -> list[Seen]:
+    """Everything that a model computes on a batch."""
+    recorder = Recorder(model)
+    call(model, inputs.batch, recorder, segments)
+    return recorder.seen
+
+
+def differing(one: list[Seen], two: list[Seen]) -> Seen | None:
+    """The first tensor that is another one in a second run on the same input."""
+    for first, second in zip(one, two, strict=False):
+        if first.value.shape != second.value.shape or not same(first.value, second.value):
+            return first
+    return None
+
+
+def random_report(title: str, seen: Seen) -> Report:
+    """The report for a model that gives different numbers each time."""
+    shown = [f"  `{seen.name}`{at(seen)} is the first that differs when the same input comes twice"]
+    diagnosis = Diagnosis(seen.name, [(BY_KEY["dropout-left-on"],)])
+    row = Row(seen.name, tuple(seen.value.shape), "differs")
+    return Report(title, [row], shown=shown, diagnosis=diagnosis)
+
+
+def again(walk: Walk, seen: list[Seen], inputs: Inputs) -> dict[str, Tensor]:
+    """The same tensors of theirs on another batch, as ours."""
+    values = {one.name: one.value for one in seen}
+    other, found = Walk(inputs, []), {}
+    for site, number in walk.source.items():
+        value = values.get(walk.seen[number].name)
+        layout = Layout(walk.layout[site].dims, other.axes[site])
+        if value is not None and value.numel() == math.prod(layout.sizes.values()):
+            found[site] = layout.read(value)
+    return found
+
+
+def at(seen: Seen) -> str:
+    """Where a variable stands."""
+    return f" ({seen.line})" if seen.line else ""
+
+
+def in_their_names(
+    walk: Walk,
+    loaded: Loaded,
+    tried: list[tuple[Report, Judge, Inputs]],
+    pairs: bool,
+    patience: Patience | None,
+) -> Report:
+    """The report on the first batch that shows a difference: where, in their names, and which."""
+    report, judge, _ = next((one for one in tried if not one[0].passed), tried[0])
+    lost = [walk.seen[number] for number in walk.lost()]
+    if can_be_named(report, judge) and not report.passed:
+        judges = [one for _, one, _ in tried]
+        report.diagnosis = name_mistake(judges, walk, pairs, patience)
+    theirs = {site: walk.seen[number] for site, number in walk.source.items()}
+    if judge.faults and not report.passed:
+        report.shown = [*located(judge.faults[0], theirs, report), *report.shown]
+    elif lost:
+        report.shown = unlocated(walk, lost)
+        report.rows += [Row(one.name, tuple(one.value.shape), "differs") for one in lost]
+    for row in report.rows:
+        row.name = theirs[row.name].name if row.name in theirs else row.name
+    if report.diagnosis:
+        rename(report.diagnosis, theirs)
+    if loaded.findings:
+        report.shown += ["  In the weights, found before anything ran:"] * (not report.passed)
+        (report.notes if report.passed else report.shown).extend(f"  {x}" for x in loaded.findings)
+    outputs = {i for i, one in enumerate(walk.seen) if one.output_of or one.result}
+    report.notes += [
+        share(loaded), *loaded.notes,
+        f"{len(outputs & walk.placed.keys())} of {len(outputs)} outputs of your modules recognised "
+        f"by their numbers, without a map; with variables they cover {len(walk.known)} of the "
+        f"{len(walk.sites)} steps",
+    ]
+    report.names = {seen.name: site for site, seen in theirs.items()}
+    return report
+
+
+def located(first: str, theirs: Mapping[str, Seen], report: Report) -> list[str]:
+    """Where it begins, in their names."""
+    before = list(itertools.takewhile(lambda row: row.name != first, report.rows))
+    agrees = f"everything before it agrees ({len(before)} tensors)" if before else (
+        "nothing comes before it")
+    return [
+        f"  `{theirs[first].name}`{at(theirs[first])} is the first output that matches nothing; "
+        f"{agrees}.",
+        f"  It should equal {said_site(first)}.",
+    ]
+
+
+def said_site(site: str) -> str:
+    """A step of ours in words."""
+    group, number, step = parse_name(site)
+    return f"{step} of layer {number}" if group else step
+
+
+def unlocated(walk: Walk, lost: list[Seen]) -> list[str]:
+    """What is said where the walk has no answer: the last that fits, and what comes after it."""
+    last = max(walk.source, key=walk.source.__getitem__, default="")
+    number = walk.source.get(last, -1)
+    after = [one for i, one in enumerate(walk.seen) if i > number and i not in walk.placed][:5]
+    lines = [f"  `{lost[0].name}`, which your model returns, matches nothing."]
+    if last:
+        lines.append(f"  The last that matches is `{walk.seen[number].name}`{at(walk.seen[number])}"
+                     f" = {said_site(last)}.")
+    return [
+        *lines,
+        "  After it come, in your order, and which of them is which step cannot be known:",
+        *(f"    `{one.name}`{at(one)} {tuple(one.value.shape)}" for one in after),
+        "  If you know, say so: --names FILE.json with " '{"your name": "our name"}',
+    ]
+
+
+def name_mistake(
+    judges: list[Judge], walk: Walk, pairs: bool, patience: Patience | None
+) -> Diagnosis | None:
+    """Which mistake it is. Query and key are told apart by their weights only, if no name says
+    which is which: then either may have been meant, and both answers are given."""
+    found = diagnose(judges, pairs, patience)
+    if not found or not any(m.key == "scores-transposed" for one in found.answers for m in one):
+        return found
+    unnamed = [site for site, number in walk.source.items() if parse_name(site)[2] in IN_HEADS
+               and not called_in_attention(walk.seen[number].name)]
+    less = [Judge(judge.inputs, {n: v for n, v in judge.mine.items() if n not in unnamed})
+            for judge in judges]
+    return diagnose(less, pairs, patience)
+
+
+def rename(diagnosis: Diagnosis, theirs: Mapping[str, Seen]) -> None:
+    """Put their names into a diagnosis."""
+    def name(site: str) -> str:
+        return theirs[site].name if site in theirs else site
+
+    diagnosis.name, diagnosis.beyond = name(diagnosis.name), name(diagnosis.beyond)
+    diagnosis.contradicted = {one: name(site) for one, site in diagnosis.contradicted.items()}
