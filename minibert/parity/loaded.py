@@ -157,6 +157,8 @@ def judge_weights(loaded: Loaded, theirs: Mapping[str, Tensor], ours: Mapping[st
                 f"`{name}` {loaded.wrong[name]}; in the other layers it is {said(expected)}")
     loaded.findings += said_of_layers(other_layers, in_layer)
     known = len(theirs) - len(strangers)
+    if not theirs:
+        return
     if known < len(theirs) / 2:
         loaded.findings.insert(0,
             f"{len(strangers)} of {len(theirs)} weights have none of the numbers of the reference: "
@@ -220,7 +222,7 @@ def judge_strangers(
     missing = [name for name in left if not name.startswith(heads)]
     if missing and not strangers:
         loaded.findings.append(
-            f"nothing has the weights of {said(missing)} ({len(missing)} of ours)")
+            f"nothing has the weights of {said(missing[:6])}: {len(missing)} of ours are missing")
 
 
 def judge_names(loaded: Loaded) -> None:

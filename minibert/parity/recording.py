@@ -164,7 +164,7 @@ class Recorder:
 
     def enter(self, frame: FrameType, event: str, _: object) -> Callable | None:
         """A function is called: look at its variables, if it is theirs."""
-        name = frame.f_code.co_name
+        name = frame.f_code.co_name.replace("<lambda>", "lambda")
         if not self.is_theirs(frame.f_code.co_filename) or name.startswith("<"):
             return None
         module = self.modules.get(id(frame.f_locals.get("self")))

@@ -51,6 +51,12 @@ def axes_of(name: str, value: Tensor) -> dict[str, int]:
     return dict(zip(names, value.shape, strict=True))
 
 
+def upright(layout: Layout) -> bool:
+    """Whether the queries come before the keys: the other way round is a mistake, no layout."""
+    order = sum(layout.dims, ())
+    return "key" not in order or order.index("query") < order.index("key")
+
+
 class Walk:
     """The walk through somebody's tensors.
 
@@ -96,7 +102,8 @@ class Walk:
             value = value[0]
         key = (tuple(value.shape), tuple(self.axes[site].items()))
         if key not in self.possible:
-            self.possible[key] = list(itertools.islice(layouts(key[0], self.axes[site]), 8))
+            ways = (way for way in layouts(key[0], self.axes[site]) if upright(way))
+            self.possible[key] = list(itertools.islice(ways, 8))
         for layout in self.possible[key]:
             yield layout, layout.read(value)
 
@@ -114,10 +121,14 @@ class Walk:
         share = float(off.norm() / size.norm().clamp(min=1e-30))
         return share if share == share else 10.0
 
-    def fit(self, number: int, site: str, expected: Tensor) -> tuple[Layout, Tensor] | None:
-        """The reading in which a tensor is what is expected."""
+    def fit(
+        self, number: int, site: str, expected: Tensor, shifted: bool = False
+    ) -> tuple[Layout, Tensor] | None:
+        """The reading in which a tensor is what is expected; ``shifted``: or less the largest."""
         for layout, value in self.readings(number, site):
             if self.distance(site, value, expected) < SAME:
+                return layout, value
+            if shifted and self.distance(site, value, expected - expected.amax(-1, True)) < SAME:
                 return layout, value
         return None
 
@@ -157,17 +168,21 @@ class Walk:
             for found in self.readings(number, site):
                 self.take(number, site, *found)
                 return True
-        recent = sorted(self.source, key=self.source.__getitem__)[-14:]
-        for site in (*reversed(recent), *self.open_sites()):
-            if self.allowed(number, site) and any(True for _ in self.readings(number, site)):
-                expected = self.known[site] if site in self.known else self.run[site]
-                if found := self.fit(number, site, expected):
-                    if site in self.known:
-                        self.placed[number] = site
-                    else:
-                        self.take(number, site, *found)
+        for site in reversed(self.latest(14)):
+            shifted = "key" in self.axes[site]  # as a softmax does before it takes the exponents
+            if self.fit(number, site, self.known[site], shifted):
+                self.placed[number] = site
+                return True
+        for site in self.open_sites():
+            if self.allowed(number, site) and self.can_be(number, site):
+                if found := self.fit(number, site, self.run[site]):
+                    self.take(number, site, *found)
                     return True
         return False
+
+    def can_be(self, number: int, site: str) -> bool:
+        """Whether the shape of a tensor allows that it is the result of a step."""
+        return any(True for _ in self.readings(number, site))
 
     def allowed(self, number: int, site: str) -> bool:
         """What is called query is not taken as key, though it may have its weights."""
@@ -200,37 +215,47 @@ class Walk:
     # -- where nothing fits
 
     def window(self, last: int) -> list[int]:
-        """The tensors that fit nothing, since the layer began."""
+        """The tensors that fit nothing, or are copies, since the layer began."""
         ends = [self.source[name] for name in self.known
                 if name.endswith(("feed_forward_norm", "embeddings.norm"))]
-        return [i for i in range(max(ends, default=-1) + 1, min(last + AHEAD, len(self.seen)))
-                if i not in self.placed]
+        return self.unused(max(ends, default=0), min(last + AHEAD, len(self.seen)))
+
+    def unused(self, start: int, end: int) -> list[int]:
+        """The tensors in a range that are the result of no step, or of one of the last: what they
+        left out gives the same tensor twice."""
+        used = set(self.source.values()) - set(self.latest(3).values())
+        return [i for i in range(start, end) if i not in used]
+
+    def latest(self, count: int) -> dict[str, int]:
+        """The last results of steps: our name → tensor."""
+        return dict(sorted(self.source.items(), key=lambda item: item[1])[-count:])
 
     def resolve(self, last: int) -> int | None:
         """Take one of the tensors that fit nothing as the result of a step; returns which one."""
         window = self.window(last)
         learnt = [(i, site) for i in window for site in self.open_sites(wide=False)
-                  if self.learnt.get(nameless(self.seen[i].name)) == parse_name(site)[2]]
+                  if self.learnt.get(nameless(self.seen[i].name)) == parse_name(site)[2]
+                  and self.can_be(i, site)]
         candidates = ((i, site) for i in window for site in self.candidates(i))
         for number, site in itertools.chain(learnt, candidates):
             if self.follows(number, site):
                 return self.guess(number, site)
         for number in window:
             site = self.roles.get(number)
-            if site and site not in self.known and any(True for _ in self.readings(number, site)):
+            if site and site not in self.known and self.can_be(number, site):
                 return self.guess(number, site)
         return None
 
     def candidates(self, number: int) -> list[str]:
         """The steps whose result a tensor may be, the likely ones first."""
-        recent = sorted(self.source, key=self.source.__getitem__)[-3:]
-        sites = [site for site in (*self.open_sites(wide=False), *recent)
-                 if self.allowed(number, site)]
+        sites = [site for site in (*self.open_sites(wide=False), *self.latest(3))
+                 if self.allowed(number, site) and self.source.get(site) != number]
         near = []
         for site in sites:
             for _, value in itertools.islice(self.readings(number, site), 1):
                 far = min(self.distance(site, value, self.run[site]), 1.0)
-                near.append((self.roles.get(number) != site, round(far, 1), self.order[site], site))
+                likely = self.roles.get(number) != site, site in self.known, round(far, 1)
+                near.append((*likely, self.order[site], site))
         return [site for *_, site in sorted(near)[:10]]
 
     def follows(self, number: int, site: str) -> bool:
@@ -267,14 +292,13 @@ class Walk:
         """What was passed over, because something after it was found first: by its weights, or
         because what was found first follows from it."""
         for number, site in self.roles.items():
-            if number not in self.placed and site not in self.known and any(
-                    True for _ in self.readings(number, site)):
+            if number not in self.placed and site not in self.known and self.can_be(
+                    number, site):
                 self.guess(number, site)
         for site in list(self.guessed):
-            group, layer, _ = parse_name(site)
             before = [name for name in self.sites[: self.order[site]]
-                      if name not in self.known and parse_name(name)[:2] == (group, layer)]
-            if group and self.distance(site, self.known[site], self.from_before(site, {})) > SAME:
+                      if name not in self.known and parse_name(name)[:2] == parse_name(site)[:2]]
+            if self.distance(site, self.known[site], self.from_before(site, {})) > SAME:
                 self.explain(site, before)
 
     def from_before(self, site: str, more: Mapping[str, Tensor]) -> Tensor:
@@ -288,11 +312,10 @@ class Walk:
         start = max((self.source[name] for name in self.known
                      if name.endswith(("feed_forward_norm", "embeddings.norm"))
                      and self.source[name] < self.source[site]), default=-1)
-        numbers = [i for i in range(start + 1, self.source[site]) if i not in self.placed]
+        numbers = self.unused(start + 1, self.source[site])
         trios = [[name for name in before if parse_name(name)[2] in some] for some in (QKV, HEADS)]
         for names in (*([name] for name in before), *trios):
-            fitting = [i for i in numbers if names and any(
-                True for _ in self.readings(i, names[0]))][:5]
+            fitting = [i for i in numbers if names and self.can_be(i, names[0])][:5]
             for chosen in itertools.permutations(fitting, len(names)) if names else ():
                 values = {name: next(self.readings(i, name))[1]
                           for name, i in zip(names, chosen, strict=True)}
@@ -305,8 +328,8 @@ class Walk:
         """What the model returns is the last layer's output, even if it is another one."""
         last = f"layers.{self.inputs.config.num_hidden_layers - 1}.feed_forward_norm"
         for number, seen in enumerate(self.seen):
-            if seen.result and last not in self.known and any(
-                    True for _ in self.readings(number, last)):
+            if seen.result and last not in self.known and self.can_be(
+                    number, last):
                 self.guess(number, last)
                 return
 

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from minibert.io.checkpoint import read_pickle
@@ -115,6 +116,8 @@ def weights_report(title: str, theirs: Mapping[str, Tensor], inputs: Inputs) -> 
 def share(loaded: Loaded) -> str:
     """How many weights were recognised."""
     found = sum(map(bool, loaded.matches.values()))
+    if not loaded.matches:
+        return "no weights found in your model: it keeps them where they cannot be seen"
     return f"{found} of {len(loaded.matches)} weights recognised by their numbers, without a map"
 
 
@@ -233,10 +236,8 @@ def examine_whole(
             roles |= roles_of(seen, loaded.module_roles(), layers)
             walk = Walk(given, seen, roles, names)
             walk.walk()
-            mine = walk.known
-        else:
-            mine = again(walk, seen, given)
-        tried.append((*examine_stages(title, given, mine), given))
+        mine = again(walk, seen, given) if tried else walk.known
+        tried.append((*examine_stages(title, given, in_one_precision(mine)), given))
     return in_their_names(walk, loaded, tried, pairs, patience)
 
 
@@ -273,6 +274,13 @@ def again(walk: Walk, seen: list[Seen], inputs: Inputs) -> dict[str, Tensor]:
         if value is not None and value.numel() == math.prod(layout.sizes.values()):
             found[site] = layout.read(value)
     return found
+
+
+def in_one_precision(mine: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Where some are in float32, all in float32: a float64 that comes of it knows no more."""
+    single = any(value.dtype == torch.float32 for value in mine.values())
+    return {name: value.float() if single and value.dtype == torch.float64 else value
+            for name, value in mine.items()}
 
 
 def at(seen: Seen) -> str:
@@ -319,9 +327,16 @@ def in_their_names(
 
 def located(first: str, theirs: Mapping[str, Seen], report: Report) -> list[str]:
     """Where it begins, in their names."""
+    twice = [site for site, seen in theirs.items() if seen is theirs[first] and site != first]
+    if twice:
+        return [
+            f"  Nothing in your model matches {said_site(first)}: in its place is "
+            f"`{theirs[first].name}`{at(theirs[first])}, which is {said_site(twice[0])}.",
+        ]
     before = list(itertools.takewhile(lambda row: row.name != first, report.rows))
-    agrees = f"everything before it agrees ({len(before)} tensors)" if before else (
-        "nothing comes before it")
+    agrees = "nothing comes before it"
+    if before:
+        agrees = f"everything before it agrees ({len(before)} tensor{'s' * (len(before) > 1)})"
     return [
         f"  `{theirs[first].name}`{at(theirs[first])} is the first output that matches nothing; "
         f"{agrees}.",

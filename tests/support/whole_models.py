@@ -144,7 +144,7 @@ class ListOfLinears(Base):
 
         self.lut, self.pe, self.seg = (
             self.table(f"embeddings.{name}") for name in ("word", "position", "segment"))
-        self.norm = norm("embeddings.norm")
+        self.first_norm = norm("embeddings.norm")
         self.layers = nn.ModuleList()
         for i in range(self.c.num_hidden_layers):
             at = f"layers.{i}"
@@ -159,7 +159,7 @@ class ListOfLinears(Base):
             self.layers.append(block)
 
     def forward(self, x, mask, segments):
-        x = self.norm(self.lut(x) + self.pe.weight[: x.size(1)] + self.seg(segments))
+        x = self.first_norm(self.lut(x) + self.pe.weight[: x.size(1)] + self.seg(segments))
         mask = None if "mask" in self.wrong else mask[:, None, None]
         for block in self.layers:
             q, k, v = (
@@ -285,7 +285,7 @@ def self_attention(p, x, keep, heads):
     logits = q @ k.swapaxes(2, 3) / q.shape[-1] ** 0.5
     if keep is not None:
         logits = logits - 1e9 * (1 - keep[:, None, None])
-    powers = (logits - logits.max(-1, keepdims=True)).exp()
+    powers = (logits - logits.amax(-1, True)).exp()
     weights = powers / powers.sum(-1, keepdims=True)
     return dense(p["o"], (weights @ v).swapaxes(1, 2).reshape(x.shape))
 
@@ -301,8 +301,8 @@ class Exponent(np.ndarray):
     def exp(self):
         return np.exp(self)
 
-    def max(self, axis, keepdims):
-        return np.max(np.asarray(self), axis, keepdims=keepdims).view(Exponent)
+    def amax(self, axis, keepdims):
+        return np.max(self, axis, keepdims=keepdims)
 
 
 def tree_of(config, weights, turn):
