@@ -22,13 +22,15 @@ from minibert.cli.common import (
 @option("dump", nargs="?", metavar="DUMP", help="your tensors, .safetensors or .npz")
 @option("--replace", action="append", default=[], metavar="KIND=FILE.py:NAME",
         help="put your class or function in place of ours (may be repeated)")
+@option("--whole", metavar="FILE.py:NAME",
+        help="check your whole model, in your names; or the weights in a .safetensors, .npz or .pt")
 @option("--model", help="directory or hub name: the weights to check, or to check with")
 @option("--trace", metavar="FILE", help="take the inputs from this file of minibert trace")
 @option("--names", metavar="FILE.json", help='{"your name": "our name"}')
 @option("--goldens", metavar="DIR", help="other golden files")
 @option("--singles", action="store_true", help="do not look for pairs of mistakes")
 @option("--seconds", type=float, default=60,
-        help="how long to look for pairs of mistakes in a dump (default 60)")
+        help="how long to look for pairs of mistakes in a dump or a whole model (default 60)")
 @writes("--html", ending=".html", help="write the report to an HTML page, too")
 def parity(args: argparse.Namespace) -> Result:
     """Check this installation, a dump, or your own code against the reference, stage by stage.
@@ -39,6 +41,13 @@ def parity(args: argparse.Namespace) -> Result:
       minibert parity                 this installation, against the golden files
       minibert parity --model DIR     any weights, against transformers
       minibert parity mine.npz --trace trace.safetensors --names names.json
+      minibert parity --whole mine.py:build --model all-MiniLM-L6-v2
+
+    a whole model: build() returns yours, with your copy of the weights of --model in it, called as
+    model(input_ids, attention_mask) or model(input_ids, attention_mask, token_type_ids). Names and
+    layouts are yours; it may be written in torch or with arrays of numpy. All that its modules
+    return, and the variables of your functions, are recognised by their numbers; a map (--names)
+    is needed only where the report asks for it.
 
     what can be replaced, and how it is called:
       embeddings    Class(config)(input_ids, token_type_ids) -> (B, T, H)
@@ -76,7 +85,7 @@ def parity(args: argparse.Namespace) -> Result:
     torch.set_num_threads(1)  # many small products: a second thread only costs
     reports = goldens.parity(
         args.dump, args.replace, args.model, args.names, args.trace, args.goldens,
-        not args.singles, Patience(args.seconds, tell),
+        not args.singles, Patience(args.seconds, tell), args.whole,
     )  # fmt: skip
     if args.html:
         write_text(args.html, to_html(reports))

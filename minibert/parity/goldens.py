@@ -29,6 +29,7 @@ from minibert.parity.reference import load_reference, side_by_side
 from minibert.parity.replace import examine_code, examine_dump, load, read_dump
 from minibert.parity.report import Report, compare
 from minibert.parity.steps import Inputs, check_inputs, model_inputs
+from minibert.parity.whole import examine_spec
 from minibert.trace import trace
 
 GOLDENS = Path(__file__).resolve().parents[2] / "tests" / "goldens"
@@ -288,6 +289,7 @@ def parity(
     goldens: str | None = None,
     pairs: bool = True,
     patience: Patience | None = None,
+    whole: str | None = None,
 ) -> list[Report]:
     """What ``minibert parity`` does: a dump, a learner's code, a model, or the golden files.
 
@@ -301,7 +303,8 @@ def parity(
         trace_file: what ``minibert trace`` wrote: the inputs.
         goldens: another directory of golden files.
         pairs: whether to try pairs of mistakes too.
-        patience: for how long, of a dump.
+        patience: for how long, of a dump or a whole model.
+        whole: ``file.py:build``, or a file with a state dict, see ``whole.py``.
     """
     batch = read_trace(trace_file) if trace_file else None
     mapping = read_json(names) if names else None
@@ -311,6 +314,9 @@ def parity(
         traced = read_dump(trace_file or dump)[1].get("model")
         inputs = inputs_of(model or traced or OFFICIAL_MODEL, batch or {})
         return [examine_dump(dump, inputs, mapping, pairs, patience)]
+    if whole:
+        inputs = inputs_of(model or OFFICIAL_MODEL, None)
+        return [examine_spec(whole, inputs, mapping, pairs, patience)]
     if replace:
         if wrong := [item for item in replace if "=" not in item]:
             raise ValueError(f"--replace {wrong[0]}; it is KIND=FILE.py:NAME")

@@ -125,7 +125,7 @@ class Recorder:
         def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
             path = self.modules[id(module)]
             for _, part in [*parts_of(args), *parts_of(kwargs)][:1]:
-                if found := self.see(part, f"the input of {path or 'the model'}"):
+                if found := self.see(part, f"{path} (input)"):
                     found.input_of.append(path)
 
         def after(module: nn.Module, args: tuple, output: object) -> None:
@@ -136,6 +136,8 @@ class Recorder:
                 dot = "." if end[:1] not in ("", "[") else ""
                 if (found := self.see(part, f"{name}{dot}{end}")) and not number:
                     found.output_of.append(path)
+                    if str(found.name[-1]).startswith("result") and not isinstance(found.name, str):
+                        found.name = name  # of its forward: what the module gives
 
         for module in self.model.modules() if self.modules else ():
             if self.modules[id(module)]:

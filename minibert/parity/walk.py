@@ -51,10 +51,16 @@ def axes_of(name: str, value: Tensor) -> dict[str, int]:
     return dict(zip(names, value.shape, strict=True))
 
 
-def upright(layout: Layout) -> bool:
-    """Whether the queries come before the keys: the other way round is a mistake, no layout."""
+def is_layout(layout: Layout) -> bool:
+    """Whether a way to read a tensor is one that people have.
+
+    Queries come before keys: the other way round is a mistake. And heads side by side again are no
+    heads.
+    """
     order = sum(layout.dims, ())
-    return "key" not in order or order.index("query") < order.index("key")
+    if "key" in order:
+        return order.index("query") < order.index("key")
+    return not any(group[-2:] == ("head", "feature") for group in layout.dims)
 
 
 class Walk:
@@ -80,6 +86,7 @@ class Walk:
         self.guessed: list[str] = []
         self.placed: dict[int, str] = {}  # tensor → our name, of copies too
         self.learnt: dict[str, str] = {}  # a name without numbers → the step it was taken as
+        self.barren: set[str] = set()  # names without numbers that were taken as nothing
         self.sites = sites_of(inputs)
         self.order = {name: i for i, name in enumerate(self.sites)}
         right = Computation(inputs, cache=self.cache)
@@ -102,7 +109,7 @@ class Walk:
             value = value[0]
         key = (tuple(value.shape), tuple(self.axes[site].items()))
         if key not in self.possible:
-            ways = (way for way in layouts(key[0], self.axes[site]) if upright(way))
+            ways = (way for way in layouts(key[0], self.axes[site]) if is_layout(way))
             self.possible[key] = list(itertools.islice(ways, 8))
         for layout in self.possible[key]:
             yield layout, layout.read(value)
@@ -186,7 +193,8 @@ class Walk:
 
     def allowed(self, number: int, site: str) -> bool:
         """What is called query is not taken as key, though it may have its weights."""
-        role, step = parse_name(self.roles.get(number, ""))[2], parse_name(site)[2]
+        role = parse_name(self.roles.get(number, ""))[2]
+        step = parse_name(site)[2].removesuffix("_heads")
         return not (role in QKV and step in QKV and role != step)
 
     def walk(self) -> None:
@@ -233,18 +241,29 @@ class Walk:
     def resolve(self, last: int) -> int | None:
         """Take one of the tensors that fit nothing as the result of a step; returns which one."""
         window = self.window(last)
-        learnt = [(i, site) for i in window for site in self.open_sites(wide=False)
-                  if self.learnt.get(nameless(self.seen[i].name)) == parse_name(site)[2]
-                  and self.can_be(i, site)]
-        candidates = ((i, site) for i in window for site in self.candidates(i))
-        for number, site in itertools.chain(learnt, candidates):
-            if self.follows(number, site):
-                return self.guess(number, site)
-        for number in window:
-            site = self.roles.get(number)
-            if site and site not in self.known and self.can_be(number, site):
-                return self.guess(number, site)
+        fresh = [i for i in window if nameless(self.seen[i].name) not in self.barren]
+        for number in (*fresh, *window):
+            role = self.roles.get(number, "")
+            if self.order.get(role) and role not in self.known and self.in_order(number) and (
+                    self.can_be(number, role)):
+                return self.guess(number, role)
+            for site in self.candidates(number):
+                if self.follows(number, site):
+                    return self.guess(number, site)
+            self.barren.add(nameless(self.seen[number].name))
         return None
+
+    def in_order(self, number: int) -> bool:
+        """Whether a tensor's weights agree with its place: none of an earlier step come later."""
+        def rank(site: str) -> int:
+            step = "attention.query" if parse_name(site)[2] in QKV else parse_name(site)[2]
+            return self.order[site.replace(parse_name(site)[2], step)]
+
+        later = [self.roles[i] for i in range(number + 1, min(number + AHEAD, len(self.seen)))
+                 if i in self.roles]
+        role = self.roles[number]
+        return all(rank(other) >= rank(role) for other in later
+                   if parse_name(other)[:2] == parse_name(role)[:2])
 
     def candidates(self, number: int) -> list[str]:
         """The steps whose result a tensor may be, the likely ones first."""
@@ -254,7 +273,8 @@ class Walk:
         for site in sites:
             for _, value in itertools.islice(self.readings(number, site), 1):
                 far = min(self.distance(site, value, self.run[site]), 1.0)
-                likely = self.roles.get(number) != site, site in self.known, round(far, 1)
+                learnt = self.learnt.get(nameless(self.seen[number].name)) == parse_name(site)[2]
+                likely = not learnt, site in self.known, round(far, 1)
                 near.append((*likely, self.order[site], site))
         return [site for *_, site in sorted(near)[:10]]
 

@@ -33,7 +33,7 @@ from minibert.parity.loaded import (
 )
 from minibert.parity.probes import ragged_batch
 from minibert.parity.recording import Recorder, Seen, same, weights_of
-from minibert.parity.replace import ERRORS, crash_report, read_dump
+from minibert.parity.replace import ERRORS, crash_report, load, read_dump
 from minibert.parity.report import Report, Row, can_be_named, examine_stages
 from minibert.parity.steps import Inputs, parse_name
 from minibert.parity.walk import HEADS, SAME, Walk, nameless, roles_of
@@ -47,10 +47,12 @@ def whole_batches(inputs: Inputs, segments: bool) -> list[dict[str, Tensor]]:
     No two sizes are the same, so that a shape tells its axes; a [PAD] stands among the words.
     """
     config = inputs.config
-    taken = {config.num_attention_heads, config.hidden_size // config.num_attention_heads}
     most = config.max_position_embeddings
-    T = next((T for T in (13, 11, 9, 7) if T not in taken and T <= most), most)
-    several = ragged_batch(config, (max(T // 3, 1), T, max(2 * T // 3, 1)))
+    taken = {2, 3, config.num_attention_heads, config.hidden_size // config.num_attention_heads}
+    B = next(size for size in (4, 5, 6, 7) if size not in taken)
+    T = next((T for T in (13, 11, 9, 7) if T not in {*taken, B} and T <= most), most)
+    lengths = (max(T // 3, 1), T, max(2 * T // 3, 1), max(T - 1, 1), min(2, T), 1, 1)
+    several = ragged_batch(config, lengths[:B])
     several["input_ids"][1, 2 % T] = config.pad_token_id or 0
     found = [several, ragged_batch(config, (min(5, most),), seed=1)]
     if not segments:
@@ -85,6 +87,35 @@ def takes_segments(model: Callable) -> bool:
 
 
 # ----------------------------------------------------------------------------------- the weights
+
+WEIGHTS = (".safetensors", ".npz", ".bin", ".pt", ".pth")
+
+
+def examine_spec(
+    spec: str,
+    inputs: Inputs,
+    names: Mapping[str, str] | None = None,
+    pairs: bool = True,
+    patience: Patience | None = None,
+) -> Report:
+    """What ``my.py:build`` returns, or the state dict in a file, held against the reference.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file or name, or what is built cannot be called.
+    """
+    if Path(spec).suffix in WEIGHTS:
+        return weights_report(f"Weights {spec}", read_weights(spec), inputs)
+    title, build = f"Your whole model: {spec}", load(spec)
+    try:
+        model = build()
+    except (*ERRORS, OSError, ValueError) as error:
+        return crash_report(title, ["your model"], error)
+    if not callable(model):
+        raise ValueError(
+            f"{spec} returns {type(model).__name__}; it should return a model that is called as "
+            "model(input_ids, attention_mask) or model(input_ids, attention_mask, token_type_ids)"
+        )
+    return examine_whole(model, inputs, title, names=names, pairs=pairs, patience=patience)
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -298,7 +329,8 @@ def in_their_names(
     """The report on the first batch that shows a difference: where, in their names, and which."""
     report, judge, _ = next((one for one in tried if not one[0].passed), tried[0])
     lost = [walk.seen[number] for number in walk.lost()]
-    if can_be_named(report, judge) and not report.passed:
+    matched = len(walk.known) > len(walk.guessed)
+    if can_be_named(report, judge) and not report.passed and (matched or not judge.rounded):
         judges = [one for _, one, _ in tried]
         report.diagnosis = name_mistake(judges, walk, pairs, patience)
     theirs = {site: walk.seen[number] for site, number in walk.source.items()}
@@ -370,16 +402,24 @@ def unlocated(walk: Walk, lost: list[Seen]) -> list[str]:
 def name_mistake(
     judges: list[Judge], walk: Walk, pairs: bool, patience: Patience | None
 ) -> Diagnosis | None:
-    """Which mistake it is. Query and key are told apart by their weights only, if no name says
-    which is which: then either may have been meant, and both answers are given."""
+    """Which mistake it is.
+
+    Query, key and value are told apart by their weights, if no name says which is which. So where
+    that leads nowhere, or products are transposed, what follows from them is asked without them.
+    """
     found = diagnose(judges, pairs, patience)
-    if not found or not any(m.key == "scores-transposed" for one in found.answers for m in one):
+    known = found and found.answers and not any(
+        mistake.key == "scores-transposed" for answer in found.answers for mistake in answer)
+    unnamed = [
+        site for site, number in walk.source.items() if (step := parse_name(site)[2]) in IN_HEADS
+        and called_in_attention(walk.seen[number].name) != step.removesuffix("_heads")
+    ]
+    if not found or known or not unnamed:
         return found
-    unnamed = [site for site, number in walk.source.items() if parse_name(site)[2] in IN_HEADS
-               and not called_in_attention(walk.seen[number].name)]
     less = [Judge(judge.inputs, {n: v for n, v in judge.mine.items() if n not in unnamed})
             for judge in judges]
-    return diagnose(less, pairs, patience)
+    other = diagnose(less, pairs, patience)
+    return other if other and other.answers else found
 
 
 def rename(diagnosis: Diagnosis, theirs: Mapping[str, Seen]) -> None:
