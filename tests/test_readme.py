@@ -81,7 +81,8 @@ def somewhere(official, tmp_path_factory):
     (place / "lines.txt").write_text("one line\nanother line\n")
     (place / "questions.txt").write_text("Is this glaze safe?\n怎样调釉料\n", encoding="utf-8")
     part = "from minibert.attention import MultiHeadSelfAttention as MyAttention\n"
-    (place / "mine.py").write_text(part)
+    whole = "from minibert import BertModel\nbuild = lambda: BertModel.from_pretrained(NAME)\n"
+    (place / "mine.py").write_text(part + whole.replace("NAME", "'all-MiniLM-L6-v2'"))
     (place / "class" / "anna").mkdir(parents=True)
     right = CHECKOUT / "tests" / "learners" / "right" / "attention.py"
     shutil.copy(right, place / "class" / "anna")

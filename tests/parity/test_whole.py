@@ -55,8 +55,8 @@ def test_a_right_model_passes_whatever_its_names_and_layouts(style):
     pytest.param("list of linears", "eps", "first_norm", "embeddings.norm", "norm-eps-0.001",
                  marks=pytest.mark.slow),
     ("torch's encoder", "mask", "encoder.layers.0.self_attn[0]", "attention.output", "no-mask"),
-    pytest.param("torch's encoder", "gelu", "model.gelu[0].result", "feed_forward.activation", "gelu-tanh",
-                 marks=pytest.mark.slow),
+    pytest.param("torch's encoder", "gelu", "model.gelu[0].result", "feed_forward.activation",
+                 "gelu-tanh", marks=pytest.mark.slow),
     ("fused", "mask", "model.attend[0].att[0]", "attention.scores", "no-mask"),
     pytest.param("fused", "eps", "ln_0", "embeddings.norm", "norm-eps-0.001",
                  marks=pytest.mark.slow),
@@ -81,8 +81,9 @@ def test_a_mistake_in_the_code_is_found_at_its_place_in_their_names(style, wrong
 @pytest.mark.parametrize("style, change, where, key, said", [
     ("course", lambda w: swapped(w, "layers.0", "layers.1"), "bert_layers.0.self_attention.query",
      "layers-reversed", "layers 0 and 1 have each other's weights"),
-    ("fused", lambda w: swapped(w, "layers.0", "layers.1"), "h.0.qkv (query)",
-     "layers-reversed", "layers 0 and 1 have each other's weights"),
+    pytest.param("fused", lambda w: swapped(w, "layers.0", "layers.1"), "h.0.qkv (query)",
+                 "layers-reversed", "layers 0 and 1 have each other's weights",
+                 marks=pytest.mark.slow),
     ("list of linears", new_norm, "layers.1.sublayer.0", "norm-not-loaded",
      "`layers.1.sublayer.0.a_2` is all 1: not loaded; by its place it should be attention_norm of "
      "layer 1"),
