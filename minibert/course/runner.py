@@ -34,6 +34,7 @@ from typing import Any
 from minibert.course.run_submission import BUSIEST, PRINTED, encode
 
 STARTUP = 600  # seconds that starting Python and importing torch may take on a very busy machine
+DAY = 24 * 60 * 60  # seconds
 LONGEST = 64 << 20  # bytes of a reply
 REPLY = {"got": str, "error": str, "stopped": str, "printed": str, "random": bool, "number": int,
          "changed": list}
@@ -88,6 +89,8 @@ class Submission:
     def __init__(
         self, path: str | os.PathLike, name: str, *, seconds: float = 10, megabytes: int = 2000
     ) -> None:
+        if not 0 < seconds <= DAY:
+            raise ValueError(f"seconds is {seconds}; more than 0, at most {DAY} is allowed")
         self.path, self.name = Path(path).resolve(), name
         self.seconds, self.megabytes = seconds, megabytes
         self.stopped = ""  # why there are no more replies

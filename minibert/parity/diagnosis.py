@@ -29,9 +29,14 @@ class Patience:
     """How long pairs of mistakes may be tried, and who is told how it goes.
 
     ``unfinished``: what was left out, in words.
+
+    Raises:
+        ValueError: ``seconds`` is no length of time.
     """
 
     def __init__(self, seconds: float, say: Callable[[str], object]) -> None:
+        if not seconds >= 0:
+            raise ValueError(f"seconds is {seconds}; 0 or more is allowed")
         self.seconds, self.say, self.unfinished = seconds, say, ""
 
     def __call__(self, pairs: Sequence[Answer]) -> Iterator[Answer]:

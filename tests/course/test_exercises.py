@@ -410,9 +410,12 @@ def test_check_without_a_file(capsys, tmp_path):
     (["attention", "no_such_file.py"], "no_such_file.py: no such file (looked from "),
     (["attention"], "what is to be graded?"),
     (["all", "."], "has no exercises in it"),
+    *((["attention", "a.py", f"--seconds={number}"], "more than 0, at most 86400 is allowed")
+      for number in ("inf", "nan", "-1")),
 ])
 def test_wrong_use_is_2(capsys, tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)
+    Path("a.py").touch()
     status, _, error = run(capsys, "check", *arguments)
     assert status == 2 and said in error
 

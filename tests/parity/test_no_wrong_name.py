@@ -384,3 +384,5 @@ def test_pairs_are_tried_only_where_no_single_mistake_fits_and_only_for_so_long(
         assert bool(said) == bool(patience.unfinished) == (seconds == 0.1)
     assert said[0].startswith("no single mistake explains it; trying ")
     assert "Not all pairs of mistakes were tried: " in str(report) and "0.1 seconds" in str(report)
+    with pytest.raises(ValueError, match="seconds is nan; 0 or more is allowed"):
+        Patience(math.nan, said.append)  # no time would ever be up
