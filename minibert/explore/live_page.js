@@ -52,6 +52,7 @@ without = (masked) => {
     changes.set(name, cosineSimilarity(...typed().map((text, number) => readMasked(text, number, masked).vector)));
   return changes.get(name);
 };
+shown = () => (at.masked ? without(at.masked) : figures.cosine);
 masking = () => { // the maps, vectors and pairs are those under the mask
   take(compute(typed(), at.masked));
   drawn = null;
@@ -72,7 +73,7 @@ function update() {
   fill();
   fillEffects("…");
   redraw();
-  $("took").textContent = `${(performance.now() - start).toFixed(0)} ms`;
+  $("took").textContent = `computed in ${(performance.now() - start).toFixed(0)} ms`;
   const things = [...everyHead, ...everyToken];
   const next = () => {
     if (!things.length) { rank(); fillEffects(); return; }
@@ -83,6 +84,7 @@ function update() {
 }
 
 async function openLive() {
+  $("says").textContent = "Reading the weights …";
   const found = block("live"), values = await numbers($("weights").textContent), weights = {};
   $("weights").remove();
   let start = 0;
@@ -102,4 +104,4 @@ async function openLive() {
   build();
   update();
 }
-openLive();
+openLive().catch(failed);

@@ -34,6 +34,8 @@ async function numbers(text, kind = Float32Array) {
 let without = (thing) =>
   thing.kind === "head" ? figures.without_head[thing.layer][thing.head] : figures.without_token[thing.text][thing.token];
 const change = (thing) => without(thing) - figures.cosine;
+// The cosine that the maps, vectors and pairs are those of: in a live page that under the mask.
+let shown = () => figures.cosine;
 // The biggest first, by a measure.
 const sorted = (things, by) => things.map((t) => [by(t), t]).sort((a, b) => b[0] - a[0]).map((p) => p[1]);
 const NOISE = 5e-6; // what the five digits shown do not show is rounding, or might as well be
@@ -197,7 +199,7 @@ function fillPairs() {
   const order = sorted(cells, (cell) => cell.value);
   const total = cells.reduce((sum, cell) => sum + cell.value, 0);
   at.pair = [order[0].i, order[0].j];
-  $("sum").textContent = `${contributions.length} × ${contributions[0].length} = ${cells.length} pairs add up to ${digits(total)}; the cosine is ${digits(total)}.`;
+  $("sum").textContent = `${contributions.length} × ${contributions[0].length} = ${cells.length} pairs add up to ${digits(total)}; the cosine is ${digits(shown())}.`;
   const name = (cell) => `${called(0, cell.i)} · ${called(1, cell.j)}`;
   const go = (cell) => choose({ pair: [cell.i, cell.j] });
   list("top-pairs", order.slice(0, 8), name, (cell) => digits(cell.value), go);
@@ -380,7 +382,7 @@ function drawPairs([i, j] = at.pair) {
 function drawVectors(chosen = at.dimension) {
   const canvas = $("vectors"), context = canvas.getContext("2d"), ratio = devicePixelRatio || 1;
   const [u, v] = figures.vectors, rows = two ? [u, v, u.map((x, h) => x * v[h])] : [u];
-  const width = canvas.clientWidth, high = 26, step = width / u.length;
+  const width = canvas.clientWidth, high = 44, step = width / u.length;
   canvas.width = width * ratio;
   canvas.height = rows.length * (high + 6) * ratio;
   canvas.style.height = `${canvas.height / ratio}px`;
@@ -447,4 +449,9 @@ async function openPage() {
   fillEffects();
   redraw();
 }
-if ($("figures")) openPage();
+function failed(error) {
+  $("warnings").hidden = false;
+  $("warnings").textContent = `This page could not be opened; it needs a browser of 2023 or later. (${error.message})`;
+  throw error;
+}
+if ($("figures")) openPage().catch(failed);
