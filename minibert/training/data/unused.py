@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from minibert.training.data.columns import NAMES, content, is_number, shown
+from minibert.training.data.columns import BOOLEANS, NAMES, Content, content, is_number, shown
 from minibert.training.data.tables import Table, some
 
 # What says that a row does not count: Prodigy, Argilla, Label Studio.
@@ -25,6 +25,14 @@ UNSAID = re.compile(r"(.*_)?labels?|\d+")  # names that do not say what 0 and 1 
 NEGATIVE = re.compile(r"(hard[_ -]?)?neg(ative)?s?[_ -]?\d*", re.IGNORECASE)
 YES = "1", "1.0", "true", "yes", "entailment", "duplicate", "paraphrase"
 NO = "0", "0.0", "false", "no", "neutral", "contradiction", "not_entailment", "-"
+YES_OR_NO = {  # in other languages too
+    *YES, *NO, *BOOLEANS, *"y n t f ja nein nee oui non si sí sì no sim não да нет tak nie".split(),
+    *"是 否 对 错 はい いいえ 예 아니오".split(),
+}  # fmt: skip
+HARMLESS = re.compile(  # a column of two values by this name says nothing of what is to be learnt
+    r"(?i)(.*[_ -])?(id|genre|topic|domain|source|language|lang|gender|sex|split|set|fold|author|"
+    r"annotator|group|level|date|year|type|licen[cs]e|version|origin|dataset|corpus|subset)([_ -]?\d)?"
+)
 Rows = list[tuple[int, list]]
 
 
@@ -39,7 +47,7 @@ def heed_unused(
 
     Raises:
         ValueError: there are parts such as train and test in one file, or several choices in a row;
-            or it is not certain which pairs belong together.
+            or it is not certain which pairs belong together, or which questions have an answer.
     """
     choices = [
         repr(name) for at, name in enumerate(names)
@@ -69,7 +77,26 @@ def heed_unused(
         rows = [row for row in rows if str(row[1][at]).strip().lower() not in no]
         if together:
             rows = belonging(rows, at, name, say)
+        if "answers" in positions:
+            refuse_unanswered(name, [cells[at] for _, cells in rows])
     return rows
+
+
+def refuse_unanswered(name: str, cells: Sequence[object]) -> None:
+    """Notice a column that may say which questions have no answer.
+
+    Raises:
+        ValueError: it says yes of some and no of others; or it is named after answers and says no.
+    """
+    counts = content(cells).counts
+    told = {value.lower() for value in counts}
+    two = len(told) == 2 and not HARMLESS.fullmatch(name.strip())
+    if told and told <= YES_OR_NO and (two or ("answer" in name.lower() and told & {*NO})):
+        raise ValueError(
+            f"{name!r} says {' or '.join(counts)}: does it say which questions have no answer? "
+            "Then turn it into is_impossible, true where there is none and the answer is empty; "
+            "else take it out of the file"
+        )
 
 
 def refuse_parts(name: str, cells: Sequence[object]) -> None:
@@ -89,6 +116,12 @@ def refuse_parts(name: str, cells: Sequence[object]) -> None:
         )
 
 
+def two_values(column: Content) -> bool:
+    """Whether a column says one of two things: yes or no, or two short values, each repeated."""
+    short = all(n > 1 and len(value) <= 20 for value, n in column.counts.items())
+    return len(column.counts) == 2 and (short or {*map(str.lower, column.counts)} <= YES_OR_NO)
+
+
 def belonging(rows: Rows, at: int, name: str, say: Callable[[str], None]) -> Rows:
     """The pairs that belong together, if a column says which do.
 
@@ -104,6 +137,8 @@ def belonging(rows: Rows, at: int, name: str, say: Callable[[str], None]) -> Row
         says = certain or small
     else:
         says = bool(ALIKE.fullmatch(name.strip().lower()))
+        if not says and two_values(column) and not HARMLESS.fullmatch(name.strip()):
+            says, certain = True, False
     if not says or not column.rows:
         return rows
     if not certain:
@@ -113,7 +148,7 @@ def belonging(rows: Rows, at: int, name: str, say: Callable[[str], None]) -> Row
             f"{name!r} has {len(column.counts)} values, such as {values}: which say that two texts "
             "belong together? Write those rows alone into a file without this column; or learn "
             "it: minibert finetune similarity for scores, classify for classes"
-            f"{one * ({*told} <= {*YES, *NO})}"
+            f"{one * ({*told} <= {*YES, *NO})}; if it says something else, take it out"
         )
     kept = [row for row, word in zip(rows, told, strict=True) if word in YES]
     nos = " or ".join(shown(value) for value in column.counts if value.lower() not in YES)

@@ -107,12 +107,21 @@ def test_pairs_that_do_not_belong_together_are_left_out(tmp_path, name, yes, no)
         ("question,sentence,label", "0 1 1", "as in RTE and QNLI, call it is_duplicate"),
         ("sentence1,sentence2,label", "0 1 1", "as in RTE and QNLI, call it is_duplicate"),
         ("sentence1,sentence2,relatedness_score", "1 5 2", "'relatedness_score' has 3 values"),
+        *[(f"sentence1,sentence2,{name}", values, f"'{name}' has 2 values, such as .*take it out")
+          for name, values in (("related", "1 1 0"), ("Urteil", "ja nein"), ("关系", "是 否 否"),
+                               ("y", "same other same other"), ("target", "TRUE FALSE"))],
+        *[(f"sentence1,sentence2,{name}", values, None)
+          for name, values in (("language", "de fr de fr"), ("note", "so well"), ("round", "1 1"))],
     ],
 )
 def test_how_pairs_belong_together_is_asked(tmp_path, names, values, message):
     rows = [(f"this is text {i}", f"and another one, {i}", v) for i, v in enumerate(values.split())]
-    with pytest.raises(ValueError, match=message):
-        read(tmp_path / "a.csv", names + "\n" + table(rows), BELONG)
+    content = names + "\n" + table(rows)
+    if message is None:
+        assert len(read(tmp_path / "a.csv", content, BELONG)[0]) == len(rows)
+    else:
+        with pytest.raises(ValueError, match=message):
+            read(tmp_path / "a.csv", content, BELONG)
 
 
 @pytest.mark.parametrize("parts", ["train dev test", "Training Validation", "train test_a",

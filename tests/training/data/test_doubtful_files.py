@@ -315,13 +315,27 @@ def test_answers_in_a_cell(tmp_path, answers, expected):
         ({"answers": {"text": ["It"], "answer_start": [0]}, "is_impossible": "True"}, None),
         ({"answers": [], "is_impossible": False}, None),
         ({"answers": [], "is_impossible": None}, []),
+        ({"answer": "It", "has_answer": False}, "'has_answer' says False: does it say which"),
+        ({"answer": "It", "has_answer": True}, [["It", 0]]),
     ],
 )
 def test_questions_that_say_whether_they_have_an_answer(tmp_path, row, expected):
     content = json.dumps({"question": "When?", "context": "It rained.", **row})
-    if expected is None:
-        with pytest.raises(ValueError, match=r"is_impossible, and yet it has (no )?answers"):
+    if expected is None or isinstance(expected, str):
+        message = expected or r"is_impossible, and yet it has (no )?answers"
+        with pytest.raises(ValueError, match=message):
             read(tmp_path / "a.jsonl", content, QUESTIONS)
     else:
         found, _ = read(tmp_path / "a.jsonl", content, QUESTIONS)
         assert [example.values["answers"] for example in found] == [expected]
+
+
+def test_two_words_beside_answers_may_say_that_there_is_none(tmp_path):
+    for name, said in (("answerable", "does it say which questions have no answer"), ("lang", "")):
+        rows = [("question", "context", "answer", name), ("When?", "It rained.", "It", "no"),
+                ("Who?", "Anna sang.", "Anna", "yes")]  # fmt: skip
+        if said:
+            with pytest.raises(ValueError, match=f"'{name}' says no or yes: {said}"):
+                read(tmp_path / "a.csv", table(rows), QUESTIONS)
+        else:
+            assert len(read(tmp_path / "a.csv", table(rows), QUESTIONS)[0]) == 2
