@@ -31,7 +31,7 @@ YES_OR_NO = {  # in other languages too
 }  # fmt: skip
 HARMLESS = re.compile(  # a column of two values by this name says nothing of what is to be learnt
     r"(?i)(.*[_ -])?(id|genre|topic|domain|source|language|lang|gender|sex|split|set|fold|author|"
-    r"annotator|group|level|date|year|type|licen[cs]e|version|origin|dataset|corpus|subset)([_ -]?\d)?"
+    r"annotator|group|level|date|type|licen[cs]e|version|origin|corpus|(data|sub)set)([_ -]?\d)?"
 )
 Rows = list[tuple[int, list]]
 
