@@ -187,27 +187,32 @@ def match_weights(
                     yield Match(names, layout)
                     return
 
-    def of_one_head(value: Tensor) -> Iterator[Match]:
-        for name in by_numel.get(value.numel() * heads, ()):
-            axes = weight_axes(name, ours[name].shape, heads)
-            if "head" not in axes:
-                continue
-            apart = ours[name].reshape(tuple(axes.values())).movedim(list(axes).index("head"), 0)
-            rest = {axis: size for axis, size in axes.items() if axis != "head"}
-            for layout in layouts(value.shape, rest):
-                for head, part in enumerate(apart):
-                    if near(layout.read(value), part):
-                        yield Match((name,), layout, head)
-                        return
-
     found = {}
     for name, value in theirs.items():
         value = value.detach()
         found[name] = list(single(value))
         for parts in (3, 2) if value.numel() > 1 else ():
             found[name] = found[name] or list(several(value, parts))
-        found[name] = found[name] or list(of_one_head(value))
+        wide = by_numel.get(value.numel() * heads, ())
+        found[name] = found[name] or list(of_one_head(value, wide, ours, heads))
     return found
+
+
+def of_one_head(
+    value: Tensor, names: Sequence[str], ours: Mapping[str, Tensor], heads: int
+) -> Iterator[Match]:
+    """A weight of theirs that is a head's part of one of ours."""
+    for name in names:
+        axes = weight_axes(name, ours[name].shape, heads)
+        if "head" not in axes:
+            continue
+        apart = ours[name].reshape(tuple(axes.values())).movedim(list(axes).index("head"), 0)
+        rest = {axis: size for axis, size in axes.items() if axis != "head"}
+        for layout in layouts(value.shape, rest):
+            for head, part in enumerate(apart):
+                if near(layout.read(value), part):
+                    yield Match((name,), layout, head)
+                    return
 
 
 def in_attention(name: str) -> bool:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from minibert.io.checkpoint import read_pickle
 from minibert.io.files import no_such_file
 from minibert.parity.catalogue import BY_KEY
-from minibert.parity.diagnosis import Diagnosis, Judge, Patience, diagnose
+from minibert.parity.diagnosis import HALF, Diagnosis, Judge, Patience, diagnose
 from minibert.parity.layouts import QKV, Layout, layouts
 from minibert.parity.loaded import (
     Loaded,
@@ -330,7 +330,13 @@ def in_their_names(
     report, judge, _ = next((one for one in tried if not one[0].passed), tried[0])
     lost = [walk.seen[number] for number in walk.lost()]
     matched = len(walk.known) > len(walk.guessed)
-    if can_be_named(report, judge) and not report.passed and (matched or not judge.rounded):
+    coarse = {value.dtype for value in walk.known.values()} & set(HALF)
+    if coarse and not report.passed:
+        report.notes.append(
+            f"Yours computes in {str(coarse.pop())[6:]}, whose rounding alone differs from the "
+            "reference by this much or more. To have a mistake found, let it compute in float32."
+        )
+    elif can_be_named(report, judge) and not report.passed and (matched or not judge.rounded):
         judges = [one for _, one, _ in tried]
         report.diagnosis = name_mistake(judges, walk, pairs, patience)
     theirs = {site: walk.seen[number] for site, number in walk.source.items()}

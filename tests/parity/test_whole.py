@@ -155,6 +155,11 @@ def test_a_model_that_has_nothing_to_do_with_it_gets_no_name_and_a_question():
     assert not report.passed and not (report.diagnosis and keys(report)), str(report)
 
 
+def test_a_model_in_half_precision_gets_no_name_but_a_sentence():
+    report = examine_whole(build("list of linears", INPUTS).bfloat16(), INPUTS, pairs=False)
+    assert not report.diagnosis and "computes in bfloat16" in " ".join(report.notes), str(report)
+
+
 def test_dropout_and_crashes_are_said():
     model = build("course", INPUTS)
     plain = model.forward
