@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -123,24 +124,41 @@ def separated(
 ) -> list[tuple[int, list[str]]]:
     """The lines, a sentence with its blank line after it.
 
-    Where there is none in the file, a sentence ends where a column changes that has every value
-    only once, for two words in a row or more on average: the number of the sentence.
+    Where there is none in the file, a sentence ends where the numbers of its words begin anew; or
+    where a column changes, or one of two, that have every value only once, for two words in a row
+    or more on average: the number of the sentence, and of its document.
     """
     words = [i for i, (_, cells) in enumerate(filled) if len(cells) == width]
     if not words or not all(cells for _, cells in filled[words[0] : words[-1]]):
         return filled
     ends = {}
-    for at in range(width - 2):
-        column = [filled[i][1][at] for i in words]
+    for at in itertools.combinations_with_replacement(range(width - 2), 2):
+        column = [tuple(filled[i][1][j] for j in at) for i in words]
         changes = [i for i, a, b in zip(words[1:], column, column[1:], strict=False) if a != b]
         if len({*column}) == len(changes) + 1 <= len(column) / 2:
             ends[at] = changes
+        again = restarts([cell for cell, _ in column]) if at[0] == at[1] else []
+        if again:
+            ends[at] = [words[i] for i in again]
     at = max(ends, key=lambda at: len(ends[at]), default=None)
     if at is None or not ends[at]:
         return filled
-    table.remarks.append(f"no blank lines: a sentence ends where column {at + 1} changes")
+    told = " or ".join(f"column {j + 1}" for j in sorted({*at})) + " changes"
+    if at[0] == at[1] and restarts([filled[i][1][at[0]] for i in words]):
+        told = f"column {at[0] + 1} begins anew"
+    table.remarks.append(f"no blank lines: a sentence ends where {told}")
     parts = zip([0, *ends[at]], [*ends[at], len(filled)], strict=True)
     return [line for begin, end in parts for line in [*filled[begin:end], (0, [])]]
+
+
+def restarts(cells: Sequence[str]) -> list[int]:
+    """Where running numbers begin anew; none if they are no such numbers."""
+    if not all(map(str.isdecimal, cells)):
+        return []
+    numbers = [*map(int, cells)]
+    again = [i for i in range(1, len(numbers)) if numbers[i] != numbers[i - 1] + 1]
+    anew = all(numbers[i] == numbers[0] for i in again)
+    return again if anew and 2 * len(again) < len(cells) else []
 
 
 def tag_columns(table: Table, width: int) -> list[int]:

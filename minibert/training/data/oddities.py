@@ -8,7 +8,15 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from minibert.training.data.columns import CHINESE, MISSING, TEXTS, is_number, number_of, shown
+from minibert.training.data.columns import (
+    CHINESE,
+    MISSING,
+    TEXTS,
+    WORD,
+    is_number,
+    number_of,
+    shown,
+)
 from minibert.training.data.tables import lines, some
 from minibert.training.entities import TAG, is_scheme
 
@@ -79,8 +87,15 @@ NONE = (  # what people call no answer
 )  # fmt: skip
 CODES = "9 99 999 9999 -1 -9 -99 -999".split()  # for no answer, in survey data
 SEGMENTED = re.compile(rf"[{CHINESE}]\d")
+STOPS = (".", "!", "?", "。", "！", "？")
+INSIDE = re.compile(r"[.!?][\"”]?\s+\S|[。！？](?=[^」”])")  # a sentence ends, and another begins
 LANGUAGE = re.compile("[a-z]{2,3}:.")
 READ = (*TEXTS, "question", "context")
+TOTAL = re.compile(  # what stands in front of a row of totals
+    r"(?i)(?:(?:grand |sub)?totals?|sum|mean|average|avg|median|sd|std\.?(?: ?dev\.?)?|(end)?summe|"
+    r"mittel(?:wert)?|durchschnitt|gesamt|insgesamt|standardabweichung|moyenne|somme|écart-type|"
+    r"media|promedio|suma|合计|合計|总计|總計|平均|итого|среднее)(?P<more>[ :.].*)?"
+)
 Places = Mapping[str, Sequence[int]]  # label → lines
 
 
@@ -130,6 +145,27 @@ def odd(examples: Sequence, unit: str) -> list[str]:
     return [f"{what} ({lines(where, unit)})" for what, where in found.items()] + remarks
 
 
+def totals(rows: Sequence[tuple[int, list]], unit: str) -> list[str]:
+    """A warning of rows of totals at the end.
+
+    One has a cell that says so, unlike those above it; if that says more, also a number where
+    not all above are numbers.
+    """
+    found: list[int] = []
+    for line, cells in reversed(rows[-6:]):
+        above = [row for n, row in rows if n < line]
+        said = [hit for at, cell in enumerate(cells) if len(cells) > 1 and above
+                and isinstance(cell, str) and (hit := TOTAL.fullmatch(cell.strip()))
+                and all(row[at] != cell for row in above)]  # fmt: skip
+        number = said and any(is_number(cell) and not all(is_number(row[at]) for row in above)
+                              for at, cell in enumerate(cells))  # fmt: skip
+        if not any(number or not hit["more"] for hit in said):
+            break
+        found.insert(0, line)
+    where = lines(found, unit)
+    return [f"rows of totals or means at the end, if they are no examples ({where})"] * bool(found)
+
+
 def often(read: Sequence, seen: set[int], examples: Sequence) -> Iterator[tuple[str, list[int]]]:
     """What is true of many texts, in lines where nothing else is odd: (what, lines)."""
     alone = all(example.values.keys() == {"text"} for example in examples)
@@ -158,15 +194,28 @@ def often(read: Sequence, seen: set[int], examples: Sequence) -> Iterator[tuple[
 
 
 def broken_lines(texts: Mapping[int, str]) -> list[int]:
-    """The lines that go on in the next, if it is a third, and most capitals follow a full stop."""
-    go_on, after_stop, after_none = [], 0, 0
-    for line, text in texts.items():
-        first, stops = texts.get(line + 1, "")[:1], text.endswith((".", "!", "?", ":", '"', "”"))
-        if first.islower() and not stops:
-            go_on.append(line)
-        after_stop += first.isupper() and stops
-        after_none += first.isupper() and not stops
-    return go_on if 3 * len(go_on) >= len(texts) > 3 and after_stop >= max(after_none, 1) else []
+    """The lines that go on in the next, if it is a third; [] if they are whole texts.
+
+    Most capitals then follow a full stop; or the lines are filled: the next word has no room in
+    nine of ten, and sentences end inside them.
+    """
+    go_on, open_end, after_stop, after_none, filled, followed = [], [], 0, 0, 0, 0
+    width = max(map(len, texts.values()), default=0)
+    for (line, text), (n, below) in itertools.pairwise(texts.items()):
+        stops, next_word = text.endswith((*STOPS, ":", '"', "”", "」")), WORD.match(below) or [""]
+        if n == line + 1:
+            followed += 1
+            filled += len(text) + len(next_word[0]) + text[-1:].isascii() > width
+            go_on += [line] * (below[:1].islower() and not stops)
+            open_end += [line] * (not stops)
+        after_stop += below[:1].isupper() and stops
+        after_none += below[:1].isupper() and not stops
+    inside = sum(bool(INSIDE.search(text)) for text in texts.values())
+    if width >= 20 and 10 * inside >= len(texts) and 10 * filled >= 9 * followed:
+        go_on = open_end
+    elif after_stop < max(after_none, 1):
+        return []
+    return go_on if 3 * len(go_on) >= len(texts) > 3 else []
 
 
 def alike(values: Mapping) -> Iterator[str]:

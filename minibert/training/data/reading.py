@@ -25,7 +25,7 @@ from minibert.training.data.columns import (
 from minibert.training.data.columns import header as is_header
 from minibert.training.data.examples import TRUTH, Example
 from minibert.training.data.files import read_table
-from minibert.training.data.oddities import odd
+from minibert.training.data.oddities import odd, totals
 from minibert.training.data.tables import Table, lines, some
 from minibert.training.data.unused import heed_unused
 from minibert.training.data.values import (
@@ -129,7 +129,10 @@ def table_of(
 
 def told(names: Sequence[str], positions: Mapping[str, int], joined: Sequence[int]) -> str:
     """Which column is what, and which are not used."""
-    found = ", ".join(f"{role} = column {names[at]!r}" for role, at in positions.items())
+    found = ", ".join(
+        f"{role} = column {at + 1 if names[at] in {*positions} - {role} else repr(names[at])}"
+        for role, at in positions.items()
+    )
     used = {*positions.values(), *joined}
     unused = [repr(name) for at, name in enumerate(names) if at not in used]
     return found + (f"; not used: {some(unused, 8)}" if unused else "")
@@ -265,7 +268,7 @@ def usable(
             raise ValueError(f"{file}: {told}. Correct them, or leave them out: --skip-incomplete")
         say(f"warning: {file.name}: {told}; left out, as asked for (--skip-incomplete)")
     try:
-        for remark in warnings + odd(examples, table.unit):
+        for remark in warnings + totals(rows, table.unit) + odd(examples, table.unit):
             say(f"warning: {file.name}: {remark}")
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None

@@ -18,6 +18,9 @@ ARRAY = re.compile(r"array\((\[.*?\])(?:, dtype=[^)]*)?\)", re.DOTALL)  # as num
 BARE = re.compile(r"""[\[({]([^][(){}:'"]+)[])}]""")  # a list whose items have no quotes
 STRONG, WEAK = "\n|;,", "/+& "  # what may separate labels
 NUMBER, THOUSANDS = re.compile(r"[+-]?\d+(,\d+)?"), re.compile(r"[1-9]\d{0,2}(\.\d{3})?")
+COUNTED = re.compile(r"(.*[^\W\d_])\s*[:=]\s*\d+([.,]\d+)?%?")  # joy:3
+LETTER = r"(?=[^\W\d_])[A-\u058f\u1e00-\u1fff]"  # of scripts that are written with spaces
+WITHIN = re.compile(rf"{LETTER}{LETTER}|\d\d")
 HALF = re.compile("[\ud800-\udfff]")  # JSON may have one half of a pair of surrogates
 
 
@@ -144,6 +147,9 @@ def listed(role: str, cell: Any) -> list[str]:
     missing = {"labels": MISSING, "tags": ("nan", "null", "<na>")}.get(role, ())
     if any(name.lower() in missing for name in names):
         raise Unusable(f"{role} that stand for missing ones", cell)
+    counted = [found[1] for name in names if (found := COUNTED.fullmatch(name))]
+    if role == "labels" and 1 < len({*counted}) == len(names):
+        raise Unusable("a number after each label; the labels that hold are needed, alone", cell)
     if role == "labels" and len(names) > 1 and {*names} <= {"0", "1", "0.0", "1.0"}:
         raise Unusable("0 or 1 for every label; the names of those that hold are needed", cell)
     return names if role == "labels" else [str(item) for item in cell]
@@ -269,14 +275,18 @@ def place(text: Any, start: Any, context: str) -> Any:
     """Where an answer begins: as it says, be it as a string; or where the context has it once.
 
     Raises:
-        Unusable: it does not say, and the context has it never or several times.
+        Unusable: it does not say, and the context has it never, several times or inside a word.
     """
     if isinstance(start, str):
         return float(start)
     if start is not None or is_missing(text):
         return start
     if context.count(str(text)) == 1:
-        return context.index(str(text))
+        at = context.index(str(text))
+        end = at + len(str(text))
+        if any(WITHIN.fullmatch(context[max(edge - 1, 0) : edge + 1]) for edge in (at, end)):
+            raise Unusable("the answer stands only inside a word; give its start", text)
+        return at
     refuse_absent(str(text), context)
     raise Unusable("the answer stands several times in the context; give its start", text)
 

@@ -204,6 +204,20 @@ def test_sentences_without_a_blank_line_between_are_told_by_their_numbers(tmp_pa
     assert [e.line for e in found] == [1, 4, 7] and "a sentence ends where column" in said
 
 
+@pytest.mark.parametrize("front, where", [
+    ("{d}\t{s}\t", "column 1 or column 2 changes"), ("{s}\t{d}\t", "column 1 or column 2 changes"),
+    ("{i}\t", "column 1 begins anew"), ("{d}\t{i}\t", "column 2 begins anew"),
+])  # fmt: skip
+def test_sentences_whose_numbers_begin_anew(tmp_path, front, where):
+    content = "".join(f"{front.format(d=d, s=s, i=i)}{word}\t{tag}\n"
+                      for d in ("d1", "d2") for s in (1, 2)
+                      for i, (word, tag) in enumerate([("Rom", "B-LOC"), ("is", "O"), ("hot", "O")])
+                      )  # fmt: skip
+    found, said = read(tmp_path / "a.tsv", content, WORDS)
+    assert [e.values["tokens"] for e in found] == [["Rom", "is", "hot"]] * 4
+    assert f"a sentence ends where {where}" in said
+
+
 @pytest.mark.parametrize(
     "content, message",
     [

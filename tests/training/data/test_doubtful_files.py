@@ -93,6 +93,9 @@ def test_a_list_without_quotes_is_no_class(tmp_path):
     assert both(found) == [("a", "[UNK]"), ("b", "joy")]
     with pytest.raises(ValueError, match=r"several labels in a row .*line 2: \['joy', 'fear'\]"):
         read(tmp_path / "a.csv", 'text,label\na,"(joy, fear)"\nb,joy\n', CLASSIFY)
+    with pytest.raises(ValueError, match=r"a number after each label; .*lines 2: .*3: "):
+        read(tmp_path / "a.csv", TEXTS + "a,joy:3|anger:0\nb,anger=2|joy=1\n", LABELS)
+    assert len(read(tmp_path / "a.csv", TEXTS + "a,SDG:1|SDG:13\nb,SDG:13\n", LABELS)[0]) == 2
     with pytest.raises(ValueError, match="no labels"):
         read(tmp_path / "a.csv", TEXTS + 'a,"{joy: 1, fear: 0}"\nb,[1 0]\n', LABELS)
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,7 @@ def test_questions_in_columns(tmp_path):
     found, said = read(tmp_path / "a.csv", content.format("is"), QUESTIONS)
     assert found[0].values["answers"] == [["is", 4]] and "each is looked for in its text" in said
     for answer, message in (("a", "stands several times"), ("MAY", "context, but in another case"),
+                            ("arm", "stands only inside a word"), ("Ma", "only inside a word"),
                             ("May|warm", "does not stand in the context .line")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             read(tmp_path / "a.csv", content.format(answer), QUESTIONS)
@@ -432,6 +434,25 @@ def test_marked_words_anywhere_are_labels(tmp_path):
     assert both(found) == [("a", "y")]
 
 
+GERMAN = (
+    "Am Ende des Jahres, das allen lang geworden war, gingen die Kinder noch einmal durch die Räume"
+    " ihrer Schule und nahmen die Bilder von den Wänden, die sie selbst gemalt hatten. Die "
+    "Lehrerin stand am Fenster und sah hinaus auf den Hof, wo der Hausmeister das Laub kehrte. "
+    "Niemand sagte etwas, denn alle wussten von dem Brief. Erst dann lachten alle. "
+)
+ENGLISH = (
+    "It was early when Mr. Hale left his house and walked, as he had done for thirty years, down "
+    "to the river, where the boats lay with their keels in the mud and the herons stood about."
+)
+JAPANESE = "実験が楽しかったので、また受けたいです。教室が暑くて困りました。" * 5
+
+
+def filled(text, width, paragraphs=1):
+    """A text cut into lines as an editor fills them, or at equal lengths; several of them."""
+    lines = textwrap.wrap(text, width) if " " in text else re.findall(f".{{1,{width}}}", text)
+    return "\n\n".join(["\n".join(lines)] * paragraphs) + "\n"
+
+
 @pytest.mark.parametrize(
     "name, content, roles, warning",
     [
@@ -442,6 +463,18 @@ def test_marked_words_anywhere_are_labels(tmp_path):
         ("a.csv", TEXTS + "a,good|new\nb,Good\n", LABELS, "look alike .*'good'.*'Good'"),
         ("a.conll", "Jo B-PER\nis O\nin O\n\nUlm B-LOC\nAnn b-per\n", WORDS,
          "tags that look alike"),
+        *[("a.csv", f"text,label\nso it is,pos\nit was,neg\nand so,pos\n{end}", CLASSIFY, said)
+          for end, said in (("Total pos,2\nTotal neg,1\n", r"rows of totals .*\(lines 5, 6\)"),
+                            ("Total,neg\n", r"totals .*\(line 5\)"), ("合计,2\n", "totals"),
+                            ("Total waste of time,neg\n", None), ("Mean people,pos\n", None),
+                            ("so,mean\n", "totals"), ("Total,neg\nso it was,pos\n", None))],
+        ("a.csv", "text,pair,score\na b,c d,5\nb c,d e,2\nMean,Mean,3.2\nSD,all of them,1.5\n",
+         PAIR, r"totals or means at the end.*\(lines 4, 5\)"),
+        *[("a.txt", filled(*how), ("text",), "sentences that go on in the next line")
+          for how in ((GERMAN, 50), (GERMAN, 60, 2), (JAPANESE, 20), (ENGLISH, 72, 2))],
+        *[("a.txt", text * 3, ("text",), None) for text in (
+            GERMAN.replace(". ", ".\n"), JAPANESE.replace("。", "。\n"),
+            "Die Schule im Dorf\nAnna und der Hund. Teil 2\nLied der Kinder im Winter\n")],
         ("a.conll", "Jo B-PER\nis O\n\nUlm LOC\n", WORDS, r"'B-PER' mark .*'LOC' \(line 4\) not"),
         ("a.conll", "Jo B-PER\nMay I-PER\n", WORDS, "'B-PER' mark entities, but there is no O"),
         ("a.conll", "Jo NOUN\nis VERB\n", WORDS, None),
@@ -526,5 +559,6 @@ def test_tags_that_stand_first_are_read_if_asked_for(tmp_path):
     with pytest.raises(ValueError, match="stand first; give --columns tokens=2 tags=1"):
         read(tmp_path / "a.conll", content, WORDS)
     columns = {"tokens": "2", "tags": "1"}
-    found, _ = read(tmp_path / "a.conll", content, WORDS, columns=columns)
+    found, said = read(tmp_path / "a.conll", content, WORDS, columns=columns)
     assert found[0].values == {"tokens": ["name0", "word0"], "tags": ["B-PER", "O"]}
+    assert "tokens = column 2, tags = column 1" in said
