@@ -3,6 +3,7 @@
 import base64
 import copy
 import json
+import os
 import re
 import shutil
 import zlib
@@ -576,13 +577,14 @@ def test_what_is_typed_is_computed(chromium, tmp_path, phone):
 @pytest.mark.browser
 @pytest.mark.filterwarnings("ignore:.*(more than 256 tokens|knows nothing of)")
 def test_minibert_small_in_a_page(chromium, tmp_path):
-    """200 texts, and every character of Unicode through the rules of the tokenizer."""
+    """200 texts (every fifth without MINIBERT_ODD=1), and the rules on all of Unicode."""
     encoder = SentenceEncoder.from_pretrained(engine="textbook")
     seen = open_live(chromium, tmp_path / "page.html", encoder, "minibert-small")
     lines = (CHECKOUT / "notebooks/data/intents/train.tsv").read_text(encoding="utf-8").splitlines()
     texts = [*TYPED, *(line.split("\t")[0] for line in lines[1:180]), " ".join(lines[180:220])]
     assert len(texts) == 200
-    largest = max(difference(chromium, encoder, text) for text in texts)
+    every = 1 if os.environ.get("MINIBERT_ODD") == "1" else 5
+    largest = max(difference(chromium, encoder, text) for text in texts[::every])
     print(f"largest difference: {largest:.1e}")
     assert largest <= 1e-4
     tokenizer = encoder.tokenizer

@@ -55,7 +55,7 @@ def test_a_right_model_passes_whatever_its_names_and_layouts(style):
     pytest.param("list of linears", "eps", "first_norm", "embeddings.norm", "norm-eps-0.001",
                  marks=pytest.mark.slow),
     ("torch's encoder", "mask", "encoder.layers.0.self_attn[0]", "attention.output", "no-mask"),
-    pytest.param("torch's encoder", "gelu", "model.gelu[0].result", "feed_forward.activation",
+    pytest.param("torch's encoder", "gelu", "encoder.layers.0.dropout", "feed_forward.activation",
                  "gelu-tanh", marks=pytest.mark.slow),
     ("fused", "mask", "model.attend[0].att[0]", "attention.scores", "no-mask"),
     pytest.param("fused", "eps", "ln_0", "embeddings.norm", "norm-eps-0.001",
