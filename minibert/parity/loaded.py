@@ -268,8 +268,3 @@ def weights_in_modules(loaded: Loaded, linear: Sequence[str]) -> None:
         loaded.findings.append(
             f"`{template}` is transposed in {len(same)} layers: nn.Linear computes X Wᵀ, its "
             "weight is (out, in)")
-
-
-def equal_names(loaded: Loaded) -> float:
-    """Which share of their weights was matched, without a map."""
-    return sum(map(bool, loaded.matches.values())) / max(len(loaded.matches), 1)

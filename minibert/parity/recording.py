@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -231,7 +231,7 @@ def same(one: Tensor, two: Tensor) -> bool:
 # ------------------------------------------------------------------------------------ weights
 
 
-def weights_of(model: object, skip: Collection[str] = ()) -> dict[str, Tensor]:
+def weights_of(model: object) -> dict[str, Tensor]:
     """The weights of a model by its names: a state dict, or the arrays in what it holds."""
     if isinstance(model, nn.Module):
         return {name: value.detach() for name, value in model.state_dict().items()

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from minibert.io.checkpoint import read_pickle
 from minibert.io.files import no_such_file
-from minibert.parity.catalogue import BY_KEY
 from minibert.parity.diagnosis import HALF, Diagnosis, Judge, Patience, diagnose
 from minibert.parity.layouts import QKV, Layout, layouts
 from minibert.parity.loaded import (
@@ -33,7 +32,7 @@ from minibert.parity.loaded import (
 )
 from minibert.parity.probes import ragged_batch
 from minibert.parity.recording import Recorder, Seen, same, weights_of
-from minibert.parity.replace import ERRORS, crash_report, load, read_dump
+from minibert.parity.replace import ERRORS, crash_report, load, random_report, read_dump
 from minibert.parity.report import Report, Row, can_be_named, examine_stages
 from minibert.parity.steps import Inputs, parse_name
 from minibert.parity.walk import HEADS, SAME, Walk, nameless, roles_of
@@ -252,7 +251,8 @@ def examine_whole(
         try:
             seen = record(model, given, segments)
             if not tried and (other := differing(seen, record(model, given, segments))):
-                return random_report(title, other)
+                said = f"`{other.name}`{at(other)} is the first that differs when the same input "
+                return random_report(title, other.name, other.value, f"{said}comes twice")
         except ERRORS as error:
             if not tried:
                 return crash_report(title, ["your model"], error)
@@ -285,14 +285,6 @@ def differing(one: list[Seen], two: list[Seen]) -> Seen | None:
         if first.value.shape != second.value.shape or not same(first.value, second.value):
             return first
     return None
-
-
-def random_report(title: str, seen: Seen) -> Report:
-    """The report for a model that gives different numbers each time."""
-    shown = [f"  `{seen.name}`{at(seen)} is the first that differs when the same input comes twice"]
-    diagnosis = Diagnosis(seen.name, [(BY_KEY["dropout-left-on"],)])
-    row = Row(seen.name, tuple(seen.value.shape), "differs")
-    return Report(title, [row], shown=shown, diagnosis=diagnosis)
 
 
 def again(walk: Walk, seen: list[Seen], inputs: Inputs) -> dict[str, Tensor]:
