@@ -87,6 +87,8 @@ def whole_run(
     teacher = SentenceEncoder.from_pretrained(settings.teacher, device="cpu", engine="textbook")
     if teacher.dense:
         raise ValueError(f"{settings.teacher} has a Dense module: no student can be made of that")
+    prompt = teacher.prompt(None, None)  # stands before every text, the student's too
+    texts = [prompt + text for text in texts]
     origin = {path: sha256(Path(path)) for path in settings.texts}
     origin["teacher"] = content_digest(teacher.model.state_dict())
     rows = teacher.tokenizer.encode_batch(texts, max_length=teacher.max_length).ids
@@ -138,7 +140,7 @@ def learn(
     before = {name: run.lines[0][name] for name in after if name in run.lines[0]}
     result = {"before": before, "after": after, "remarks": []}
     if scored:
-        pairs = Similarity(teacher.tokenizer, pooling=teacher.pooling)
+        pairs = Similarity(teacher.tokenizer, pooling=teacher.pooling, encoder=teacher)
         found = pairs.evaluate(teacher.model, pairs.encode(scored))
         result["teacher"] = {"general_spearman": found["spearman"]}
     return finish(out, result, lambda: save(settings, run, task.encoder, result, out), say)
@@ -190,17 +192,21 @@ def teacher_vectors(
     Raises:
         ValueError: the file holds the vectors of other texts, or of another teacher.
     """
-    digest = hashlib.sha256(json.dumps([weights, teacher.pooling, teacher.max_length]).encode())
+    told = teacher.pooling, teacher.max_length, teacher.truncate_dim, teacher.include_prompt
+    digest = hashlib.sha256(json.dumps([weights, *told]).encode())
     for text in texts:
         digest.update(text.encode() + b"\n")
     digest = digest.hexdigest()
     if not path.exists() and distributed.rank() == 0:
         say(f"computing the teacher's vectors, which are kept in {path}")
-        vectors = torch.empty(len(rows), teacher.pooled_width, dtype=torch.float16)
+        vectors = torch.empty(len(rows), teacher.dimension, dtype=torch.float16)
+        prompt = "" if teacher.include_prompt else teacher.prompt(None, None)
+        skip = teacher.length_of_prompt(prompt) if prompt else 0  # tokens that are not pooled
         size = 512 if teacher.device.type == "cpu" else CHUNK
         with progress(len(rows), "texts") as advance:
             for start in range(0, len(rows), CHUNK):
-                part = teacher.encode_rows(rows[start : start + CHUNK], None, size, False)
+                part = teacher.encode_rows(rows[start : start + CHUNK], None, size, False, skip)
+                part = part[:, : teacher.truncate_dim]
                 vectors[start : start + len(part)] = nn.functional.normalize(part, dim=1).cpu()
                 advance(len(part))
         write_safetensors(path, {"vectors": vectors}, {"of": digest})

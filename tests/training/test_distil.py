@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from support import small
 from support.runs import log_of
 from support.worlds import distil_settings as settings
@@ -82,6 +83,26 @@ def test_every_character_can_still_be_spelt():
     for size in (without - 1, len(tokenizer) + 1):
         with pytest.raises(ValueError, match=f"a vocabulary of {size} tokens; {without} .special"):
             smaller_vocabulary(tokenizer, rows, size)
+
+
+@pytest.mark.parametrize("include", [True, False])
+def test_the_teacher_is_asked_as_it_will_be_used(world, tmp_path, include):
+    """Its default prompt and its truncate_dim hold for its vectors, and for the scored pairs."""
+    teacher = SentenceEncoder.from_pretrained(world / "base", engine="textbook")
+    teacher.prompts, teacher.default_prompt_name = {"query": "a song: "}, "query"
+    teacher.truncate_dim, teacher.include_prompt = 8, include
+    teacher.save_pretrained(tmp_path / "teacher")
+    changes = {"teacher": str(tmp_path / "teacher"), "vectors": str(tmp_path / "v.safetensors")}
+    result = distil(settings(world, epochs=1, layers="0,1", vocabulary=None, lr=1e-9, **changes),
+                    tmp_path / "out")  # fmt: skip
+    assert result["after"]["dev_cosine"] > 0.999, "nothing left out, nothing learnt: the teacher"
+    scores = [result[which]["general_spearman"] for which in ("teacher", "after")]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+    texts = [*dict.fromkeys((world / "texts.txt").read_text().splitlines())]
+    kept = load_file(tmp_path / "v.safetensors")["vectors"]
+    vectors = teacher.encode(texts)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert np.allclose(kept, vectors, atol=1e-3)
 
 
 def test_the_loss_by_hand():
