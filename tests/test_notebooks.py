@@ -6,13 +6,16 @@ import shlex
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from support.run_notebooks import HOME, METADATA, run, run_file, shown, tags
+from support.translate_notebooks import chinese, digest
 
 from minibert.cli import main as cli
 from minibert.course.exercises import EXERCISES
 
 NOTEBOOKS = sorted(HOME.glob("[0-9]*.ipynb"))
+CHINESE = sorted(HOME.glob("zh/[0-9]*.ipynb"))
+TRANSLATED = "0"  # the numbers of the notebooks that are in zh/
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -72,12 +75,44 @@ def test_a_picture_is_described_below_it(notebook):
             assert len(below.source.partition("*\n\n")[0]) > 80
 
 
-def test_commands_and_links_in_the_text_are_good(path, notebook):
+@pytest.mark.parametrize("path", NOTEBOOKS + CHINESE, ids=lambda p: str(p.relative_to(HOME)))
+def test_commands_and_links_in_the_text_are_good(path):
+    notebook = nbformat.read(path, as_version=4)
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     for command in re.findall(r"`minibert ([^`]+)`", text):
         cli.build_parser().parse_args(shlex.split(command))  # exits where there is no such option
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert target.startswith("https://") or (path.parent / target).exists(), target
+        if target.startswith("../"):  # from the Chinese ones, to what there is in English only
+            assert not (path.parent / target[3:]).exists(), target
+
+
+@pytest.mark.parametrize("path", CHINESE, ids=lambda path: path.stem)
+def test_a_chinese_notebook_is_the_english_one_in_translation(path):
+    """It has today's code and outputs, and each of its texts translates today's English text.
+
+    `tests/support/translate_notebooks.py` says how to bring it up to date.
+    """
+    english, twin = (nbformat.read(p, as_version=4) for p in (HOME / path.name, path))
+    nbformat.validate(twin)
+    made, to_do = chinese(english, twin)
+    assert not to_do
+    assert made == twin
+    made.cells.pop(1)  # goes up to the folder of the English notebooks
+    for cell, ours in zip(english.cells, made.cells, strict=True):
+        if cell.cell_type == "markdown":
+            one, other = cell.source, ours.source
+            assert re.search("[\u4e00-\u9fff]{4}", other), other
+            assert not re.search("[\u4e00-\u9fff，。；：][ \n][\u4e00-\u9fff]", other), other
+            for kept in (r"(?s)```.*?```", r"(?s)\$.+?\$", r"https?://[^)\s]+"):
+                assert sorted(re.findall(kept, other)) == sorted(re.findall(kept, one))
+            if one.startswith("*Picture: "):
+                assert other.startswith("*图：")
+                assert len(other.partition("*\n\n")[0]) > 40
+
+
+def test_the_chinese_notebooks_are_there():
+    assert [path.name[0] for path in CHINESE] == list(TRANSLATED)
 
 
 def test_each_of_the_twelve_exercises_is_in_one_notebook():
@@ -107,6 +142,18 @@ def printed(text: str, name: str = "stdout"):
 
 PICTURE = new_output("display_data", data={"image/png": ""})
 JUDGE = 'print(f"wordpiece: {f()} of 10 points  (f)")'
+
+
+def test_a_translation_that_is_no_longer_one_is_found():
+    english = new_notebook(cells=[new_markdown_cell(t, id=t) for t in ("one", "two", "three")])
+    assert chinese(english, new_notebook())[1] == ["one", "two", "three"]
+    twin, _ = chinese(english, new_notebook())
+    twin.cells[0].update(source="一", metadata={"translates": digest("one")})
+    twin.cells[2].update(source="二", metadata={"translates": digest("two, before it changed")})
+    made, to_do = chinese(english, twin)
+    assert to_do == ["two", "three"]
+    texts = [cell.source for cell in made.cells if cell.cell_type == "markdown"]
+    assert texts == ["一", "二", "three"]
 
 
 def test_what_is_not_as_stored_is_found(tmp_path):

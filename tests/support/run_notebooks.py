@@ -2,9 +2,10 @@
 
     python tests/support/run_notebooks.py notebooks/3_attention_by_hand.ipynb
 
-What is stored is what a learner sees who runs the notebook and has written nothing yet. `run` does
-the same, and solves each exercise after its judge has spoken: the metadata of the learner's cell
-hold a ``solution``, which is also shown, folded away, below the judge. Tags of a cell:
+What is stored is what a learner sees who runs the notebook and has written nothing yet; its Chinese
+twin gets the same (`translate_notebooks.py`). `run` does the same, and solves each exercise after
+its judge has spoken: the metadata of the learner's cell hold a ``solution``, which is also shown,
+folded away, below the judge. Tags of a cell:
 
     exercise   the learner writes here; has a ``solution``
     judged     calls the judge on the exercise before it
@@ -158,9 +159,13 @@ def store(path: Path, directory: Path) -> None:
 
 
 if __name__ == "__main__":
+    from translate_notebooks import update
+
     for name in sys.argv[1:]:
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as scratch:
             store(Path(name), Path(scratch))
         seconds, size = time.perf_counter() - began, Path(name).stat().st_size
         print(f"{name}: {seconds:.1f} s, {size / 1e3:.0f} kB")
+        if (HOME / "zh" / Path(name).name).exists():
+            print("to translate in zh/:", *update(Path(name)))
