@@ -453,13 +453,14 @@ def example(
     given: dict[str, int] = {}
     for role in missing:
         left = {i: column for i, column in free.items() if i not in given.values()
-                and column.rows and not is_id(names[i], column)}  # fmt: skip
+                and len(column.counts) > 1 and not is_id(names[i], column)
+                and not (column.times and column.words < 3)}  # fmt: skip
         kind = "text" if role in ("question", "context") else role
         varied = [i for i in fitting(kind, left) if kind not in TEXTS or not left[i].alike]
         other = [i for i in left if kind not in TEXTS or not left[i].numbers]
         fits = [*varied, *fitting(kind, left), *other]
         if not fits:
-            return f", but none looks like the {role}"
+            return f", but none looks like the {role}; name it: --columns {role}=NAME"
         given[role] = fits[0]
     each = {role: called(names, at) for role, at in given.items()}
     flags = [i for i, column in free.items() if {0, 1} >= {*map(number_of, column.counts or "?")}]

@@ -392,13 +392,22 @@ def test_a_drawn_table_inside_a_text_is_part_of_it(tmp_path):
 SENTENCES = [text for text, _ in OPINIONS]
 
 
+def test_a_time_or_a_column_that_says_the_same_everywhere_is_never_proposed(tmp_path):
+    rows = [(f"2024/09/01 8:{i}0:00 AM", "3", SENTENCES[i], f"Kunst, {chr(97 + i)}")
+            for i in range(6)]  # fmt: skip
+    content = f"Zeitstempel,essay_set,Text,AGs\n{table(rows)}"
+    with pytest.raises(ValueError, match="--columns labels=AGs$"):
+        read(tmp_path / "a.csv", content, ("text", "labels"))
+
+
 @pytest.mark.parametrize(
     "names, first, roles, message",
     [
         ("id,document,label", lambda i: f"810{i}", CLASSIFY, None),
-        ("PairID,Text,Score", lambda i: f"ENG-{i}", PAIR, "two texts .*none looks like the pair$"),
-        ("set_id,sentence_id,paraphrase", lambda i: f"{i // 2}", BELONG, "like the text$"),
-        ("source,uuid,note", lambda i: "x", CLASSIFY, "--columns label=source$"),
+        ("PairID,Text,Score", lambda i: f"ENG-{i}", PAIR,
+         "two texts .*none looks like the pair; name it: --columns pair=NAME$"),
+        ("set_id,sentence_id,paraphrase", lambda i: f"{i // 2}", BELONG, "like the text; name it"),
+        ("source,uuid,note", lambda i: f"{i}.5", CLASSIFY, "--columns label=source$"),
     ],
 )  # fmt: skip
 def test_an_id_is_never_proposed(tmp_path, names, first, roles, message):
