@@ -393,9 +393,9 @@ SENTENCES = [text for text, _ in OPINIONS]
 
 
 def test_a_time_or_a_column_that_says_the_same_everywhere_is_never_proposed(tmp_path):
-    rows = [(f"2024/09/01 8:{i}0:00 AM", "3", SENTENCES[i], f"Kunst, {chr(97 + i)}")
+    rows = [(f"2024/09/01 8:{i}0:00 AM", "3", f"9a-{i}0-bc", SENTENCES[i], f"Kunst, {chr(97 + i)}")
             for i in range(6)]  # fmt: skip
-    content = f"Zeitstempel,essay_set,Text,AGs\n{table(rows)}"
+    content = f"Zeitstempel,essay_set,uuid,Text,AGs\n{table(rows)}"
     with pytest.raises(ValueError, match="--columns labels=AGs$"):
         read(tmp_path / "a.csv", content, ("text", "labels"))
 
@@ -407,7 +407,6 @@ def test_a_time_or_a_column_that_says_the_same_everywhere_is_never_proposed(tmp_
         ("PairID,Text,Score", lambda i: f"ENG-{i}", PAIR,
          "two texts .*none looks like the pair; name it: --columns pair=NAME$"),
         ("set_id,sentence_id,paraphrase", lambda i: f"{i // 2}", BELONG, "like the text; name it"),
-        ("source,uuid,note", lambda i: f"{i}.5", CLASSIFY, "--columns label=source$"),
     ],
 )  # fmt: skip
 def test_an_id_is_never_proposed(tmp_path, names, first, roles, message):
