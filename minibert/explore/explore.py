@@ -195,7 +195,7 @@ def page(found: dict) -> str:
     """The page with these figures in it."""
     if found["contributions"]:
         found = {**found, "contributions": pack(np.float32(found["contributions"]))}
-    return build({"figures": found}, ["page.js"])
+    return build({"figures": found}, ["walk.js", "page.js"])
 
 
 def live_page(encoder: SentenceEncoder, texts: Sequence[str], name: str = "") -> str:
@@ -238,7 +238,8 @@ def live_page(encoder: SentenceEncoder, texts: Sequence[str], name: str = "") ->
     }
     # Level 9 takes minutes for a model, and saves 4 %.
     weights = pack(torch.cat([weight.flatten() for weight in state.values()]).cpu().numpy(), 1)
-    return build({"live": known, "weights": weights}, ["live.js", "page.js", "live_page.js"])
+    scripts = ["live.js", "walk.js", "page.js", "live_page.js"]
+    return build({"live": known, "weights": weights}, scripts)
 
 
 def build(blocks: dict[str, dict | str], scripts: Sequence[str]) -> str:

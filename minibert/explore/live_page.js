@@ -73,6 +73,7 @@ function update() {
   fill();
   fillEffects("…");
   redraw();
+  writeLink();
   $("took").textContent = `computed in ${(performance.now() - start).toFixed(0)} ms`;
   const things = [...everyHead, ...everyToken];
   const next = () => {
@@ -103,5 +104,6 @@ async function openLive() {
   at.token = Math.min(1, texts[0].tokens.length - 1);
   build();
   update();
+  if (location.hash) followLink();
 }
 openLive().catch(failed);

@@ -114,6 +114,7 @@ function build() {
   grid($("map"), () => [texts[at.text].tokens.length, texts[at.text].tokens.length],
     () => [at.token, at.to], (i, j) => choose({ token: i, to: j }), drawMap);
   addEventListener("resize", redraw);
+  addEventListener("hashchange", followLink);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   const vectors = $("vectors"), width = () => figures.vectors[0].length;
   const dimension = (event) => clamp(Math.floor((event.offsetX / vectors.clientWidth) * width()), width());
@@ -226,6 +227,7 @@ function choose(changes) {
   at.hover = null;
   if ("masked" in changes) masking();
   if ("pair" in changes) drawPairs(); else draw();
+  writeLink();
 }
 function pick(text, token) {
   const n = texts[text].tokens.length;
@@ -448,6 +450,7 @@ async function openPage() {
   fill();
   fillEffects();
   redraw();
+  if (location.hash) followLink();
 }
 function failed(error) {
   $("warnings").hidden = false;

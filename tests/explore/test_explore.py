@@ -216,7 +216,7 @@ def test_texts_are_escaped_and_the_page_asks_nothing_of_others():
     evil = "</script><script>document.title='a'</script><!-- & \" ' \u2028"
     html = page(figures(random_encoder(), [evil, "FIGURES"], "<i>m</i>"))
     live = live_page(random_encoder(), [evil, "SCRIPTS"], "<i>m</i>")
-    for whole, scripts in ((html, 2), (live, 5)):
+    for whole, scripts in ((html, 3), (live, 6)):
         assert whole.count("<script") == whole.count("</script>") == scripts
     found = embedded(html)
     assert [text["text"] for text in found["texts"]] == [evil, "FIGURES"]
@@ -291,7 +291,13 @@ class Page:
             ("setTouchEmulationEnabled", {"enabled": phone}),
         ):
             browser.execute_cdp_cmd(f"Emulation.{name}", values)
-        browser.get(path.as_uri())
+        self.open(path.as_uri())
+
+    def open(self, address: str) -> None:
+        """As a new page, when it has been drawn."""
+        self.browser.get("about:blank")
+        self.browser.get(address)
+        wait(self.browser, "return !!document.querySelector('.chip')")
 
     def find(self, selector: str):
         return self.browser.find_elements("css selector", selector)
@@ -308,12 +314,19 @@ class Page:
         return self.find(".chips")[text].find_elements("css selector", ".chip")
 
     def words(self, text: int) -> list[str]:
-        return [chip.text.split("\n")[0] for chip in self.chips(text)]
+        return self.browser.execute_script(
+            "return [...document.querySelectorAll('.chips')[arguments[0]].children]"
+            ".map((chip) => chip.innerText.split('\\n')[0])",
+            text,
+        )
 
     def probabilities(self, text: int) -> list[float]:
         """Under the tokens; what is printed are the first digits of it."""
-        data = self.find(".chips")[text].find_elements("css selector", "data")
-        found = [(d.text, float(d.get_attribute("value"))) for d in data]
+        found = self.browser.execute_script(
+            "return [...document.querySelectorAll('.chips')[arguments[0]].querySelectorAll('data')]"
+            ".map((data) => [data.innerText, Number(data.value)])",
+            text,
+        )
         assert [shown for shown, _ in found] == [f"{value:.3f}" for _, value in found]
         return [value for _, value in found]
 
@@ -425,6 +438,18 @@ def test_the_numbers_that_a_reader_sees(chromium, official, tmp_path, phone):
     seen.click(seen.find("#top-pairs button")[1])
     i, j = np.unravel_index(np.argsort(table.flatten())[-2], table.shape)
     assert seen.shows("#pair-value", table[i, j], table[i].sum())
+
+    # The address brings back what was chosen; what is not on this page becomes what is nearest.
+    seen.click(seen.find("#mask-head")[0])
+    wait(chromium, "return location.hash.includes('mask=head-2-11')")
+    link = chromium.current_url
+    seen.open(link.replace("mask=head-2-11", "mask=token-1-99"))
+    assert effect(cosine_without_token(encoder, BANKS[1], 10, first))
+    seen.open(link)
+    assert effect(cosine_without_head(encoder, BANKS, 2, 11))
+    assert seen.text("#large") == "Layer 2, head 11, text 2"
+    assert close(seen.probabilities(1), maps[1][2, 11, 5])
+    assert seen.shows("#pair-value", table[i, j], table[i].sum())
     assert seen.has_no_fault()
 
 
@@ -513,7 +538,7 @@ def wait(browser, script: str) -> None:
     """Until a script in the page returns true."""
     from selenium.webdriver.support.ui import WebDriverWait
 
-    WebDriverWait(browser, 120).until(lambda _: browser.execute_script(script))
+    WebDriverWait(browser, 120, 0.05).until(lambda _: browser.execute_script(script))
 
 
 @pytest.mark.browser
@@ -570,6 +595,12 @@ def test_what_is_typed_is_computed(chromium, tmp_path, phone):
     wait(chromium, "return document.getElementById('top-heads').textContent != '…'")
     assert seen.text("#top-heads") == "No head changes the cosine by 0.00001 or more."
     assert {bar.size["width"] for bar in seen.find("#heads i")} == {0}
+    # Its address keeps the texts as well.
+    link = f"text-1={texts[0]}&text-2={texts[1]}&head=0-0&token=0-2"
+    chromium.execute_script("location.hash = arguments[0]", link)
+    wait(chromium, "return document.getElementById('text-1').value !== 'a b'")
+    assert seen.shows("#score", first @ second)
+    assert close(seen.probabilities(0), traced(encoder, texts[0])[0, 0, 2])
     assert seen.has_no_fault()
 
 
