@@ -85,6 +85,7 @@ function element(name, properties = {}, ...children) {
 
 // ---- the parts, made once
 function build() {
+  buildWalk();
   document.title = `Looking inside ${figures.model}`;
   $("model").textContent = figures.model.split(/[\\/]/).pop();
   if (!two) for (const part of all(".pair")) part.hidden = true;
@@ -141,6 +142,7 @@ function fill() {
     chipsFor(text, number),
   ]));
   if (two) fillPairs();
+  fillStops();
   $("measure").textContent = (two
     ? `The cosine says how similar the two texts are to the model: 1 is the same direction, 0 a right angle. Here it is ${digits(figures.cosine)}. `
     : "Here the cosine compares the vector of the text with and without the mask: 1 means that nothing has changed. ")
@@ -193,18 +195,20 @@ function fillEffects(instead) {
     list(id, things.slice(0, 6), nameOf, (thing) => signed(change(thing)), show);
     if (!things.length) $(id).append(element("li", { textContent: instead ?? `No ${name} changes the cosine by 0.00001 or more.` }));
   }
+  tellStep();
 }
 
+const pairsInOrder = () => // [i, j], what the tokens i and j contribute most first
+  sorted(contributions.flatMap((row, i) => row.map((_, j) => [i, j])), ([i, j]) => contributions[i][j]);
 function fillPairs() {
-  const cells = contributions.flatMap((row, i) => row.map((value, j) => ({ i, j, value })));
-  const order = sorted(cells, (cell) => cell.value);
-  const total = cells.reduce((sum, cell) => sum + cell.value, 0);
-  at.pair = [order[0].i, order[0].j];
-  $("sum").textContent = `${contributions.length} × ${contributions[0].length} = ${cells.length} pairs add up to ${digits(total)}; the cosine is ${digits(shown())}.`;
-  const name = (cell) => `${called(0, cell.i)} · ${called(1, cell.j)}`;
-  const go = (cell) => choose({ pair: [cell.i, cell.j] });
-  list("top-pairs", order.slice(0, 8), name, (cell) => digits(cell.value), go);
-  list("low-pairs", order.slice(-3).reverse(), name, (cell) => digits(cell.value), go);
+  const order = pairsInOrder(), value = ([i, j]) => contributions[i][j];
+  const total = order.reduce((sum, pair) => sum + value(pair), 0);
+  [at.pair] = order;
+  $("sum").textContent = `${contributions.length} × ${contributions[0].length} = ${order.length} pairs add up to ${digits(total)}; the cosine is ${digits(shown())}.`;
+  const name = ([i, j]) => `${called(0, i)} · ${called(1, j)}`;
+  const show = (things, id) => list(id, things, name, (pair) => digits(value(pair)), (pair) => choose({ pair }));
+  show(order.slice(0, 8), "top-pairs");
+  show(order.slice(-3).reverse(), "low-pairs");
 }
 
 function list(id, things, name, value, go) {
@@ -259,7 +263,7 @@ function grid(canvas, size, cursor, choose, paint) {
 }
 
 // ---- drawing
-function draw() { drawTokens(); drawHeads(); drawMap(); drawMask(); drawVectors(); }
+function draw() { drawTokens(); drawHeads(); drawMap(); drawMask(); drawVectors(); tellStep(); }
 
 function drawTokens() {
   const { text, token } = current();
@@ -298,6 +302,7 @@ function drawHeads() {
     drawSmall(buttons[k].firstChild, texts[at.text].attention[layer].subarray(head * T * T, (head + 1) * T * T), T);
   });
   drawn = at.text;
+  for (const stop of all("#stops button")) stop.ariaPressed = stop.value === String(at.layer);
   for (const id of ["layer", "head", "text"]) $(id).value = at[id];
   for (const name of ["layer", "head"]) for (const place of all("." + name)) place.textContent = at[name];
   for (const place of all(".which")) place.textContent = two ? at.text + 1 : "";

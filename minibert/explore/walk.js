@@ -45,3 +45,81 @@ function followLink() {
   if (two && link.has("pair")) at.pair = read("pair", T(0), T(1));
   redraw();
 }
+
+// ---- the map of the model, from the texts to the cosine: every stop leads to the part that shows it
+function fillStops() {
+  const T = texts.map((text) => text.tokens.length).join(" + "), H = figures.vectors[0].length;
+  const stops = [
+    { name: "Tokens", says: T, part: "tokens" },
+    { name: "Embeddings", says: `${T} rows of ${H}`, part: "tokens" },
+    ...range(L).map((layer) => ({ name: `Layer ${layer}`, says: `${N} heads`, part: "large", layer })),
+    { name: "Pooling", says: "mean of the rows", part: "mean" },
+    { name: two ? "Vectors" : "Vector", says: two ? `2 of ${H}` : `${H} numbers`, part: "mean" },
+    { name: "Cosine", says: digits(shown()), part: two ? "carry" : "without" },
+  ];
+  $("stops").replaceChildren(...stops.map(({ name, says, part, layer }) => {
+    const button = element("button", { value: layer ?? "" }, name, element("small", { className: "number", textContent: says }));
+    button.onclick = () => {
+      if (layer !== undefined) choose({ layer });
+      go(part);
+    };
+    return element("li", {}, button);
+  }));
+}
+function go(part) { // to its heading, from where Tab goes on
+  $(part).tabIndex = -1;
+  $(part).focus({ preventScroll: true });
+  $(part).closest("section").scrollIntoView();
+}
+
+// ---- the guided tour: two sentences on each part, with the numbers of these texts
+let step = null; // of the tour, null when it is closed
+function tourSteps() {
+  const { text, token } = at, T = texts[text].tokens.length, H = figures.vectors[0].length;
+  const p = (i) => probability(text, at.layer, at.head, token, i), [most] = sorted(range(T), p);
+  const effect = ([thing]) => thing && `Without ${nameOf(thing)} the cosine is ${digits(without(thing))} instead of ${digits(figures.cosine)}.`;
+  const steps = [
+    ["tokens", `WordPiece made ${texts.map((t) => t.tokens.length).join(" and ")} tokens of the text${two ? "s" : ""}, with [CLS] `
+      + `and [SEP] around them. From here on the model knows each token as ${H} numbers, which every layer changes.`],
+    ["large", `This is one head at work, with a row for each token that attends. In layer ${at.layer}, head ${at.head}, `
+      + `“${called(text, token)}” takes most from “${called(text, most)}”: ${digits(p(most))} of 1.`],
+    ["glance", `The model has ${L} layers of ${N} heads, and each of the ${L * N} heads sees something else in the same text. `
+      + (heads.length ? `The longest bar is that of ${nameOf(heads[0])}: choose its map to see what it attends to.` : "Choose one to see it large.")],
+    ["without", `${effect(heads) ?? "No head matters to this cosine."} ${effect(tokens) ?? "No token does."}`],
+    ["mean", `The vector of a text is the mean of its tokens' last rows, ${H} numbers scaled to length 1. `
+      + (two ? `Two such vectors, multiplied number by number and added up, give the cosine ${digits(shown())}.`
+        : "Texts that mean nearly the same have vectors that point nearly the same way.")],
+  ];
+  if (two) {
+    const [i, j] = pairsInOrder()[0];
+    steps.push(["carry", `The cosine is also a sum over all ${contributions.length * contributions[0].length} pairs of tokens. `
+      + `The largest part of it, ${digits(contributions[i][j])}, is “${called(0, i)}” with “${called(1, j)}”.`]);
+  }
+  return steps;
+}
+function tour(next) { // to a step; beyond the last one, and at null, it ends
+  const steps = tourSteps();
+  step = next === null || next >= steps.length ? null : Math.max(0, next);
+  for (const part of all(".pointed")) part.classList.remove("pointed");
+  $("tour").hidden = step === null;
+  if (step === null) { $("start-tour").focus(); return; }
+  go(steps[step][0]);
+  $(steps[step][0]).closest("section").classList.add("pointed");
+  $("tour-next").textContent = step + 1 < steps.length ? "Next" : "End";
+  $("tour-back").disabled = step === 0;
+  $("tour-next").focus({ preventScroll: true });
+  tellStep();
+}
+function tellStep() {
+  if (step === null) return;
+  const steps = tourSteps();
+  $("tour-step").textContent = `Step ${step + 1} of ${steps.length}`;
+  $("tour-says").textContent = steps[step][1];
+}
+function buildWalk() {
+  $("start-tour").onclick = () => tour(0);
+  $("tour-next").onclick = () => tour(step + 1);
+  $("tour-back").onclick = () => tour(step - 1);
+  $("tour-end").onclick = () => tour(null);
+  addEventListener("keydown", (event) => { if (event.key === "Escape" && step !== null) tour(null); });
+}

@@ -365,8 +365,8 @@ class Page:
 @pytest.mark.parametrize("phone", [False, True], ids=["desk", "phone"])
 def test_the_numbers_that_a_reader_sees(chromium, official, tmp_path, phone):
     encoder = SentenceEncoder.from_pretrained(official)
-    html = page(figures(encoder, BANKS, "all-MiniLM-L6-v2"))
-    seen = Page(chromium, tmp_path / "page.html", html, phone)
+    found = figures(encoder, BANKS, "all-MiniLM-L6-v2")
+    seen = Page(chromium, tmp_path / "page.html", page(found), phone)
     maps = [traced(encoder, text) for text in BANKS]
     first, second = encoder.encode(BANKS)
     whole = first @ second
@@ -450,6 +450,25 @@ def test_the_numbers_that_a_reader_sees(chromium, official, tmp_path, phone):
     assert seen.text("#large") == "Layer 2, head 11, text 2"
     assert close(seen.probabilities(1), maps[1][2, 11, 5])
     assert seen.shows("#pair-value", table[i, j], table[i].sum())
+
+    # The map leads to a layer, the tour to six parts, each with two sentences about these texts.
+    seen.click(seen.find("#stops button")[2 + 4])
+    assert seen.text("#large") == "Layer 4, head 11, text 2"
+    seen.click(seen.find("#start-tour")[0])
+    said = []
+    for number in range(1, 7):
+        assert seen.text("#tour-step") == f"Step {number} of 6"
+        said.append(seen.text("#tour-says"))
+        seen.click(seen.find("#tour-next")[0])
+    assert not seen.find("#tour")[0].is_displayed() and all(text.count(". ") == 1 for text in said)
+    assert "9 and 11 tokens" in said[0] and "384 numbers" in said[0]
+    head, token = (
+        max(np.concatenate(found[name]), key=lambda x: abs(x - whole))
+        for name in ("without_head", "without_token")
+    )
+    expected = [maps[1][4, 11, 5].max()], [head, whole, token, whole], [whole], [table.max()]
+    for text, values in zip((said[i] for i in (1, 3, 4, 5)), expected, strict=True):
+        assert close([float(x) for x in re.findall(r"-?\d+\.\d+", text)], values)
     assert seen.has_no_fault()
 
 
