@@ -25,6 +25,7 @@ MAIN, COURSE = (
 DETAILS = [NOTEBOOKS / f"{name}.md" for name in ("commands", "proofs", "fine_tuning")]
 OTHERS = [NOTEBOOKS / f"{name}.md" for name in ("speed", "files", "grading", "little_data")]
 CONTRIBUTING = CHECKOUT / ".github" / "CONTRIBUTING.md"
+TINY = "bert-base-uncased"  # by this name, a small model in `somewhere`
 README = MAIN[0].read_text(encoding="utf-8")
 
 
@@ -96,7 +97,7 @@ def somewhere(official, tmp_path_factory):
     weights = place / "weights"
     weights.mkdir()
     (weights / official.name).symlink_to(official)
-    for name, letters in (("bert-base-uncased", "paris"), ("bert-base-chinese", "北京中国釉料")):
+    for name, letters in ((TINY, "paris"), ("bert-base-chinese", "北京中国釉料")):
         words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *sorted(set(letters))]
         config = tiny_config(vocab_size=len(words))
         BertForMaskedLM(config).save_pretrained(weights / name)
@@ -128,8 +129,7 @@ def test_every_command_runs(somewhere, pages, monkeypatch, capsys):
     """
     found = [tuple(words) for path in pages for words in commands(path.read_text("utf-8"))]
     shorter = {"finetune": ["--steps", "2", "--batch-size", "4"]}
-    shorter["bench"] = ["--number", "4", "--rounds", "1", "--alone", "--no-start", "--model"]
-    shorter["bench"] += ["minibert-small"]
+    shorter["bench"] = ["--number", "4", "--rounds", "1", "--alone", "--no-start", "--model", TINY]
     monkeypatch.chdir(somewhere)
     monkeypatch.setenv("MINIBERT_WEIGHTS", str(somewhere / "weights"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
