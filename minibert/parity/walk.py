@@ -193,7 +193,7 @@ class Walk:
 
     def allowed(self, number: int, site: str) -> bool:
         """What is called query is not taken as key, though it may have its weights."""
-        role = parse_name(self.roles.get(number, ""))[2]
+        role = parse_name(self.roles.get(number, ""))[2].removesuffix("_heads")
         step = parse_name(site)[2].removesuffix("_heads")
         return not (role in QKV and step in QKV and role != step)
 

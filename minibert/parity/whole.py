@@ -12,6 +12,7 @@ import inspect
 import itertools
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -222,6 +223,51 @@ def part_sizes(inputs: Inputs, parts: int) -> dict[str, int]:
     return {"part": parts, "text": B, "token": T, "head": N, "feature": config.hidden_size // N}
 
 
+# -------------------------------------------------------------------------------- a head at a time
+
+
+def heads_together(seen: list[Seen], inputs: Inputs) -> list[Seen]:
+    """One tensor with an axis of heads in place of one for each, where they come head by head.
+
+    What a head computes is known by its size; all heads use the same names, but for the numbers.
+    """
+    config, (B, T) = inputs.config, inputs.batch["input_ids"].shape
+    N = config.num_attention_heads
+    sizes = {B * T * T, B * T * (config.hidden_size // N)}
+    keys = [(nameless(one.name), one.value.shape) if one.value.numel() in sizes else None
+            for one in seen]
+    found, at = [], 0
+    while at < len(seen):
+        each = tensors_of_a_head(keys[at:], N) if N > 1 else 0
+        for i in range(at, at + each):
+            heads = seen[i : i + N * each : each]
+            name = starred(heads[0].name, heads[1].name)
+            value = torch.stack([head.value for head in heads], 1)
+            found.append(Seen(name, value, heads[0].line, heads[0].output_of))
+        found += [] if each else [seen[at]]
+        at += N * each or 1
+    return found
+
+
+def tensors_of_a_head(keys: list[tuple | None], heads: int) -> int:
+    """How many tensors come again and again, as often as there are heads; 0: none."""
+    end = keys.index(None) if None in keys else len(keys)
+    for each in range(end // heads, 0, -1):
+        if all(keys[i] == keys[i - each] for i in range(each, each * heads)):
+            return each
+    return 0
+
+
+def starred(one: str, other: str) -> str:
+    """What two names have in common, and * for the number in which they differ.
+
+    >>> starred("blocks.0.heads.0.key", "blocks.0.heads.1.key")
+    'blocks.0.heads.*.key'
+    """
+    parts = zip(re.split(r"(\d+)", one), re.split(r"(\d+)", other), strict=True)
+    return "".join(a if a == b else "*" for a, b in parts)
+
+
 # ------------------------------------------------------------------------------------ the report
 
 
@@ -242,6 +288,7 @@ def examine_whole(
         names: what some of their tensors are, theirs → ours, where it cannot be found out.
         pairs, patience: as of `report.examine`.
     """
+    training = isinstance(model, nn.Module) and model.training
     if isinstance(model, nn.Module):
         model.eval()
     loaded, segments = examine_loaded(model, inputs), takes_segments(model)
@@ -261,15 +308,22 @@ def examine_whole(
         if not any(one.result for one in seen):
             raise ValueError(f"{title} returns no tensor; it should return the last hidden state, "
                              "alone or in a tuple, a dict or an object with fields")
-        seen, roles = fused.split(seen, given)
+        seen, roles = fused.split(heads_together(seen, given), given)
         if not tried:
             layers = inputs.config.num_hidden_layers
             roles |= roles_of(seen, loaded.module_roles(), layers)
+            roles = {i: role + "_heads" * (role.endswith(QKV) and seen[i].value.dim() == 4)
+                     for i, role in roles.items()}
             walk = Walk(given, seen, roles, names)
             walk.walk()
         mine = again(walk, seen, given) if tried else walk.known
         tried.append((*examine_stages(title, given, in_one_precision(mine)), given))
-    return in_their_names(walk, loaded, tried, pairs, patience)
+    report = in_their_names(walk, loaded, tried, pairs, patience)
+    if training:
+        report.notes.insert(0, "Your model came in training mode, where dropout changes its "
+                            "numbers; it was examined in eval mode: call model.eval() after "
+                            "loading it.")
+    return report
 
 
 def record(model: Callable, inputs: Inputs, segments: bool) -> list[Seen]:
@@ -330,7 +384,7 @@ def in_their_names(
         )
     elif can_be_named(report, judge) and not report.passed and (matched or not judge.rounded):
         judges = [one for _, one, _ in tried]
-        report.diagnosis = name_mistake(judges, walk, pairs, patience)
+        report.diagnosis = there(name_mistake(judges, walk, pairs, patience), walk)
     theirs = {site: walk.seen[number] for site, number in walk.source.items()}
     if judge.faults and not report.passed:
         report.shown = [*located(judge.faults[0], theirs, report), *report.shown]
@@ -418,6 +472,15 @@ def name_mistake(
             for judge in judges]
     other = diagnose(less, pairs, patience)
     return other if other and other.answers else found
+
+
+def there(diagnosis: Diagnosis | None, walk: Walk) -> Diagnosis | None:
+    """Without the answers by which the feed-forward network is missing, if there is one."""
+    wide = walk.inputs.batch["input_ids"].numel() * walk.inputs.config.intermediate_size
+    if diagnosis and any(seen.value.numel() == wide for seen in walk.seen):
+        diagnosis.answers = [answer for answer in diagnosis.answers
+                             if all(mistake.key != "no-feed-forward" for mistake in answer)]
+    return diagnosis
 
 
 def rename(diagnosis: Diagnosis, theirs: Mapping[str, Seen]) -> None:

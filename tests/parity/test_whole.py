@@ -51,6 +51,8 @@ def test_a_right_model_passes_whatever_its_names_and_layouts(style):
 @pytest.mark.parametrize("style, wrong, where, step, key", [
     ("course", "mask", "bert_layers.0.self_attention.scores", "attention.scores", "no-mask"),
     ("course", "gelu", "bert_layers.0.gelu.result", "feed_forward.activation", "gelu-tanh"),
+    ("a head at a time", "mask", "bert_layers.0.self_attention.heads.*.wei[0]", "attention.scores",
+     "no-mask"),
     ("list of linears", "mask", "model.attention[0].scores", "attention.scores", "no-mask"),
     pytest.param("list of linears", "eps", "first_norm", "embeddings.norm", "norm-eps-0.001",
                  marks=pytest.mark.slow),
@@ -98,6 +100,19 @@ def test_a_mistake_in_the_weights_is_found_before_anything_runs_and_after(
     report = examine_whole(model, INPUTS, pairs=False)
     assert key in keys(report) and where in report.shown[0], str(report)
     assert said in str(report)
+
+
+def test_norms_that_changed_places_are_no_missing_feed_forward():
+    """What both explain, one of them a network that is there, is not said."""
+    weights = swapped(INPUTS.weights, "attention_norm", "feed_forward_norm")
+    report = examine_whole(build("functions", INPUTS, weights=weights), INPUTS)
+    assert "no-feed-forward" not in keys(report) and not report.passed, str(report)
+
+
+def test_a_model_in_training_mode_is_told_so():
+    model = build("course", INPUTS)
+    assert "training mode" not in str(examine_whole(model.eval(), INPUTS))
+    assert "came in training mode" in str(examine_whole(model.train(), INPUTS))
 
 
 # ------------------------------------------------------------------------------ the weights alone

@@ -113,6 +113,45 @@ class Course(Base):
         return {"last_hidden_state": x, "pooler_output": torch.tanh(self.pooler_dense(x[:, 0]))}
 
 
+# ------------------------------------------------------------------------------- a head at a time
+
+
+class Head(nn.Module):
+    def __init__(self, whole, rows, wrong):
+        super().__init__()
+        self.wrong = wrong
+        for name in ("query", "key", "value"):
+            linear = getattr(whole, name)
+            part = nn.Linear(linear.in_features, rows.stop - rows.start)
+            part.load_state_dict({k: v[rows] for k, v in linear.state_dict().items()})
+            setattr(self, name, part)
+
+    def forward(self, x, mask):
+        wei = self.query(x) @ self.key(x).transpose(-2, -1) * self.key.out_features ** -0.5
+        if "mask" not in self.wrong:
+            wei = wei + mask[:, 0]
+        wei = F.softmax(wei, dim=-1)
+        return wei @ self.value(x)
+
+
+class Heads(nn.Module):
+    def __init__(self, whole):
+        super().__init__()
+        H, N = whole.c.hidden_size, whole.c.num_attention_heads
+        self.heads = nn.ModuleList(
+            Head(whole, slice(i, i + H // N), whole.wrong) for i in range(0, H, H // N))
+
+    def forward(self, x, mask):
+        return torch.cat([head(x, mask) for head in self.heads], dim=-1)
+
+
+class HeadByHead(Course):
+    def __init__(self, *args):
+        super().__init__(*args)
+        for layer in self.bert_layers:
+            layer.self_attention = Heads(layer.self_attention)
+
+
 # ------------------------------------------------------- a list of linears, a norm written by hand
 
 
@@ -397,9 +436,9 @@ def transformers_model(config, weights, wrong=()):
 
 
 STYLES = {
-    "course": Course, "list of linears": ListOfLinears, "torch's encoder": TorchEncoder,
-    "fused": Fused, "fused, (in, out)": FusedTurned, "functions": functional, "numpy": InNumpy,
-    "transformers": transformers_model,
+    "course": Course, "a head at a time": HeadByHead, "list of linears": ListOfLinears,
+    "torch's encoder": TorchEncoder, "fused": Fused, "fused, (in, out)": FusedTurned,
+    "functions": functional, "numpy": InNumpy, "transformers": transformers_model,
 }
 
 
