@@ -208,10 +208,12 @@ def explore(args: argparse.Namespace) -> Result:
 
     Open the page in a browser; it needs no network. It shows
       all layers and heads at a glance, one of them large, with its probabilities
+      what each layer adds to a token, and the words it is nearest to by then
       how the cosine changes when one head or one token is masked
       what each pair of tokens contributes to the cosine (the contributions add up to it)
     With --live the model itself is in the page, weights and all (24 MB for minibert-small): type
-    any two texts and see all of this change. The texts given here stand there at first.
+    any two texts and see all of this change; it also takes an attention score apart into query
+    and key. The texts given here stand there at first.
     --json prints the same numbers; minibert trace writes every tensor; minibert show attention
     prints the code.
     """

@@ -1,9 +1,10 @@
 """One page to look inside a model: what the heads attend to, and what a similarity is made of.
 
 Everything on the page is computed here, by the model, and written into the page as numbers;
-``page.html`` only shows them. Three things are computed for one or two texts:
+``page.html`` only shows them. Four things are computed for one or two texts:
 
 - the attention probabilities of all heads, as `trace` sees them;
+- what each layer adds to a token, and the words it is nearest to by then;
 - the cosine again with one head, or one token, taken away;
 - what each pair of tokens contributes to the cosine.
 
@@ -32,6 +33,7 @@ from minibert.trace import trace
 MOST_TOKENS = 128  # of a text: the page holds every probability
 EXACT = 500_000  # probabilities on a page: up to so many are exact, more are rounded to be short
 STEPS = 2**14  # a rounded probability is a whole number of 1 / STEPS, at most 3e-5 away
+NEAREST = 3  # words for each token and layer
 LARGE = 25_000_000  # bytes: a page of more should be announced
 FIRST_TEXTS = ("The bank raised its interest rates.", "She sat on the bank of the river.")
 
@@ -47,8 +49,9 @@ def figures(encoder: SentenceEncoder, texts: Sequence[str], name: str = "") -> d
         name: of the model, to be shown.
 
     Returns a dictionary that JSON can hold: ``texts`` (for each ``text``, ``tokens``, ``words``:
-    the characters a token came from, ``attention``), ``cosine``, ``without_head`` (L, N),
-    ``without_token`` (a list for each text), ``contributions`` (T₁, T₂; None for one text).
+    the characters a token came from, ``attention``, ``added``, ``nearest``), ``cosine``,
+    ``without_head`` (L, N), ``without_token`` (a list for each text), ``contributions`` (T₁, T₂;
+    None for one text).
 
     Raises:
         ValueError: not one or two texts, a text is too long, the pooling is another one, or the
@@ -68,15 +71,19 @@ def figures(encoder: SentenceEncoder, texts: Sequence[str], name: str = "") -> d
                 raise ValueError("the model gives NaN or infinity: its weights are damaged")
             L = len(model.layers)
             maps = [tensors[f"layers.{i}.attention.probabilities"][0] for i in range(L)]
-            inputs = ["embeddings", *(f"layers.{i}.feed_forward_norm" for i in range(L - 1))]
+            stages = ["embeddings", *(f"layers.{i}.feed_forward_norm" for i in range(L))]
+            stages = [tensors[key] for key in stages]  # L + 1 times (1, T, H)
             shown.append({"text": text, "length": length, "tokens": tokens, "words": words})
             shown[-1]["attention"] = torch.stack(maps)  # (L, N, T, T)
-            headless.append(without_heads(model, [tensors[key] for key in inputs]))  # (L, N, H)
+            shown[-1]["added"] = added(tensors, stages)
+            shown[-1]["nearest"] = nearest(encoder, stages)
+            headless.append(without_heads(model, stages[:-1]))  # (L, N, H)
             tokenless.append(without_tokens(model, ids))  # (T, H)
     many = sum(text["attention"].numel() for text in shown) > EXACT
     for text in shown:
         maps = text["attention"].cpu().numpy()
         text["attention"] = pack(np.rint(maps * STEPS).astype("<u2") if many else maps)
+        text["nearest"] = None if many else text["nearest"]
     vectors = [states.double().mean(0) for states in hidden]  # (H,) each
     # A masked head is masked in both texts, a masked token in its own.
     first, last = headless[0], headless[1] if len(texts) == 2 else vectors[0]  # (L, N, H)
@@ -110,6 +117,40 @@ def contributions(first: Tensor, second: Tensor) -> Tensor:
     first, second = first.double(), second.double()
     length = first.mean(0).norm() * second.mean(0).norm()  # |u| |v|
     return first @ second.T / (len(first) * len(second) * length)  # (T₁, T₂)
+
+
+def added(tensors: dict[str, Tensor], stages: Sequence[Tensor]) -> list:
+    """How much of a token's sum is new in each layer: |added| / (|kept| + |added|).
+
+    What attention or the feed-forward network puts out is added to what came in; then LayerNorm.
+
+    Shapes: a trace and its stages, L + 1 times (1, T, H); returns (T, L, 2), attention first.
+    """
+    shares = []
+    for i, hidden in enumerate(stages[:-1]):
+        sums = (
+            (hidden, tensors[f"layers.{i}.attention.output"]),
+            (tensors[f"layers.{i}.attention_norm"], tensors[f"layers.{i}.feed_forward.contract"]),
+        )
+        lengths = [[part[0].norm(dim=-1) for part in parts] for parts in sums]  # (T,) each
+        shares.append(torch.stack([new / (kept + new) for kept, new in lengths]))  # (2, T)
+    return torch.stack(shares).permute(2, 0, 1).tolist()
+
+
+def nearest(encoder: SentenceEncoder, stages: Sequence[Tensor]) -> list:
+    """The words of the table that a token's hidden state points at, by the cosine.
+
+    Shapes: stages, L + 1 times (1, T, H); returns (T, L + 1, NEAREST), pairs of word and cosine.
+    """
+    rows = encoder.model.embeddings.word.weight[: len(encoder.tokenizer.vocab)]
+    table = normalize(rows, dim=1)  # (V, H)
+    found = []
+    for hidden in stages:
+        cosines, ids = (normalize(hidden[0], dim=1) @ table.T).topk(NEAREST)  # (T, NEAREST)
+        words = [encoder.tokenizer.convert_ids_to_tokens(row) for row in ids.tolist()]
+        cosines = cosines.double().round(decimals=6).tolist()
+        found.append([list(zip(*pair, strict=True)) for pair in zip(words, cosines, strict=True)])
+    return list(zip(*found, strict=True))
 
 
 def without_heads(model: BertModel, inputs: Sequence[Tensor]) -> Tensor:
@@ -193,6 +234,8 @@ def pack(numbers: np.ndarray, level: int = 9) -> str:
 
 def page(found: dict) -> str:
     """The page with these figures in it."""
+    texts = [{**text, "added": pack(np.float32(text["added"]))} for text in found["texts"]]
+    found = {**found, "texts": texts}
     if found["contributions"]:
         found = {**found, "contributions": pack(np.float32(found["contributions"]))}
     return build({"figures": found}, ["walk.js", "page.js"])
@@ -222,6 +265,7 @@ def live_page(encoder: SentenceEncoder, texts: Sequence[str], name: str = "") ->
         "name": name,
         "texts": list(texts),
         "prompt": encoder.prompt(None, None),
+        "nearest": NEAREST,
         "maxLength": encoder.max_length,
         "config": config.to_dict(),
         "tokenizer": {

@@ -33,6 +33,9 @@ async function numbers(text, kind = Float32Array) {
 // The cosine without a head or a token; a live page computes it when it is asked for.
 let without = (thing) =>
   thing.kind === "head" ? figures.without_head[thing.layer][thing.head] : figures.without_token[thing.text][thing.token];
+// The words nearest to a token at each stage; a live page computes them when they are looked at.
+let nearest = (text, token) => texts[text].nearest?.[token] ?? [];
+let drawScore = () => {}; // a live page knows queries and keys, and takes the score of a pair apart
 const change = (thing) => without(thing) - figures.cosine;
 // The cosine that the maps, vectors and pairs are those of: in a live page that under the mask.
 let shown = () => figures.cosine;
@@ -45,8 +48,8 @@ function rank() {
   mostMoved = heads.length ? size(heads[0]) : 1;
 }
 
-// ---- what is chosen; `hover` is a token looked at in passing, `masked` one of the things above
-const at = { layer: 0, head: 0, text: 0, token: 0, to: 0, hover: null, masked: null, pair: [0, 0], dimension: 0 };
+// ---- what is chosen: `dimension` of the vectors, `part` of a head's query; `hover` is a token looked at in passing, `masked` one of the things above
+const at = { layer: 0, head: 0, text: 0, token: 0, to: 0, hover: null, masked: null, pair: [0, 0], dimension: 0, part: 0 };
 const current = () => at.hover ?? { text: at.text, token: at.token };
 
 // ---- words and numbers
@@ -117,17 +120,7 @@ function build() {
   addEventListener("resize", redraw);
   addEventListener("hashchange", followLink);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-  const vectors = $("vectors"), width = () => figures.vectors[0].length;
-  const dimension = (event) => clamp(Math.floor((event.offsetX / vectors.clientWidth) * width()), width());
-  vectors.onpointermove = (event) => { if (event.pointerType === "mouse") drawVectors(dimension(event)); };
-  vectors.onpointerleave = () => drawVectors();
-  vectors.onclick = (event) => choose({ dimension: dimension(event) });
-  vectors.onkeydown = (event) => {
-    const step = arrows(event)?.[1];
-    if (!step) return;
-    choose({ dimension: clamp(at.dimension + step, width()) });
-    event.preventDefault();
-  };
+  bars($("vectors"), () => figures.vectors[0].length, () => at.dimension, (dimension) => choose({ dimension }), drawVectors);
   grid($("pairs"), () => texts.map((text) => text.tokens.length), () => at.pair, (i, j) => choose({ pair: [i, j] }), drawPairs);
 }
 
@@ -262,8 +255,22 @@ function grid(canvas, size, cursor, choose, paint) {
   };
 }
 
+// Bars side by side, the same way.
+function bars(canvas, size, cursor, choose, paint) {
+  const bar = (event) => clamp(Math.floor((event.offsetX / canvas.clientWidth) * size()), size());
+  canvas.onpointermove = (event) => { if (event.pointerType === "mouse") paint(bar(event)); };
+  canvas.onpointerleave = () => paint(cursor());
+  canvas.onclick = (event) => choose(bar(event));
+  canvas.onkeydown = (event) => {
+    const step = arrows(event)?.[1];
+    if (!step) return;
+    choose(clamp(cursor() + step, size()));
+    event.preventDefault();
+  };
+}
+
 // ---- drawing
-function draw() { drawTokens(); drawHeads(); drawMap(); drawMask(); drawVectors(); tellStep(); }
+function draw() { drawTokens(); drawHeads(); drawMap(); drawMask(); drawVectors(); drawStages(); tellStep(); }
 
 function drawTokens() {
   const { text, token } = current();
@@ -373,6 +380,7 @@ function drawMap([from, to] = [at.token, at.to]) {
   const says = `“${called(at.text, from)}” attends to “${called(at.text, to)}” with probability ${digits(p(from, to))}.`;
   $("map-value").textContent = says;
   $("map").ariaLabel = `Attention map of layer ${at.layer}, head ${at.head}. ${says} Arrow keys move.`;
+  drawScore(from, to);
 }
 
 function drawPairs([i, j] = at.pair) {
@@ -387,9 +395,17 @@ function drawPairs([i, j] = at.pair) {
 
 // The vectors of the texts and their product, dimension by dimension.
 function drawVectors(chosen = at.dimension) {
-  const canvas = $("vectors"), context = canvas.getContext("2d"), ratio = devicePixelRatio || 1;
-  const [u, v] = figures.vectors, rows = two ? [u, v, u.map((x, h) => x * v[h])] : [u];
-  const width = canvas.clientWidth, high = 44, step = width / u.length;
+  const [u, v] = figures.vectors, canvas = $("vectors");
+  paintBars(canvas, two ? [u, v, u.map((x, h) => x * v[h])] : [u], chosen);
+  $("vector-value").textContent = `Dimension ${chosen}: ` + (two
+    ? `${digits(u[chosen])} · ${digits(v[chosen])} = ${digits(u[chosen] * v[chosen])}; all ${u.length} products add up to ${digits(u.reduce((sum, x, h) => sum + x * v[h], 0))}.`
+    : `${digits(u[chosen])} of ${u.length} numbers.`);
+  canvas.ariaLabel = `The vectors. ${$("vector-value").textContent} Arrow keys move.`;
+}
+
+function paintBars(canvas, rows, chosen) {
+  const context = canvas.getContext("2d"), ratio = devicePixelRatio || 1;
+  const width = canvas.clientWidth, high = 44, step = width / rows[0].length;
   canvas.width = width * ratio;
   canvas.height = rows.length * (high + 6) * ratio;
   canvas.style.height = `${canvas.height / ratio}px`;
@@ -398,15 +414,26 @@ function drawVectors(chosen = at.dimension) {
     const most = Math.max(...row.map(Math.abs)) || 1;
     row.forEach((x, h) => { // up is positive, down negative
       context.fillStyle = css(mix(0.35 + 0.65 * Math.abs(x) / most, x < 0 ? "off" : "full"));
-      context.fillRect(h * step, (k + 0.5) * (high + 6), Math.max(step - 0.3, 0.7), (-x / most) * (high / 2));
+      context.fillRect(h * step, (k + 0.5) * (high + 6), Math.max(step - (step > 6 ? 1 : 0.3), 0.7), (-x / most) * (high / 2));
     });
   });
   context.strokeStyle = css(tones.ink);
   context.strokeRect(chosen * step - 1, 0.5, step + 2, canvas.height / ratio - 1);
-  $("vector-value").textContent = `Dimension ${chosen}: ` + (two
-    ? `${digits(u[chosen])} · ${digits(v[chosen])} = ${digits(u[chosen] * v[chosen])}; all ${u.length} products add up to ${digits(u.reduce((sum, x, h) => sum + x * v[h], 0))}.`
-    : `${digits(u[chosen])} of ${u.length} numbers.`);
-  canvas.ariaLabel = `The vectors. ${$("vector-value").textContent} Arrow keys move.`;
+}
+
+// The chosen token, stage by stage.
+function drawStages() {
+  const number = (value, shown) => element("data", { value, textContent: shown });
+  $("traveller").textContent = `“${called(at.text, at.token)}”` + (two ? ` of text ${at.text + 1}` : "");
+  const words = nearest(at.text, at.token);
+  $("stages").replaceChildren(...range(L + 1).map((stage) => {
+    const shares = stage ? [...texts[at.text].added[at.token][stage - 1]] : [null, null];
+    return element("tr", { className: stage === at.layer + 1 ? "picked" : "" },
+      element("th", { scope: "row", textContent: stage ? `Layer ${stage - 1}` : "Embeddings" }),
+      ...shares.map((share) => element("td", {}, ...share === null ? [] : [element("span", { className: "share" },
+        number(share, `${(100 * share).toFixed(0)} %`), Object.assign(element("i"), { style: `width: ${100 * share}%` }))])),
+      element("td", {}, ...(words[stage] ?? []).map(([word, cosine]) => element("span", { className: "nearest" }, `${word} `, number(cosine, cosine.toFixed(3))))));
+  }));
 }
 
 function drawMask() {
@@ -442,6 +469,8 @@ async function openPage() {
       : await numbers(text.attention);
     const size = all.length / found.layers;
     text.attention = range(found.layers).map((i) => all.subarray(i * size, (i + 1) * size));
+    const shares = await numbers(text.added);
+    text.added = text.tokens.map((_, t) => range(found.layers).map((i) => shares.subarray(2 * (t * found.layers + i)).slice(0, 2)));
   }
   if (found.contributions) {
     const all = await numbers(found.contributions), T = found.texts[1].tokens.length;

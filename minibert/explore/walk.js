@@ -6,9 +6,9 @@ let writing;
 function writeLink() {
   clearTimeout(writing);
   writing = setTimeout(() => { // not at every key: a browser stops pages that do this often
-    const { layer, head, text, token, to, masked, pair, dimension } = at;
+    const { layer, head, text, token, to, masked, pair, dimension, part } = at;
     const link = new URLSearchParams({
-      head: `${layer}-${head}`, token: `${text}-${token}-${to}`, pair: pair.join("-"), dimension,
+      head: `${layer}-${head}`, token: `${text}-${token}-${to}`, pair: pair.join("-"), dimension, part,
     });
     if (masked) link.set("mask", Object.values(masked).join("-")); // head-2-8 or token-0-3
     for (const id of ["text-1", "text-2"]) if ($(id).oninput) link.set(id, $(id).value); // a live page
@@ -31,6 +31,7 @@ function followLink() {
     [, at.token, at.to] = read("token", texts.length, T(at.text), T(at.text));
   }
   if (link.has("dimension")) [at.dimension] = read("dimension", figures.vectors[0].length);
+  if (link.has("part")) [at.part] = read("part", figures.vectors[0].length / N);
   at.masked = null;
   const mask = link.get("mask") ?? "";
   if (mask.startsWith("head")) {
@@ -51,7 +52,7 @@ function fillStops() {
   const T = texts.map((text) => text.tokens.length).join(" + "), H = figures.vectors[0].length;
   const stops = [
     { name: "Tokens", says: T, part: "tokens" },
-    { name: "Embeddings", says: `${T} rows of ${H}`, part: "tokens" },
+    { name: "Embeddings", says: `${T} rows of ${H}`, part: "way" },
     ...range(L).map((layer) => ({ name: `Layer ${layer}`, says: `${N} heads`, part: "large", layer })),
     { name: "Pooling", says: "mean of the rows", part: "mean" },
     { name: two ? "Vectors" : "Vector", says: two ? `2 of ${H}` : `${H} numbers`, part: "mean" },
@@ -77,14 +78,15 @@ let step = null; // of the tour, null when it is closed
 function tourSteps() {
   const { text, token } = at, T = texts[text].tokens.length, H = figures.vectors[0].length;
   const p = (i) => probability(text, at.layer, at.head, token, i), [most] = sorted(range(T), p);
+  const [attention, forward] = texts[text].added[token][at.layer];
   const effect = ([thing]) => thing && `Without ${nameOf(thing)} the cosine is ${digits(without(thing))} instead of ${digits(figures.cosine)}.`;
   const steps = [
     ["tokens", `WordPiece made ${texts.map((t) => t.tokens.length).join(" and ")} tokens of the text${two ? "s" : ""}, with [CLS] `
       + `and [SEP] around them. From here on the model knows each token as ${H} numbers, which every layer changes.`],
-    ["large", `This is one head at work, with a row for each token that attends. In layer ${at.layer}, head ${at.head}, `
-      + `“${called(text, token)}” takes most from “${called(text, most)}”: ${digits(p(most))} of 1.`],
-    ["glance", `The model has ${L} layers of ${N} heads, and each of the ${L * N} heads sees something else in the same text. `
-      + (heads.length ? `The longest bar is that of ${nameOf(heads[0])}: choose its map to see what it attends to.` : "Choose one to see it large.")],
+    ["large", `This is one of the ${L * N} heads in ${L} layers, with a row for each token that attends. Here “${called(text, token)}” `
+      + `takes most from “${called(text, most)}”: ${digits(p(most))} of 1.`],
+    ["way", `Every layer adds something to what it knows of a token, and keeps the rest. In layer ${at.layer}, attention is `
+      + `${digits(attention)} of the new sum for “${called(text, token)}”, and then the feed-forward network ${digits(forward)}.`],
     ["without", `${effect(heads) ?? "No head matters to this cosine."} ${effect(tokens) ?? "No token does."}`],
     ["mean", `The vector of a text is the mean of its tokens' last rows, ${H} numbers scaled to length 1. `
       + (two ? `Two such vectors, multiplied number by number and added up, give the cosine ${digits(shown())}.`

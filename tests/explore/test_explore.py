@@ -39,8 +39,12 @@ def random_encoder(
 ) -> SentenceEncoder:
     """Every number of it matters."""
     config = tiny_config(
-        vocab_size=len(words), hidden_size=8 * heads, num_hidden_layers=layers,
-        num_attention_heads=heads, max_position_embeddings=tokens, **changes,
+        vocab_size=len(words),
+        hidden_size=8 * heads,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=tokens,
+        **changes,
     )
     return SentenceEncoder(build(BertModel, config), BertTokenizer(words))
 
@@ -72,6 +76,31 @@ def traced(encoder: SentenceEncoder, text: str) -> np.ndarray:
     L = len(encoder.model.layers)
     maps = [tensors[f"layers.{i}.attention.probabilities"][0] for i in range(L)]
     return torch.stack(maps).numpy()
+
+
+def layer_by_layer(
+    encoder: SentenceEncoder, text: str, t: int
+) -> tuple[np.ndarray, list, np.ndarray]:
+    """The way of token t: the shares of what is new, the nearest words of each stage, cosines.
+
+    What is new is what a sum has more than what went into it.
+    """
+    with torch.no_grad(), trace(encoder.model) as tensors:
+        encoder.model(**encoder.tokenizer(text))
+    tensors = {name: x[0, t].double() for name, x in tensors.items() if x.ndim == 3}
+    shares, stages = [], [tensors["embeddings"]]
+    for i in range(len(encoder.model.layers)):
+        kept = stages[-1]
+        for part in (f"layers.{i}.attention", f"layers.{i}.feed_forward"):
+            new = (tensors[f"{part}_sum"] - kept).norm()
+            shares.append(new / (new + kept.norm()))
+            kept = tensors[f"{part}_norm"]
+        stages.append(kept)
+    table = encoder.model.embeddings.word.weight.double()
+    cosines = torch.cosine_similarity(table, torch.stack(stages)[:, None], dim=-1)  # (L + 1, V)
+    ids = cosines.argsort(descending=True)[:, :3]
+    words = [encoder.tokenizer.convert_ids_to_tokens(row) for row in ids.tolist()]
+    return torch.stack(shares).numpy(), words, cosines.gather(1, ids).detach().numpy()
 
 
 def cosine_without_head(encoder: SentenceEncoder, texts: list[str], layer: int, head: int) -> float:
@@ -124,6 +153,11 @@ def test_the_figures_on_the_page_are_those_of_the_library():
     assert close(found["vectors"], [first, second])
     assert found["texts"][1]["tokens"] == ["[CLS]", *"cdefg", "[UNK]", "[SEP]"]
     assert found["texts"][1]["words"] == ["", *"cdefgж", ""]
+    shares, words, cosines = layer_by_layer(encoder, TEXTS[1], 3)
+    assert close(unpack(found["texts"][1]["added"], "<f4").reshape(8, -1)[3], shares)
+    nearest = found["texts"][1]["nearest"][3]
+    assert [[word for word, _ in stage] for stage in nearest] == words
+    assert close([[cosine for _, cosine in stage] for stage in nearest], cosines)
 
 
 def test_masked_heads_and_tokens_are_those_of_a_model_without_them():
@@ -196,6 +230,7 @@ def test_many_probabilities_are_rounded_so_that_the_page_stays_small(monkeypatch
         assert 1e-5 < apart <= 0.5 / 2**14 + 1e-7
         lengths = [len(found["texts"][text]["attention"]) for found in (rounded, exact)]
         assert lengths[0] < 0.5 * lengths[1]
+        assert exact["texts"][text]["nearest"] and not rounded["texts"][text]["nearest"]
 
 
 def test_prompts_are_those_of_encode():
@@ -330,18 +365,39 @@ class Page:
         assert [shown for shown, _ in found] == [f"{value:.3f}" for _, value in found]
         return [value for _, value in found]
 
+    def shows_way(self, encoder: SentenceEncoder, text: str, token: int) -> bool:
+        """Whether the table of the layers is that of a token."""
+        stages = self.browser.execute_script(
+            "return [...document.querySelectorAll('#stages tr')].map((row) => "
+            "['.share', '.nearest'].map((part) => [...row.querySelectorAll(part)].map((one) => "
+            "[one.textContent.split(' ')[0], Number(one.querySelector('data').value)])))"
+        )
+        shares, words, cosines = layer_by_layer(encoder, text, token)
+        found = [[value for _, value in stage[0]] for stage in stages[1:]]
+        return (
+            close(np.ravel(found), shares)
+            and [[word for word, _ in stage[1]] for stage in stages] == words
+            and close([[cosine for _, cosine in stage[1]] for stage in stages], cosines)
+        )
+
     def click(self, element, press: bool = True) -> None:
         """With a mouse, or on the phone with a finger; without ``press`` only point at it."""
         from selenium.webdriver.common.actions.action_builder import ActionBuilder
         from selenium.webdriver.common.actions.pointer_input import PointerInput
 
-        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+        self.browser.execute_script(
+            "arguments[0].scrollIntoView({block: 'center'}); window.clicked = false;"
+            "addEventListener('click', () => { clicked = true; }, { capture: true, once: true })",
+            element,
+        )
         pointer = PointerInput("touch", "finger") if self.phone else PointerInput("mouse", "mouse")
         actions = ActionBuilder(self.browser, mouse=pointer, duration=0)
         there = actions.pointer_action.move_to(element)
         if press:
             there.pointer_down().pointer_up()
         actions.perform()
+        if press:  # a tap becomes a click a little later
+            wait(self.browser, "return clicked")
 
     def keys(self, *names: str) -> None:
         """To what has the focus."""
@@ -355,7 +411,9 @@ class Page:
 
     def has_no_fault(self) -> bool:
         """Nothing in the browser's log, nothing fetched, and no scrolling sideways."""
-        wide = self.browser.execute_script("return document.body.scrollWidth - innerWidth")
+        wide = self.browser.execute_script(  # innerWidth grows on a phone with what is too wide
+            "const page = document.documentElement; return page.scrollWidth - page.clientWidth"
+        )
         fetched = self.browser.execute_script("return performance.getEntriesByType('resource')")
         return wide <= 0 and self.browser.get_log("browser") == fetched == []
 
@@ -455,6 +513,7 @@ def test_the_numbers_that_a_reader_sees(chromium, official, tmp_path, phone):
     seen.click(seen.find("#stops button")[2 + 4])
     assert seen.text("#large") == "Layer 4, head 11, text 2"
     seen.click(seen.find("#start-tour")[0])
+    assert seen.shows_way(encoder, BANKS[1], 5)
     said = []
     for number in range(1, 7):
         assert seen.text("#tour-step") == f"Step {number} of 6"
@@ -466,8 +525,15 @@ def test_the_numbers_that_a_reader_sees(chromium, official, tmp_path, phone):
         max(np.concatenate(found[name]), key=lambda x: abs(x - whole))
         for name in ("without_head", "without_token")
     )
-    expected = [maps[1][4, 11, 5].max()], [head, whole, token, whole], [whole], [table.max()]
-    for text, values in zip((said[i] for i in (1, 3, 4, 5)), expected, strict=True):
+    shares = layer_by_layer(encoder, BANKS[1], 5)[0][8:10]
+    expected = (
+        [maps[1][4, 11, 5].max()],
+        shares,
+        [head, whole, token, whole],
+        [whole],
+        [table.max()],
+    )
+    for text, values in zip(said[1:], expected, strict=True):
         assert close([float(x) for x in re.findall(r"-?\d+\.\d+", text)], values)
     assert seen.has_no_fault()
 
@@ -620,6 +686,17 @@ def test_what_is_typed_is_computed(chromium, tmp_path, phone):
     wait(chromium, "return document.getElementById('text-1').value !== 'a b'")
     assert seen.shows("#score", first @ second)
     assert close(seen.probabilities(0), traced(encoder, texts[0])[0, 0, 2])
+
+    # A token's way, and the score of a pair, number by number.
+    wait(chromium, "return !!document.querySelector('.nearest')")
+    assert seen.shows_way(encoder, texts[0], 2)
+    chromium.execute_script("document.getElementById('score-parts').focus()")
+    seen.keys("ARROW_RIGHT")
+    with torch.no_grad(), trace(encoder.model) as tensors:
+        encoder.model(**encoder.tokenizer(texts[0]))
+    query, key = (tensors[f"layers.0.attention.{name}"][0] for name in ("query", "key"))
+    parts = query[2, 1], key[0, 1], query[2, 1] * key[0, 1] / 8**0.5
+    assert seen.shows("#score-value", *parts, tensors["layers.0.attention.scores"][0, 0, 2, 0])
     assert seen.has_no_fault()
 
 
