@@ -133,7 +133,7 @@ class Diagnosis:
                 "not in the catalogue; the nearest mistake there is: "
                 + " + ".join(mistake.title for mistake in self.nearest)
                 + f". It leaves {self.residual:.2g} of the difference unexplained, so it is not "
-                "what happened here"
+                "what happened here, or not all of it"
             ]
         return ["not in the catalogue, and nothing in the catalogue comes near"]
 
