@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from minibert.parity.layouts import QKV, Match, match_weights
+from minibert.parity.layouts import QKV, Match, match_weights, near
 from minibert.parity.steps import Inputs, parse_name
 
 SAID = {  # how people call the three, as words in a name
@@ -212,6 +212,12 @@ def judge_strangers(
         value, expected = theirs[name], loaded.expected(name)
         constant = value.numel() > 1 and bool((value == value.flatten()[0]).all())
         what = f"is all {float(value.flatten()[0]):g}" if constant else "has none of our numbers"
+        shuffled = [own for own in left if ours[own].numel() == value.numel() and not constant
+                    and near(value.flatten().sort().values, ours[own].flatten().sort().values)]
+        if shuffled:
+            loaded.wrong[name] = f"has the numbers of {said(shuffled[:1])} in another order"
+            loaded.findings.append(f"`{name}` {loaded.wrong[name]}")
+            continue
         if not expected and not sizes[value.numel()]:
             loaded.notes.append(f"`{name}` {tuple(value.shape)} is no weight of ours")
             continue

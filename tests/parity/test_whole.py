@@ -109,6 +109,13 @@ def test_norms_that_changed_places_are_no_missing_feed_forward():
     assert "no-feed-forward" not in keys(report) and not report.passed, str(report)
 
 
+def test_a_weight_in_another_order_is_not_said_to_be_missing():
+    name = "layers.1.attention.output.weight"
+    mixed = THREE.weights[name].flatten().flip(0).reshape(THREE.weights[name].shape)
+    (found,) = examine_weights(THREE.weights | {name: mixed}, THREE).findings
+    assert found.endswith("has the numbers of attention.output of layer 1 in another order")
+
+
 def test_a_model_in_training_mode_is_told_so():
     model = build("course", INPUTS)
     assert "training mode" not in str(examine_whole(model.eval(), INPUTS))
