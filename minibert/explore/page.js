@@ -333,7 +333,7 @@ function paintMatrix(canvas, rows, columns, shade, [row, column]) {
   context.font = font(12);
   const widest = (names) => Math.min(92, Math.max(...names.map((name) => context.measureText(name).width)) + 8);
   const left = Math.round(widest(rows)), top = Math.round(widest(columns));
-  const step = Math.max(2, Math.min(44, Math.floor((width - left - 2) / columns.length * 4) / 4));
+  const step = Math.max(2, Math.min(56, Math.floor((width - left - 2) / columns.length * 4) / 4));
   canvas.geometry = { left, top, step };
   canvas.width = width * ratio;
   canvas.height = (top + rows.length * step + 2) * ratio;
