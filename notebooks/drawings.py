@@ -147,3 +147,29 @@ def wordpiece() -> None:
             arrow(ax, (x, 1.79), (place, 1.01))
             box(ax, place, 0.7, piece, width=0.88, color=STEP)
     plt.show()
+
+
+def pretraining() -> None:
+    """Two sentences as BERT sees them in pre-training, and what it has to guess."""
+    ax = canvas(11.6, 4.6)
+    words = "[CLS] she bakes bread . [SEP] then the baker walks home . [SEP]".split()
+    shown = {2: "[MASK]", 8: "forge", 10: "home"}  # hidden, another word, left as it is
+    places = [0.45 + 0.76 * k for k in range(len(words))]
+    middle = sum(places) / len(places)
+    for k, (x, word) in enumerate(zip(places, words, strict=True)):
+        ax.text(x, 0.3, "" if word.startswith("[") else word, ha="center", va="center", fontsize=8)
+        box(ax, x, 1.35, shown.get(k, word), width=0.72, color=STEP if k in shown else DATA)
+        segment = "A" if k < 6 else "B"
+        ax.text(x, 0.88, segment, ha="center", va="center", fontsize=7, color=style.GREY)
+        arrow(ax, (x, 1.66), (x, 2.04))
+        if k in shown:
+            arrow(ax, (x, 2.66), (x, 3.34))
+            box(ax, x, 3.65, word, width=0.72)
+    box(ax, middle, 2.35, "BERT", width=9.84, color=STEP)
+    arrow(ax, (places[0], 2.66), (places[0], 3.34))
+    box(ax, places[0] + 0.1, 3.65, "B follows", width=1.0)
+    for y, text in (
+        (0.3, "the text"), (0.88, "segments"), (1.35, "what it sees"), (3.65, "what it guesses"),
+    ):  # fmt: skip
+        ax.text(10.1, y, text, va="center", fontsize=8, color=style.GREY)
+    plt.show()
