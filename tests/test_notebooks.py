@@ -116,7 +116,7 @@ def test_the_chinese_notebooks_are_there():
 
 
 def test_each_of_the_twelve_exercises_is_in_one_notebook():
-    assert len(NOTEBOOKS) == 9
+    assert len(NOTEBOOKS) == 10
     sources = [
         cell.source
         for path in NOTEBOOKS
