@@ -15,7 +15,7 @@ from minibert.course.exercises import EXERCISES
 
 NOTEBOOKS = sorted(HOME.glob("[0-9]*.ipynb"))
 CHINESE = sorted(HOME.glob("zh/[0-9]*.ipynb"))
-TRANSLATED = "012345678"  # the numbers of the notebooks that are in zh/
+TRANSLATED = "0123456789"  # the numbers of the notebooks that are in zh/
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
