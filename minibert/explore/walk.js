@@ -79,7 +79,7 @@ function tourSteps() {
   const { text, token } = at, T = texts[text].tokens.length, H = figures.vectors[0].length;
   const p = (i) => probability(text, at.layer, at.head, token, i), [most] = sorted(range(T), p);
   const [attention, forward] = texts[text].added[token][at.layer];
-  const effect = ([thing]) => thing && `Without ${nameOf(thing)} the cosine is ${digits(without(thing))} instead of ${digits(figures.cosine)}.`;
+  const effect = ([thing], list) => !thing ? $(list).textContent : `Without ${nameOf(thing)} the cosine is ${digits(without(thing))} instead of ${digits(figures.cosine)}.`;
   const steps = [
     ["tokens", `WordPiece made ${texts.map((t) => t.tokens.length).join(" and ")} tokens of the text${two ? "s" : ""}, with [CLS] `
       + `and [SEP] around them. From here on the model knows each token as ${H} numbers, which every layer changes.`],
@@ -87,7 +87,7 @@ function tourSteps() {
       + `takes most from “${called(text, most)}”: ${digits(p(most))} of 1.`],
     ["way", `Every layer adds something to what it knows of a token, and keeps the rest. In layer ${at.layer}, attention is `
       + `${digits(attention)} of the new sum for “${called(text, token)}”, and then the feed-forward network ${digits(forward)}.`],
-    ["without", `${effect(heads) ?? "No head matters to this cosine."} ${effect(tokens) ?? "No token does."}`],
+    ["without", `${effect(heads, "top-heads")} ${effect(tokens, "top-tokens")}`],
     ["mean", `The vector of a text is the mean of its tokens' last rows, ${H} numbers scaled to length 1. `
       + (two ? `Two such vectors, multiplied number by number and added up, give the cosine ${digits(shown())}.`
         : "Texts that mean nearly the same have vectors that point nearly the same way.")],
