@@ -235,7 +235,7 @@ def test_the_course_is_the_same_in_both_languages():
 @pytest.mark.parametrize("path", COURSE)
 def test_the_table_of_the_course_names_the_exercises_of_each_notebook(path):
     rows = re.findall(r"^\| \[.*?\]\((\S+)\) \|.*\| (.*)\|$", path.read_text("utf-8"), re.MULTILINE)
-    assert [name.removeprefix("zh/")[0] for name, _ in rows] == list("012345678")
+    assert [name.removeprefix("zh/")[0] for name, _ in rows] == list("0123456789")
     for name, named in rows:
         cells = json.loads((path.parent / name).read_text(encoding="utf-8"))["cells"]
         judged = [c for c in cells if "judged" in c["metadata"].get("tags", [])]
