@@ -76,16 +76,16 @@ def start(name, directory, texts, dtype=torch.float64, dropout=0.0):
     return model, in_reference(model), task, task.encode(examples)
 
 
-def same_path(name, directory, texts, lr, size):
-    """Losses and parameters of fifty steps in float64.
+def same_path(name, directory, texts, lr, size, steps=STEPS):
+    """Losses and parameters of the steps in float64.
 
     A key bias is compared absolutely: its gradient is zero in theory (the softmax is blind to it),
     so what Adam makes of it are roundings, blown up.
     """
     model, reference, task, features = start(name, directory, texts)
-    loader = data_loader(task, features, steps=STEPS, size=size)
+    loader = data_loader(task, features, steps=steps, size=size)
     found, expected = ours(model, task, loader, lr), theirs(reference, task, loader, lr)
-    assert len(found) == len(expected) == STEPS
+    assert len(found) == len(expected) == steps
     assert abs(found[0] - found[-1]) > 0.01  # something was learnt
     assert found == pytest.approx(expected, rel=1e-12, abs=0)
     trained = in_reference(model).named_parameters()  # our numbers under their names
@@ -108,7 +108,8 @@ def test_fifty_steps_in_float64_go_the_same_path(name, tmp_path):
 @pytest.mark.weights
 @pytest.mark.parametrize("name", NAMES)
 def test_from_the_official_weights(name, official):
-    same_path(name, official, small.sentences(14), 2e-5 if name != "mlm" else 1e-4, size=4)
+    rate = 2e-5 if name != "mlm" else 1e-4
+    same_path(name, official, small.sentences(14), rate, size=4, steps=20)
 
 
 @pytest.mark.parametrize("name", NAMES)
