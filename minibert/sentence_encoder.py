@@ -222,7 +222,7 @@ class SentenceEncoder(InBatches):
                 'on_long="window" averages vectors of parts of a text, its prompt included; for '
                 'token_embeddings, or without the prompt, "warn" or "error" is allowed'
             )
-        skip = 0 if self.include_prompt or not prompt else self.length_of_prompt(prompt)
+        skip = self.not_pooled(prompt)
         rows, owners = self.tokenize(texts, prompt, on_long)
         options = (batch_size, batch_tokens, show_progress_bar)
         if not whole:
@@ -394,11 +394,15 @@ class SentenceEncoder(InBatches):
             start = end
         return torch.cat(vectors)  # (B, pooled width)
 
-    def length_of_prompt(self, prompt: str) -> int:
-        """How many tokens of a text are [CLS] and the prompt, which are tokenized by themselves.
+    def not_pooled(self, prompt: str) -> int:
+        """How many tokens are left out of the pooling: [CLS] and the prompt, tokenized by itself.
+
+        0 if there is no prompt, or it is pooled as well (``include_prompt``).
 
         Source: sentence-transformers 6.2, ``Transformer._get_prompt_length``.
         """
+        if self.include_prompt or not prompt:
+            return 0
         return min(len(self.tokenizer.ids(prompt)) + 1, self.max_length - 1)
 
     def prompt(self, prompt: str | None, prompt_name: str | None) -> str:

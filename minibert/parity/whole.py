@@ -238,7 +238,7 @@ def heads_together(seen: list[Seen], inputs: Inputs) -> list[Seen]:
             for one in seen]
     found, at = [], 0
     while at < len(seen):
-        each = tensors_of_a_head(keys[at:], N) if N > 1 else 0
+        each = tensors_of_a_head(keys[at:], N) if keys[at] and N > 1 else 0
         for i in range(at, at + each):
             heads = seen[i : i + N * each : each]
             name = starred(heads[0].name, heads[1].name)

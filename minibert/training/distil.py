@@ -200,8 +200,7 @@ def teacher_vectors(
     if not path.exists() and distributed.rank() == 0:
         say(f"computing the teacher's vectors, which are kept in {path}")
         vectors = torch.empty(len(rows), teacher.dimension, dtype=torch.float16)
-        prompt = "" if teacher.include_prompt else teacher.prompt(None, None)
-        skip = teacher.length_of_prompt(prompt) if prompt else 0  # tokens that are not pooled
+        skip = teacher.not_pooled(teacher.prompt(None, None))
         size = 512 if teacher.device.type == "cpu" else CHUNK
         with progress(len(rows), "texts") as advance:
             for start in range(0, len(rows), CHUNK):

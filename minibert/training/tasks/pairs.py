@@ -162,8 +162,7 @@ class BiEncoder(Task):
         As `SentenceEncoder.encode` computes them, where there is no Dense.
         """
         hidden, mask = model(**inputs).last_hidden_state, inputs["attention_mask"]  # (R, T, H)
-        if self.prompt and not self.encoder.include_prompt:
-            skip = self.encoder.length_of_prompt(self.prompt)
+        if self.encoder and (skip := self.encoder.not_pooled(self.prompt)):
             behind = torch.arange(hidden.shape[1], device=hidden.device) >= skip  # (T,)
             mask = (True if mask is None else mask) & behind.expand(hidden.shape[:2])
         vectors = torch.cat([POOLING[name](hidden, mask) for name in self.pooling], dim=-1)
