@@ -24,7 +24,11 @@ def difference(mine: Tensor, reference: Tensor) -> Tensor:
 
 def unravel(flat: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
     """A flat position as one number for each axis."""
-    return tuple(int(i) for i in torch.unravel_index(flat, shape)) if shape else ()
+    rest, place = int(flat), []
+    for size in reversed(shape):
+        rest, i = divmod(rest, size)
+        place.insert(0, i)
+    return tuple(place)
 
 
 def axes(name: str, shape: Sequence[int], batch: Batch) -> list[str]:

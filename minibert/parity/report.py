@@ -20,6 +20,7 @@ from minibert.model import BertModel
 from minibert.parity.diagnosis import Diagnosis, Judge, Patience, canonical, diagnose
 from minibert.parity.differences import describe, difference, in_words, unravel
 from minibert.parity.steps import Computation, Inputs, model_inputs, parse_name
+from minibert.pretrained import NoInitialisation
 from minibert.trace import trace
 
 BAD = ("differs", "shape", "missing")
@@ -308,7 +309,7 @@ def model_of(inputs: Inputs) -> BertModel:
     Where a weight lies in memory can decide over the last bit of a product.
     """
     config, weights, _ = inputs
-    with torch.device("meta"):  # no numbers of its own
+    with torch.device("meta"), NoInitialisation():  # no numbers of its own
         model = BertModel(config, add_pooling_layer="pooler.dense.weight" in weights)
     model.load_state_dict({n: weights[n].detach() for n in model.state_dict()}, assign=True)
     return model.eval()
