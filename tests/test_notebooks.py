@@ -6,9 +6,11 @@ import shlex
 
 import nbformat
 import pytest
+from nbconvert import HTMLExporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from support.run_notebooks import HOME, METADATA, run, run_file, shown, tags
 from support.translate_notebooks import chinese, digest
+from traitlets.config import PyFileConfigLoader
 
 from minibert.cli import main as cli
 from minibert.course.exercises import EXERCISES
@@ -110,6 +112,22 @@ def test_a_chinese_notebook_is_the_english_one_in_translation(path):
             if one.startswith("*Picture: "):
                 assert other.startswith("*图：")
                 assert len(other.partition("*\n\n")[0]) > 40
+
+
+def test_a_page_shows_its_formulas_without_a_network():
+    """As MathML, which a browser draws; no TeX is left, nor a script that is fetched to draw it."""
+    config = PyFileConfigLoader("nbconvert_config.py", str(HOME)).load_config()
+    (to_mathml,) = config.HTMLExporter.preprocessors
+    for path in NOTEBOOKS + CHINESE:
+        notebook, _ = to_mathml(nbformat.read(path, as_version=4), {})
+        text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+        formulas = re.findall("(?s)<math .*?</math>", text)
+        assert "$" not in text
+        assert not re.search(r'\\|mathvariant="[sd]|&#x02032;', "".join(formulas)), path
+        if path == NOTEBOOKS[3]:
+            page, _ = HTMLExporter(config=config).from_filename(path)
+            assert page.count("</math>") == len(formulas) > 80
+            assert not re.search(r"<(script|link)[^>]+(src|href)=.http", page)
 
 
 def test_every_notebook_is_there_in_chinese():
