@@ -58,7 +58,7 @@ def test_the_lines_that_look_inside_print_what_stands_behind_them():
 
 
 def test_the_attention_has_the_mistake_that_the_report_names(tmp_path, monkeypatch, capsys):
-    """Of 200; the command prints the same report."""
+    """Of all it knows; the command prints the same report."""
     (tmp_path / "mine.py").write_text(blocks("python")[0])
     monkeypatch.syspath_prepend(tmp_path)
     quick = partial(replace.examine_code, pairs=False)  # the answer is the same

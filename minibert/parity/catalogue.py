@@ -276,6 +276,17 @@ def identity_norms(name: str, weight: Tensor) -> Tensor:
     return torch.ones_like(weight) if name.endswith("weight") else torch.zeros_like(weight)
 
 
+NORM_BEFORE_ATTENTION_ADD = {  # a sum is what goes into a norm
+    "attention_sum": into,
+    "attention_norm": lambda s: s.norm("attention_norm", s["attention.output"]) + s.input,
+}
+NORM_BEFORE_FEED_FORWARD_ADD = {
+    "feed_forward_sum": into,
+    "feed_forward_norm": lambda s: (
+        s.norm("feed_forward_norm", s["feed_forward.contract"]) + s["attention_norm"]),
+}
+
+
 # --------------------------------------------------------------------------------- the changes
 
 CHANGES: dict[str, dict[str, Callable]] = {
@@ -288,11 +299,17 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "sinusoidal": {"embeddings.position": lambda s: s.run.cast(sinusoidal_positions(
         s.config.max_position_embeddings, s.config.hidden_size))[s["embeddings.position_ids"]]},
     "words-scaled": {"embeddings.word": lambda s: s.right * math.sqrt(s.config.hidden_size)},
+    "words-of-the-id-before": {"embeddings.word": lambda s: (
+        s.weight("embeddings.word.weight")[s.ids - 1])},
+    "words-of-the-next-id": {"embeddings.word": lambda s: (
+        s.weight("embeddings.word.weight").roll(-1, 0)[s.ids])},
     "no-segment": {"embeddings.segment": zeros},
     "segments-ignored": {"embeddings.segment": lambda s: (
         s.weight("embeddings.segment.weight")[0 * s.types])},
     "segment-one": {"embeddings.segment": lambda s: (
         s.weight("embeddings.segment.weight")[0 * s.types - 1])},
+    "segments-inverted": {"embeddings.segment": lambda s: (
+        s.weight("embeddings.segment.weight")[1 - s.types])},
     "no-embedding-norm": {"embeddings.norm": into},
     "position-after-norm": {
         "embeddings.sum": lambda s: s["embeddings.word"] + s["embeddings.segment"],
@@ -328,10 +345,13 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "scale-multiplied": scaled_by(lambda s: s.head_size**0.5),
     "scale-not-rooted": scaled_by(lambda s: 1 / s.head_size),
     "scale-64": scaled_by(lambda s: 1 / 8),
+    "scale-after-softmax": {
+        "attention.scaled": into, "attention.weights": lambda s: s.right * s.head_size**-0.5},
     "no-mask": {"attention.mask": zeros},
     "mask-flipped": {"attention.mask": lambda s: keys_real(s) * minimum(s)},
     "mask-flipped-infinite": {"attention.scores": masked(-math.inf, where=1)},
     "mask-added-raw": {"attention.mask": keys_real},
+    "mask-added-inverted": {"attention.mask": lambda s: 1 - keys_real(s)},
     "mask-minus-one": {"attention.mask": lambda s: keys_real(s) - 1},
     "mask-minus-ten": {"attention.mask": lambda s: 10 * (keys_real(s) - 1)},
     "mask-multiplied": {"attention.scores": lambda s: s["attention.scaled"] * keys_real(s)},
@@ -368,13 +388,9 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "no-attention-residual": {"attention_sum": into},
     "no-feed-forward-residual": {"feed_forward_sum": into},
     "residual-from-the-layer": {"feed_forward_sum": lambda s: into(s) + s.input},
-    "norm-before-add": {  # a sum is what goes into a norm
-        "attention_sum": into,
-        "feed_forward_sum": into,
-        "attention_norm": lambda s: s.norm("attention_norm", s["attention.output"]) + s.input,
-        "feed_forward_norm": lambda s: (
-            s.norm("feed_forward_norm", s["feed_forward.contract"]) + s["attention_norm"]),
-    },
+    "norm-before-add": NORM_BEFORE_ATTENTION_ADD | NORM_BEFORE_FEED_FORWARD_ADD,
+    "attention-norm-before-add": NORM_BEFORE_ATTENTION_ADD,
+    "feed-forward-norm-before-add": NORM_BEFORE_FEED_FORWARD_ADD,
     "pre-norm": {
         **each(QKV, lambda s: s.linear(s.step, s.norm("attention_norm", s.input))),
         "attention_norm": into,
@@ -387,6 +403,9 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "norm-shared-second": {"attention_norm": weights_of("feed_forward_norm")},
     "no-attention-norm": {"attention_norm": into},
     "no-final-norm": {"feed_forward_norm": into},
+    "extra-final-norm": {"feed_forward_norm": lambda s: (
+        F.layer_norm(s.right, s.right.shape[-1:], eps=s.config.layer_norm_eps)
+        if s.number == s.config.num_hidden_layers - 1 else s.right)},
     "norm-eps-1e-05": each(NORMS, lambda s: s.norm(s.step, into(s), eps=1e-5)),
     "norm-eps-1e-06": each(NORMS, lambda s: s.norm(s.step, into(s), eps=1e-6)),
     "norm-eps-0.001": each(NORMS, lambda s: s.norm(s.step, into(s), eps=1e-3)),
@@ -412,12 +431,15 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "gelu-tanh": each(GELUS, lambda s: F.gelu(into(s), approximate="tanh")),
     "gelu-exact": each(GELUS, lambda s: F.gelu(into(s))),
     "gelu-quick": each(GELUS, lambda s: into(s) * (1.702 * into(s)).sigmoid()),
+    "gelu-factors-swapped": each(GELUS, lambda s: (
+        into(s) / 2 * (1 + (0.044715 * (into(s) + (2 / math.pi) ** 0.5 * into(s) ** 3)).tanh()))),
     "gelu-without-root-two": each(GELUS, lambda s: into(s) * 0.5 * (1 + torch.erf(into(s)))),
     "silu": each(GELUS, lambda s: F.silu(into(s))),
     "relu": each(GELUS, lambda s: F.relu(into(s))),
     "no-activation": each(GELUS, into),
     "activation-last": {"feed_forward.activation": into,
                         "feed_forward.contract": lambda s: s.activate(s.right)},
+    "activation-twice": {"feed_forward.contract": lambda s: s.activate(s.right)},
     "no-expand-bias": {"feed_forward.expand": no_bias},
     "no-contract-bias": {"feed_forward.contract": no_bias},
     "feed-forward-on-layer-input": {"feed_forward.expand": lambda s: s.linear(s.step, s.input)},
@@ -481,6 +503,7 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "softmax-before-loss": {"loss.logits": probabilities},
     "loss-no-log": {"loss.logits": probabilities, "loss.log_probabilities": logits},
     "nothing-ignored": {"loss.labelled": lambda s: torch.ones_like(s.right)},
+    "word-zero-ignored": {"loss.labelled": lambda s: s.right * (s["loss.labels"] != 0)},
     "loss-over-all": {"loss": lambda s: s["loss.tokens"].sum() / s["loss.labelled"].numel()},
     "loss-over-batch": {"loss": lambda s: s["loss.tokens"].sum() / len(s["loss.labelled"])},
     "loss-sum": {"loss": lambda s: s["loss.tokens"].sum()},
@@ -551,6 +574,10 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "norm-weights-not-loaded": weights(identity_norms),
     "last-layer-missing": {"feed_forward_norm": lambda s: (
         s.input if s.number == s.config.num_hidden_layers - 1 else s.right)},
+    "layers-not-chained": {
+        **each(QKV, lambda s: s.linear(s.step, s["embeddings"])),
+        "attention_sum": lambda s: s["attention.output"] + s["embeddings"],
+    },
     # Of these there is one for each layer, or two: see `numbered`.
     "layers-swapped": {},
     "layer-from-another": {},
@@ -562,12 +589,21 @@ BY_KEY = {mistake.key: mistake for mistake in CATALOGUE}
 
 
 def numbered(config: BertConfig, layers: range) -> list[Mistake]:
-    """Mistakes in the weights of one or two layers, for each of some layers.
+    """Mistakes tried where nothing of the catalogue fits, as their keys in other forms.
+
+    They are those in the weights of one or two layers, for each of some layers; and what is done
+    in a step of its own in the catalogue, done in the line before it.
 
     Args:
         layers: one of them is at fault; none = the embeddings are.
     """
     everything = range(config.num_hidden_layers)
+
+    factor = {step: lambda s: s.right * s.head_size**-0.5 for step in (QKV[0], HEADS[0])}
+    earlier = [*(("scale-not-rooted", {step: change}) for step, change in factor.items()), *(
+        (mistake.key, {step.replace("attention.weights", "attention.probabilities"): change
+                       for step, change in mistake.changes.items()})
+        for mistake in CATALOGUE if "attention.weights" in mistake.changes)]
 
     def one(key: str, changes: Mapping[str, Callable], **names: Any) -> Mistake:
         known = BY_KEY[key]
@@ -576,6 +612,7 @@ def numbered(config: BertConfig, layers: range) -> list[Mistake]:
     norms = {f"layers.{i}.{norm}": f"{norm} of layer {i}"
              for i in layers for norm in ("attention_norm", "feed_forward_norm")}
     return [
+        *(one(*form) for form in earlier),
         *(one("layers-swapped", layer(lambda k, _, to={i: j, j: i}: to.get(k, k)), i=i, j=j)
           for i in layers for j in everything if i < j),
         *(one("layer-from-another", layer(lambda k, _, i=i, j=j: j if k == i else k), i=i, j=j)

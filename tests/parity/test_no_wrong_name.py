@@ -95,7 +95,10 @@ def raw_sums(s):
 @pytest.mark.parametrize("changes, key", [
     ({"attention.query": query_transposed}, "query-transposed"),
     ({"attention.mask": lambda s: 0 * s.right,
-      "attention.probabilities": lambda s: s.right * s.real[:, None, None]}, ""),
+      "attention.probabilities": lambda s: s.right * s.real[:, None, None]}, "mask-after-softmax"),
+    (BY_KEY["no-scale"].changes | {
+        "attention.probabilities": lambda s: s.right / s.head_size**0.5}, "scale-after-softmax"),
+    ({"attention.query": lambda s: s.right / s.head_size**0.5}, "scale-not-rooted"),
     (BY_KEY["norm-before-add"].changes | {"attention_sum": raw_sums, "feed_forward_sum": (
         lambda s: s["feed_forward.contract"])}, "norm-before-add"),
     ({"attention.scores": lambda s: 2 * s["attention.scaled"],  # of the two, one is known

@@ -155,7 +155,7 @@ UNKNOWN = {
         variant(Embeddings, lambda self, ids, types: embedded(
             self, self.word(ids), self.segment(types), ids, backwards=True)),
         variant(Embeddings, lambda self, ids, types: embedded(
-            self, self.word(ids), self.segment(1 - types), ids)),
+            self, self.word(ids), self.segment(types.roll(1, 1)), ids)),
         variant(Embeddings, lambda self, ids, types: embedded(
             self, F.normalize(self.word(ids), dim=-1), self.segment(types), ids)),
     ],
