@@ -119,9 +119,12 @@ def read_data(settings: Settings, say: Say) -> dict[str, list[data.Example]]:
         say(f"{len(sets['dev'])} rows of the training data are set aside as development data")
     for remark in data.check(sets["train"], sets["dev"]):
         say(f"warning: {remark}")
-    for name in ("train", "dev") if settings.task == "classify" else ():
-        counts = data.count_classes(sets[name])
-        say(f"{name}: " + ", ".join(f"{label} {count}" for label, count in counts.items()))
+    if settings.task == "classify":
+        for name in ("train", "dev"):
+            counts = data.count_classes(sets[name])
+            say(f"{name}: " + ", ".join(f"{label} {count}" for label, count in counts.items()))
+        for remark in data.uneven({k: sets[k] for k in ("train", "dev", "test") if k in sets}):
+            say(f"warning: {remark}")
     if "replay" in sets:
         n = round(settings.replay_share * len(sets["train"]))
         sets["replay"], _ = data.split(sets["replay"], n, settings.seed)

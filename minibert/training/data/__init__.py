@@ -14,10 +14,12 @@ from minibert.training.data.examples import (
     scaled_score,
     score_scale,
     split,
+    uneven,
 )
 from minibert.training.data.reading import Say, locate, read, silent
 
 __all__ = [
     "Example", "Say", "check", "class_names", "count_classes", "locate", "read",
     "refuse_a_class_for_every_row", "scaled_score", "score_scale", "silent", "split",
+    "uneven",
 ]

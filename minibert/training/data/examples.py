@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -144,6 +145,31 @@ def check(train: Sequence[Example], dev: Sequence[Example] = ()) -> list[str]:
             "classes missing from the development data": [n for n in counts if n not in tested],
         }
     return [f"{remark}: {len(found)} ({some(found)})" for remark, found in remarks.items() if found]
+
+
+def uneven(parts: Mapping[str, Sequence[Example]]) -> list[str]:
+    """A class that has another share of two parts of the data, by more than chance makes of it.
+
+    So it is where the parts are the first rows of a file that is sorted. Said are the class and the
+    two parts that differ most; a difference counts from a tenth of the rows and five standard
+    errors on.
+    """
+    counts = {part: count_classes(examples) for part, examples in parts.items()}
+    found = []
+    for one, other in combinations(counts, 2):
+        n, m = sum(counts[one].values()), sum(counts[other].values())
+        for label in {**counts[one], **counts[other]}:
+            a, b = counts[one].get(label, 0), counts[other].get(label, 0)
+            all_of_it = (a + b) / (n + m)
+            error = (all_of_it * (1 - all_of_it) * (1 / n + 1 / m)) ** 0.5
+            if abs(a / n - b / m) > max(0.1, 5 * error):
+                shares = f"{a / n:.0%} of {one} but {b / m:.0%} of {other}"
+                found.append((abs(a / n - b / m), label, shares))
+    return [
+        f"the class {label!r} is {shares}; if both were cut from a file that is sorted, shuffle it "
+        "before cutting"
+        for _, label, shares in sorted(found)[-1:]
+    ]
 
 
 def fingerprint(example: Example) -> tuple[str, ...]:

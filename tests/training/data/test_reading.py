@@ -128,6 +128,19 @@ def test_remarks():
     assert data.check(labelled("ax", "bx", "cy", "dy"), labelled("ex", "fy")) == []
 
 
+def test_parts_of_a_sorted_file_are_noticed():
+    rows = labelled(*[(f"t{i}", "bad" if i < 400 else "good") for i in range(800)])
+    cut = {"train": rows[:500], "dev": rows[500:550], "test": rows[::10]}
+    assert data.uneven(cut) == [
+        "the class 'good' is 20% of train but 100% of dev; if both were cut from a file that is "
+        "sorted, shuffle it before cutting"
+    ]
+    dev, train = data.split(rows, 100)
+    assert data.uneven({"train": train, "dev": dev}) == []
+    few = {"train": labelled(("a", "x"), ("b", "y"), ("c", "y")), "dev": labelled(("d", "x"))}
+    assert data.uneven(few) == []  # chance
+
+
 def scored(*scores):
     return [Example({"text": "a", "score": s}, f"s, line {i}") for i, s in enumerate(scores, 1)]
 
