@@ -13,6 +13,7 @@ from pathlib import Path
 # One thread: most models here are tiny, and threads that wait for each other would cost more than
 # they bring. Set before torch is imported. Results do not depend on it (measured: bitwise equal).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["MINIBERT_LANG"] = "en"  # whatever the locale; tests that want Chinese say so
 
 import pytest  # noqa: E402
 

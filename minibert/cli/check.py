@@ -10,6 +10,7 @@ from pathlib import Path
 from minibert.cli.common import (
     Result,
     add_model,
+    language_option,
     option,
     options,
     table,
@@ -29,6 +30,7 @@ from minibert.cli.common import (
 @option("--names", metavar="FILE.json", help='{"your name": "our name"}')
 @option("--goldens", metavar="DIR", help="other golden files")
 @option("--singles", action="store_true", help="do not look for pairs of mistakes")
+@language_option
 @option("--seconds", type=float, default=60,
         help="how long to look for pairs of mistakes in a dump or a whole model (default 60)")
 @writes("--html", ending=".html", help="write the report to an HTML page, too")
@@ -102,6 +104,7 @@ def parity(args: argparse.Namespace) -> Result:
 @option("--csv", action="store_true", help="for all: print the table as csv")
 @option("--format", choices=("gradescope", "prairielearn", "github", "junit", "nbgrader", "otter"),
         help="one submission, as another tool reads it")
+@language_option
 @option("--seed", type=whole_number(0), default=0, help="random seed of the inputs (default 0)")
 @option("--seconds", type=float, default=10, help="time limit for a file (default 10)")
 @option("--memory", type=whole_number(1), default=2000,
@@ -119,14 +122,15 @@ def check(args: argparse.Namespace) -> Result:
       minibert check all . --format gradescope > results.json
     """
     from minibert.course import exercises
+    from minibert.io.language import say
 
     if args.exercise is None:
         titles = {name: exercise.title for name, exercise in exercises.EXERCISES.items()}
-        return Result(titles, lambda titles: table(titles.items()))
+        return Result(titles, lambda said: table((name, say(said[name])) for name in said))
     if args.start:
         exercises.start(args.exercise, args.start, replace=args.force)
         said = f"{args.start} written; to grade it: minibert check {args.exercise} {args.start}"
-        return Result({"exercise": args.exercise, "written": args.start}, lambda value: said)
+        return Result({"exercise": args.exercise, "written": args.start}, lambda value: say(said))
     if args.hint:
         hint = exercises.hint_text(args.exercise, args.hint)
         return Result({"exercise": args.exercise, "hint": hint}, lambda value: value["hint"])
@@ -184,17 +188,23 @@ def class_csv(results: dict) -> str:
 
 def class_text(results: dict) -> str:
     """The table of a class to look at: exercises are numbered in the head, and named below."""
+    from minibert.io.language import say
+
     (student, *exercises, total), *students = class_table(results)
     numbered = [student, *range(1, len(exercises) + 1), total]
     key = table(enumerate(exercises, 1))
     how = {one.isolated for found in results.values() for one in found.values()} - {""}
-    return "\n".join([table([numbered, *students]), "", "Exercises, 10 points each:", key, *how])
+    head = "Exercises, 10 points each:"
+    return "\n".join([table([numbered, *students]), "", say(head), key, *map(say, how)])
 
 
 def submission_text(results: dict) -> str:
     """One submission: a line for each exercise, with what is wrong."""
+    from minibert.io.language import say
+
     (grades,) = results.values()
-    rows = [(name, one.points, f"of {one.out_of}", one.summary) for name, one in grades.items()]
+    rows = [(name, one.points, f"of {one.out_of}", say(one.summary))
+            for name, one in grades.items()]
     points = sum(one.points for one in grades.values())
     out_of = sum(one.out_of for one in grades.values())
     return table([*rows, ("", points, f"of {out_of}", "")])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -143,6 +144,20 @@ def encoding_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+class Language(argparse.Action):
+    """``--lang zh``, from here on, for the processes that a command starts, too."""
+
+    def __call__(self, parser, args, values, option=None) -> None:
+        """As MINIBERT_LANG would say it."""
+        os.environ["MINIBERT_LANG"] = values
+
+
+language_option = option(
+    "--lang", action=Language, choices=("en", "zh"), default=argparse.SUPPRESS,
+    help="the language of the report (default: MINIBERT_LANG, or Chinese in a Chinese locale)",
+)  # fmt: skip
+
+
 class Columns(argparse.Action):
     """``--columns text=review label=stars`` as a dictionary."""
 
@@ -179,8 +194,9 @@ def reading(args: argparse.Namespace) -> dict:
 def tell(text: object) -> None:
     """Say something that is not the result."""
     from minibert.io.files import printable
+    from minibert.io.language import say
 
-    print(printable(text), file=sys.stderr, flush=True)
+    print(printable(say(text)), file=sys.stderr, flush=True)
 
 
 class Parser(argparse.ArgumentParser):

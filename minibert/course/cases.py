@@ -1,10 +1,10 @@
 """The twelve exercises: the inputs and the expected answers of their parts.
 
 What an exercise says is in its file in ``exercise_texts/``: its title, the code to start from, its
-parts and its hints. A part has a title, points, and settings from which the function of that name
-here makes inputs and answers; or `stage`, for a part of the model. Numbers are drawn from a seed,
-such that no part is blind to a mistake: lengths are unequal, no bias is zero, no norm is the
-identity, and no size is equal to another one.
+parts and its hints; in Chinese in ``exercise_texts/zh/``, but for the parts. A part has a title,
+points, and settings from which the function of that name here makes inputs and answers; or `stage`,
+for a part of the model. Numbers are drawn from a seed, such that no part is blind to a mistake:
+lengths are unequal, no bias is zero, no norm is the identity, and no size is equal to another one.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch.nn.utils import parameters_to_vector
 from minibert.course import checks, text_mistakes
 from minibert.course.checks import Case, Stage, tensors
 from minibert.course.run_submission import Classifier, InvalidReturn
+from minibert.io.language import learn, phrases
 from minibert.parity.probes import example
 from minibert.parity.steps import Computation
 
@@ -283,9 +284,23 @@ def micro_batch(seed: int, size: int) -> tuple[dict[str, Tensor], Tensor]:
 
 TEXTS = Path(__file__).with_name("exercise_texts")
 FORM = re.compile(
-    r"# (.*?)\n\n```python\n(.*?)```\n\n## Parts\n\n```json\n(.*?)```\n\n## Hint 1\n\n(.*)\n", re.S
+    r"# (.*?)\n\n```python\n(.*?)```\n\n(?:## Parts\n\n```json\n(.*?)```\n\n)?## Hint 1\n\n(.*)\n",
+    re.S,
 )
 MAKERS = (clean_and_split, wordpiece, cosine_similarity, mask_tokens, adamw_step, training_step)
+
+
+def read_form(path: Path) -> list[str]:
+    """Title, code, settings and hints of an exercise, as its file has them.
+
+    Raises:
+        ValueError: it has not.
+    """
+    form = FORM.fullmatch(path.read_text(encoding="utf-8"))
+    if form is None:
+        raise ValueError(f"{path} needs # and a title, ```python, ## Parts, ```json, ## Hint 1")
+    *texts, hints = form.groups()
+    return [*texts, *re.split(r"\n\n## Hint \d\n\n", hints)]
 
 
 class Exercise:
@@ -302,11 +317,7 @@ class Exercise:
 
     def __init__(self, path: Path) -> None:
         self.name = path.stem.partition("_")[2]
-        form = FORM.fullmatch(path.read_text(encoding="utf-8"))
-        if form is None:
-            raise ValueError(f"{path} needs # and a title, ```python, ## Parts, ```json, ## Hint 1")
-        self.title, self.code, settings, hints = form.groups()
-        self.hints = re.split(r"\n\n## Hint \d\n\n", hints)
+        self.title, self.code, settings, *self.hints = read_form(path)
         self.parameters = [argument.arg for argument in ast.parse(self.code).body[-1].args.args]
         self.settings = json.loads(settings)
         self.parts = self.settings.pop("parts")
@@ -327,3 +338,7 @@ class Exercise:
 
 EXERCISES = {exercise.name: exercise for exercise in map(Exercise, sorted(TEXTS.glob("*.md")))}
 """All exercises by name, in the order of the course, which is that of their files."""
+for path in TEXTS.glob("zh/*.md"):
+    pairs = zip(read_form(TEXTS / path.name), read_form(path), strict=True)
+    learn({english: chinese for english, chinese in pairs if chinese})
+learn(phrases(Path(__file__).with_name("phrases.zh.txt")))

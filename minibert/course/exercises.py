@@ -25,6 +25,7 @@ from minibert.course.grading import Grade
 from minibert.course.run_submission import InvalidReturn, call, wrapped
 from minibert.course.runner import Submission, isolated
 from minibert.io.files import no_such_file, printable, write_text
+from minibert.io.language import say
 
 Solution = Callable | str | os.PathLike
 
@@ -79,7 +80,7 @@ def hint_text(name: str, number: int) -> str:
     hints = find(name).hints
     if not 1 <= number <= len(hints):
         raise ValueError(f"hint {number}; there are hints 1 to {len(hints)}")
-    return f"Hint {number} of {len(hints)}:\n{hints[number - 1]}"
+    return f"{say(f'Hint {number} of {len(hints)}:')}\n{say(hints[number - 1])}"
 
 
 def inputs(name: str, part: int = 1, *, seed: int = 0) -> tuple:
@@ -107,11 +108,9 @@ def start(name: str, path: str | os.PathLike, *, replace: bool = False) -> None:
     exercise = find(name)
     if Path(path).exists() and not replace:
         raise FileExistsError(f"{path} exists and is not overwritten; name another file")
-    write_text(
-        path,
-        f'"""{exercise.title}\n\nGrade it: minibert check {exercise.name} THIS_FILE\n'
-        f'Hints:    minibert check {exercise.name} --hint 1 (then 2, 3)\n"""\n\n{exercise.code}',
-    )
+    how = f"Grade it: minibert check {exercise.name} THIS_FILE\n"
+    how += f"Hints:    minibert check {exercise.name} --hint 1 (then 2, 3)"
+    write_text(path, f'"""{say(exercise.title)}\n\n{say(how)}\n"""\n\n{say(exercise.code)}')
 
 
 # ------------------------------------------------------------------------------------- a class

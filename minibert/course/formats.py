@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 from minibert.course import exercises
 from minibert.course.grading import Grade, PartGrade
 from minibert.io.files import printable
+from minibert.io.language import say
 
 Grades = Mapping[str, Grade]
 LONGEST = 10_000  # characters of a report: twelve of them stay below PrairieLearn's megabyte
@@ -32,7 +33,7 @@ def said(text: object) -> str:
 def reasons(grade: Grade, part: PartGrade) -> str:
     """Why a part has no points."""
     lines = part.lines or [grade.stopped or "not reached"]
-    return said("\n".join([*lines, str(grade.diagnosis or "")]).rstrip())
+    return said(say("\n".join([*lines, str(grade.diagnosis or "")]).rstrip()))
 
 
 def total(grades: Grades) -> tuple[int, int]:
@@ -62,13 +63,13 @@ def prairielearn(grades: Grades) -> str:
     tests = [
         {
             "name": name, "points": grade.points, "max_points": grade.out_of,
-            "message": said(grade.summary), "output": said(grade),
+            "message": said(say(grade.summary)), "output": said(grade),
         }
         for name, grade in grades.items()
     ]  # fmt: skip
     result: dict[str, Any] = {"gradable": True, "score": points / out_of, "tests": tests}
     if not any(grade.ran for grade in grades.values()):
-        errors = [said(f"{name}: {grade.stopped}") for name, grade in grades.items()]
+        errors = [said(f"{name}: {say(grade.stopped)}") for name, grade in grades.items()]
         result = {"gradable": False, "format_errors": errors}
     return json.dumps(result, indent=1, ensure_ascii=False)
 

@@ -17,10 +17,12 @@ from minibert.course.checks import Case, Stage, tensors
 from minibert.course.run_submission import InvalidReturn, decode
 from minibert.course.text_mistakes import FAMILIES, MISTAKES
 from minibert.io.files import printable
+from minibert.io.language import say
 from minibert.parity.catalogue import BY_KEY
 from minibert.parity.diagnosis import Answer, Diagnosis, diagnose_parts, find, together
 
 NOT_RUN = ("the file does not run", "there is no ")  # how these reasons begin
+PRINTED = "Your code printed:"
 
 
 @dataclass
@@ -40,7 +42,7 @@ class PartGrade:
 
 @dataclass
 class Grade:
-    """The grade of one exercise. ``str()`` is the report."""
+    """The grade of one exercise. ``str()`` is the report, translated; all else is English."""
 
     exercise: str
     source: str
@@ -91,7 +93,7 @@ class Grade:
             if part.lines:
                 shown.setdefault("\n".join(part.lines), f"Part {number}, {part.title}:")
         sections += [(heading, text) for text, heading in list(shown.items())[:2]]
-        for heading, value in ("What it is:", self.diagnosis), ("Your code printed:", self.printed):
+        for heading, value in ("What it is:", self.diagnosis), (PRINTED, self.printed):
             if value:
                 sections.append((heading, textwrap.indent(str(value), "  ")))
         if self.isolated:
@@ -103,8 +105,10 @@ class Grade:
                 "The inputs of a part: from minibert.course.exercises import inputs; "
                 f'inputs("{self.exercise}", part=1)',
             ))
+        lines = list(map(say, lines))
         for heading, text in sections:
-            lines += ["", *filter(None, (heading, text))]
+            text = text if heading == PRINTED else say(text)
+            lines += ["", *filter(None, (say(heading), text))]
         return "\n".join(lines)
 
     def to_dict(self) -> dict:

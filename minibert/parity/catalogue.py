@@ -2,7 +2,8 @@
 
 A mistake is what ``steps.py`` says, with a step done differently. So it can be put into any stage,
 alone or with another one, and its result compared with what somebody's code gave. The code is
-here; title, effect and cure stand under the same key in ``mistakes.md``.
+here; title, effect and cure stand under the same key in ``mistakes.md``, in Chinese in
+``mistakes.zh.md``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from minibert.config import BertConfig
 from minibert.embeddings import sinusoidal_positions
+from minibert.io.language import learn, phrases
 from minibert.parity.steps import STEPS, Computation, Here, Step
 
 
@@ -43,27 +45,39 @@ class Mistake:
 def read_mistakes(path: Path, changes: Mapping[str, Mapping[str, Any]]) -> tuple[Mistake, ...]:
     """Join the texts in a file with the code of each mistake, by key, in the order of the file.
 
-    The file is Markdown: ``## Section``, ``### key``, the title on the next line, then a list of
-    ``- effect:``, ``- cure:`` and, if known, ``- source:``. Lines may be wrapped.
+    The same texts in Chinese are in the file of that name with ``.zh``.
 
     Raises:
         ValueError: a key that has no text, or no code.
     """
-    found, section = [], ""
-    for entry in re.split(r"^##", path.read_text(encoding="utf-8"), flags=re.M)[1:]:
+    texts, chinese = texts_in(path), texts_in(path.with_suffix(".zh.md"))
+    for key in texts.keys() - changes.keys():
+        raise ValueError(f"{path.name} has the text of {key!r}, for which there is no code")
+    if missing := changes.keys() - texts.keys():
+        raise ValueError(f"{path.name} has no text for {', '.join(sorted(missing))}")
+    for key in texts.keys() & chinese.keys():
+        ours, theirs = texts[key], chinese[key]
+        learn({ours[name]: theirs[name] for name in ours.keys() & theirs.keys()})
+    return tuple(Mistake(key, changes=changes[key], **texts[key]) for key in texts)
+
+
+def texts_in(path: Path) -> dict[str, dict[str, str]]:
+    """For each key of a file of mistakes its section, title, effect, cure and, if known, source.
+
+    The file is Markdown: ``## Section``, ``### key``, the title on the next line, then a list of
+    ``- effect:``, ``- cure:`` and, if known, ``- source:``. Lines may be wrapped.
+    """
+    found, section = {}, ""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    for entry in re.split(r"^##", text, flags=re.M)[1:]:
         heading, _, body = entry.partition("\n")
         if not heading.startswith("# "):
             section = heading.strip()
             continue
-        key = heading.removeprefix("# ").strip()
-        if key not in changes:
-            raise ValueError(f"{path.name} has the text of {key!r}, for which there is no code")
         title, *fields = (" ".join(part.split()) for part in re.split(r"\n- (\w+):", body))
-        texts = dict(zip(fields[::2], fields[1::2], strict=True))
-        found.append(Mistake(key, title, changes[key], section=section, **texts))
-    if missing := changes.keys() - {mistake.key for mistake in found}:
-        raise ValueError(f"{path.name} has no text for {', '.join(sorted(missing))}")
-    return tuple(found)
+        named = dict(zip(fields[::2], fields[1::2], strict=True))
+        found[heading.removeprefix("# ").strip()] = {"section": section, "title": title, **named}
+    return found
 
 
 # ---------------------------------------------------------------- what the changes are made of
@@ -586,6 +600,7 @@ CHANGES: dict[str, dict[str, Callable]] = {
 
 CATALOGUE = read_mistakes(Path(__file__).with_name("mistakes.md"), CHANGES)
 BY_KEY = {mistake.key: mistake for mistake in CATALOGUE}
+learn(phrases(Path(__file__).with_name("phrases.zh.txt")))
 
 
 def numbered(config: BertConfig, layers: range) -> list[Mistake]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from minibert.io.language import say
 from minibert.parity.catalogue import CATALOGUE, Mistake, numbered
 from minibert.parity.steps import Computation, Inputs, parse_name
 
@@ -87,10 +88,14 @@ class Diagnosis:
 
     def __str__(self) -> str:
         """The finding in words."""
+        return say("\n".join(self.lines()))
+
+    def lines(self) -> list[str]:
+        """The finding, line by line."""
         left_out = [f"Not all pairs of mistakes were tried: {self.unfinished}."]
         left_out *= bool(self.unfinished)
         if not self.answers:
-            return "\n".join([*self.unnamed(), *left_out])
+            return [*self.unnamed(), *left_out]
         lines = []
         for number, answer in enumerate(self.answers):
             lines += ["or, which gives the same numbers here:"] * (number > 0)
@@ -118,7 +123,7 @@ class Diagnosis:
             lines.append(f"There is another difference, which this does not explain: {self.beyond}")
         if len(self.layers) > 1:
             lines.append(f"The same happens in layers {', '.join(map(str, self.layers))}.")
-        return "\n".join([*lines, *left_out])
+        return [*lines, *left_out]
 
     def unnamed(self) -> list[str]:
         """What is said where nothing explains it all."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from minibert.config import BertConfig
+from minibert.io.language import say
 from minibert.model import BertModel
 from minibert.parity.diagnosis import Diagnosis, Judge, Patience, canonical, diagnose
 from minibert.parity.differences import describe, difference, in_words, unravel
@@ -75,7 +76,7 @@ class Report:
             lines += ["", "Which mistake it is:"]
             lines += [f"  {line}" for line in str(self.diagnosis).splitlines()]
         lines += ["", *table(self.folded())] if self.rows else []
-        return "\n".join([*lines, "", *self.remarks()]).rstrip()
+        return say("\n".join([*lines, "", *self.remarks()]).rstrip())
 
     def verdict(self) -> str:
         """The finding in a line."""

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from learners import nearly, other_styles, wrong
+from support.chinese import english_in
 from support.command import run
 
 from minibert.cli.check import class_csv, class_text, submission_text
 from minibert.course import exercises, grading, run_submission, runner
 from minibert.course.exercises import EXERCISES, check, grade, inputs
+from minibert.io.language import say
 from minibert.parity.catalogue import BY_KEY
 
 RIGHT = Path(__file__).parents[1] / "learners" / "right"
@@ -42,8 +44,11 @@ def test_a_right_solution_has_full_marks(name):
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_known_mistake_is_named(name):
-    """Its name stands in the report with its cure, some points are lost and no other is named."""
+def test_a_known_mistake_is_named(name, monkeypatch):
+    """Its name stands in the report with its cure, some points are lost and no other is named.
+
+    In Chinese nothing is left in English.
+    """
     exercise, *keys = name.split("__")
     report = grade(exercise, WRONG[name])
     assert not report.passed
@@ -56,6 +61,10 @@ def test_a_known_mistake_is_named(name):
     assert len(named) == 1 + name.endswith(twice)
     for answer in report.diagnosis.answers:
         assert all(mistake.cure in str(report) for mistake in answer)
+    monkeypatch.setenv("MINIBERT_LANG", "zh")
+    for answer in report.diagnosis.answers:
+        assert all(say(mistake.cure) in str(report) for mistake in answer)
+    assert not english_in(str(report))
 
 
 @pytest.mark.parametrize("name", NEARLY)
