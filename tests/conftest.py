@@ -4,10 +4,8 @@ A skip says why and how to un-skip it; in CI (``CI=true``) a skipped parity, wei
 browser test is a failure.
 """
 
-import contextlib
 import os
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 # One thread: most models here are tiny, and threads that wait for each other would cost more than
@@ -29,34 +27,6 @@ def pytest_runtest_makereport(item, call):
     if report.skipped and must_run and os.environ.get("CI") and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"CI skips no parity, weights, data or browser test: {report.longrepr}"
-
-
-def pytest_collection_modifyitems(items):
-    """The notebooks last: they have run beside the other tests by then, see below."""
-    items.sort(key=lambda item: "notebook_runs" in item.fixturenames)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def run_notebooks_beside_the_other_tests(request):
-    if any("notebook_runs" in item.fixturenames for item in request.session.items):
-        with contextlib.suppress(pytest.skip.Exception):  # no weights: the notebooks say so
-            request.getfixturevalue("notebook_runs")
-
-
-@pytest.fixture(scope="session")
-def notebook_runs(request, official, tmp_path_factory):
-    """What is wrong with each notebook that is tested: runs on a core that is free till then.
-
-    The last one first; a test whose notebook has not begun takes it back and runs it itself.
-    The official weights are fetched before, once: a notebook may not.
-    """
-    from support.run_notebooks import run_file
-
-    items = [item for item in request.session.items if "notebook_runs" in item.fixturenames]
-    paths = sorted({item.callspec.params["path"] for item in items}, reverse=True)
-    pool = ThreadPoolExecutor(1)
-    yield {path: pool.submit(run_file, path, tmp_path_factory.mktemp(path.stem)) for path in paths}
-    pool.shutdown(cancel_futures=True)
 
 
 @pytest.fixture(scope="session")

@@ -121,7 +121,9 @@ def somewhere(official, tmp_path_factory):
 
 
 @pytest.mark.weights
-@pytest.mark.parametrize("pages", [[*MAIN, *DETAILS], COURSE], ids=["README", "course"])
+@pytest.mark.parametrize("pages", [
+    MAIN, pytest.param([*DETAILS, *COURSE], marks=pytest.mark.slow)
+], ids=["README", "behind it"])
 def test_every_command_runs(somewhere, pages, monkeypatch, capsys):
     """One after the other, as they stand; only what takes minutes is cut short.
 

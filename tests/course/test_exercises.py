@@ -217,30 +217,6 @@ def attention(*args):
     "killed": "import signal\ndef attention(*args): signal.raise_signal(signal.SIGKILL)",
     "misspelt": "def atention(q, k, m): pass",
     "broken": "import sys\nsys.exit('no')",
-    "importer": "import importlib\ndef attention(*args):\n"
-                "    importlib.import_module('minibert.parity.steps')",
-    "reader": "import sys\ndef attention(*args): "
-              "open(sys.modules['minibert'].__file__[:-11] + 'attention.py').read()",
-    "copier": "import pathlib\ndef attention(*args):\n"
-              "    exec((pathlib.Path(__file__).parents[1] / 'right/attention.py').read_text())\n"
-              "    return locals()['attention'](*args)",
-    "vandal": "import pathlib\ndef attention(*args):\n"
-              "    (pathlib.Path(__file__).parents[1] / 'right/attention.py').write_text('gone')",
-    "caller": "import socket\ndef attention(*args): socket.create_connection(('127.0.0.1', 9), 1)",
-    "searcher": """import gc, sys
-def attention(*args):
-    frame, found = sys._getframe(), []
-    while frame := frame.f_back:
-        found += [*frame.f_locals, *(type(value).__name__ for value in frame.f_locals.values())]
-    found += [type(thing).__name__ for thing in gc.get_objects()]
-    raise ValueError("found " * bool({"expected", "Case", "Stage", "Computation"} & {*found}))
-""",
-    "dynamic": "import ctypes\ndef attention(*args): "
-               "ctypes.CDLL(None).system(b'echo gone > ../right/attention.py')",
-    "database": "import pathlib, sqlite3\ndef attention(*args):\n"
-                "    sqlite3.connect(pathlib.Path(__file__).parents[1] / 'right/x.db')",
-    "saver": "import pathlib, torch\ndef attention(query, *args):\n"
-             "    torch.save(query, pathlib.Path(__file__).parents[1] / 'right/attention.py')",
     "liar": """import torch
 class Liar(torch.Tensor):
     def numel(self): return 1
@@ -270,25 +246,64 @@ def attention(*args):
         try: os.write(descriptor, b'{"printed": ""}\\n')
         except OSError: pass
 """,
-    "library": "def attention(*args):\n    from minibert.similarity import search",
 }
+RIGHTS = '(pathlib.Path(__file__).parents[1] / "right/attention.py")'
+REFUSED = [  # what a file tries, one thing in each call, and what is said of it
+    [
+        ('import_module("minibert.parity.steps")', " is not allowed here: no exercise needs it"),
+        ('open(sys.modules["minibert"].__file__[:-11] + "attention.py")',
+         "attention.py is not allowed here"),
+        (f"exec({RIGHTS}.read_text())", "right/attention.py is not allowed here"),
+        (f'{RIGHTS}.write_text("gone")', "writing to "),
+        ('socket.create_connection(("127.0.0.1", 9), 1)', "socket"),
+    ],
+    [
+        ('exec("from minibert.similarity import search")',
+         "import minibert.similarity is not allowed here: write the function yourself"),
+        ('ctypes.CDLL(None).system(b"echo gone > ../right/attention.py")',
+         "ctypes.dlopen is not allowed here"),
+        (f'sqlite3.connect({RIGHTS}.with_name("x.db"))', "sqlite3.connect is not allowed here"),
+        ("search()", "ValueError:  (line"),
+    ],
+]
+if runner.isolation():  # Python cannot see what C++ writes
+    REFUSED[1].append((f"torch.save(query, {RIGHTS})", "attention.py"))
+TRIES = """import ctypes, gc, pathlib, socket, sqlite3, sys, torch
+from importlib import import_module
+def search():
+    frame, found = sys._getframe(), []
+    while frame := frame.f_back:
+        found += [*frame.f_locals, *(type(value).__name__ for value in frame.f_locals.values())]
+    found += [type(thing).__name__ for thing in gc.get_objects()]
+    raise ValueError("found " * bool({"expected", "Case", "Stage", "Computation"} & {*found}))
+tries = iter(TRIES)
+def attention(query, *args):
+    exec(next(tries))
+"""
+QUICK = ("trouble", "gone", "crashed", "refused-0")
+for number, group in enumerate(REFUSED):
+    FILES[f"refused-{number}"] = TRIES.replace("TRIES", repr([tried for tried, _ in group]))
+
+
+def grade_files(home, names):
+    """The reports on a class of these troubles, and of one who is right."""
+    for name in names:
+        (home / name).mkdir()
+        (home / name / "attention.py").write_text(FILES[name])
+        shutil.copy(RIGHT / "attention.py", home / name / "right_attention.py")
+    (home / "right").mkdir()
+    shutil.copy(RIGHT / "attention.py", home / "right")
+    return exercises.grade_class(home, workers=2, seconds=4, megabytes=1000)
 
 
 @pytest.fixture(scope="module")
 def graded(tmp_path_factory):
-    """The reports on a class of many troubles, and of one who is right."""
-    home = tmp_path_factory.mktemp("class")
-    files = dict(FILES)
-    if not runner.isolation():  # Python cannot see what C++ writes
-        del files["saver"]
-    for name, text in files.items():
-        (home / name).mkdir()
-        (home / name / "attention.py").write_text(text)
-    (home / "right").mkdir()
-    for name in ("attention", "mask_tokens", "training_step"):
-        shutil.copy(RIGHT / f"{name}.py", home / "right")
-    shutil.copy(RIGHT / "attention.py", home / "gone" / "right_attention.py")
-    return exercises.grade_class(home, workers=2, seconds=4, megabytes=1000)
+    return grade_files(tmp_path_factory.mktemp("class"), QUICK)
+
+
+@pytest.fixture(scope="module")
+def graded_slowly(tmp_path_factory):
+    return grade_files(tmp_path_factory.mktemp("class"), FILES.keys() - QUICK)
 
 
 def test_trouble_in_a_part_costs_that_part(graded):
@@ -308,37 +323,41 @@ def test_what_was_right_before_the_process_ended_counts(graded):
     assert "the process ended in the middle, with status 0" in str(report)
 
 
+def assert_no_points(graded, name, *said):
+    report = graded[name]["attention"]
+    assert report.points == 0
+    whole = "\n".join([str(report), *(line for part in report.parts for line in part.lines)])
+    for words in said:
+        assert words in whole, whole
+    json.dumps(report.to_dict())
+    str(report).encode()
+    assert all(c.isprintable() or c == "\n" for c in str(report))
+    assert graded["right"]["attention"].passed, "nobody else is touched"
+
+
 @pytest.mark.parametrize("name, said", [
-    ("crashed", "Python itself crashed (Segmentation fault) in line 2: def attention(*args)"),
+    ("crashed", ["Python itself crashed (Segmentation fault) in line 2: def attention(*args)"]),
+    ("refused-0", [said for _, said in REFUSED[0]]),
+])
+def test_why_a_file_has_no_points_is_said(graded, name, said):
+    assert_no_points(graded, name, *said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, said", [
     ("killed", "the process was killed by signal 9"),
     ("misspelt", "has no 'attention'; it has atention"),
     ("broken", "the file does not run: SystemExit: no (line 2: sys.exit('no'))"),
-    ("library", "import minibert.similarity is not allowed here: write the function yourself"),
     ("noise", "the process "),
-    ("importer", " is not allowed here: no exercise needs it (line 3"),
-    ("reader", "attention.py is not allowed here"),
-    ("copier", "right/attention.py is not allowed here"),
-    ("vandal", "writing to "),
-    ("caller", "socket"),
-    ("searcher", "ValueError:  (line"),
-    ("dynamic", "ctypes.dlopen is not allowed here"),
-    ("database", "sqlite3.connect is not allowed here"),
-    ("saver", "attention.py"),
     ("liar", "0 of 10 points"),
     ("deep", "RecursionError"),
     ("patcher", "the process "),
     ("escapes", r"ValueError: \u001b[31mred \ud800"),
     ("forger", "the process "),
+    *(("refused-1", said) for _, said in REFUSED[1]),
 ])
-def test_why_a_file_has_no_points_is_said(graded, name, said):
-    if name not in graded:
-        pytest.skip("only a read-only file system keeps this away, and there is none here")
-    report = graded[name]["attention"]
-    assert report.points == 0 and said in str(report), str(report)
-    json.dumps(report.to_dict())
-    str(report).encode()
-    assert all(c.isprintable() or c == "\n" for c in str(report))
-    assert graded["right"]["attention"].passed, "nobody else is touched"
+def test_why_another_file_has_no_points_is_said(graded_slowly, name, said):
+    assert_no_points(graded_slowly, name, said)
 
 
 def test_a_busy_machine_costs_no_points():
@@ -347,8 +366,9 @@ def test_a_busy_machine_costs_no_points():
     assert found == [1, 3, run_submission.BUSIEST]
 
 
-def test_nothing_that_a_file_started_outlives_the_check(graded):
-    report = graded["parent"]["attention"]
+@pytest.mark.slow
+def test_nothing_that_a_file_started_outlives_the_check(graded_slowly):
+    report = graded_slowly["parent"]["attention"]
     assert report.points == 0 and "Run in a process of its own" in str(report)
     if "without network" in str(report):
         assert "sleep\x004321" not in "".join(
@@ -391,7 +411,7 @@ def test_the_table_of_a_class(graded):
     chosen = {name: graded[name] for name in ("gone", "right", "trouble")}
     rows = [line.split(",") for line in class_csv(chosen).splitlines()]
     assert rows[0] == ["student", *EXERCISES, "sum"]
-    assert [row[0] + row[-1] for row in rows[1:]] == ["gone9", "right30", "trouble3"]
+    assert [row[0] + row[-1] for row in rows[1:]] == ["gone9", "right10", "trouble3"]
     assert rows[2][1 + list(EXERCISES).index("attention")] == "10"
     assert "there is no wordpiece.py" in submission_text({"right": graded["right"]})
     assert len(class_text(chosen).splitlines()[0]) < 100
