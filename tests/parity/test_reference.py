@@ -241,10 +241,13 @@ def real_batch(official):
 
 
 @pytest.mark.weights
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_same_bits_on_the_real_weights(official, real_batch, dtype, table):
+@pytest.mark.parametrize("classes, dtype", [
+    ((BertModel,), torch.float32),
+    *(pytest.param(CLASSES, dtype, marks=pytest.mark.slow) for dtype in DTYPES),
+], ids=["the model", "all classes, float32", "all classes, float64"])
+def test_same_bits_on_the_real_weights(official, real_batch, classes, dtype, table):
     results = {}
-    for model_class in CLASSES:
+    for model_class in classes:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the file has no heads
             ours = model_class.from_pretrained(official, dtype=dtype)

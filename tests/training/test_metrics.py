@@ -55,7 +55,7 @@ numbers_of_classes = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), m
 
 
 @pytest.mark.parity
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(pairs=numbers_of_classes, text=st.booleans(), extra=st.booleans())
 @example(pairs=[(1, 1), (1, 1)], text=False, extra=False)  # one class only
 @example(pairs=[(0, 1), (0, 1)], text=False, extra=False)  # nothing right
@@ -89,7 +89,7 @@ ties = st.integers(-3, 3).map(float)
 
 
 @pytest.mark.parity
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(pairs=st.lists(st.tuples(ties | finite, ties | finite), min_size=2, max_size=30))
 @example(pairs=[(0.1, 1.0), (0.1, 2.0), (0.1, 4.0)])  # constant
 @example(pairs=[(0.1, 7.0), (0.1, 7.0)])

@@ -96,9 +96,10 @@ def same_path(name, directory, texts, lr, size, steps=STEPS):
 
 
 NAMES = ["classification", "regression", "mlm"]
+QUICK = [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUICK)
 def test_fifty_steps_in_float64_go_the_same_path(name, tmp_path):
     # 45 texts: the last batch of an epoch is short
     same_path(name, small.base(tmp_path), small.sentences(45), LR, size=8)
@@ -112,7 +113,7 @@ def test_from_the_official_weights(name, official):
     same_path(name, official, small.sentences(14), rate, size=4, steps=20)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUICK)
 def test_with_dropout_and_one_seed_the_losses_agree(name, tmp_path):
     base, texts = small.base(tmp_path), small.sentences(45)
     model, reference, task, features = start(name, base, texts, torch.float32, 0.1)

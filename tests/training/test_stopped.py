@@ -51,17 +51,15 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize("kind, step, changes", cases(
     [
-        ("classify", 1, {}),
         ("classify", 7, {"class_weights": "balanced", "label_smoothing": 0.1, "pull": 5.0,
                          "layer_decay": 0.5, "freeze": 1, "schedule": "cosine"}),
         ("similarity", 4, {"lora": 2, "batch_tokens": 64, "optimizer": "adam", "scale": (0, 5)}),
-        ("mlm", 4, {"accumulate": 2}),
         ("distil", 8, {"half": True, "dropout": 0.1, "accumulate": 2, "steps": 9}),
-        ("pretrain", 3, {"whole_words": True, "autocast": True}),
         ("pretrain", 10, {"accumulate": 2, "dropout": 0.1, "no_next_sentence": True}),
     ],
     [
-        ("classify", 5, {}), ("similarity", 3, {}), ("mlm", 1, {}),
+        ("classify", 1, {}), ("classify", 5, {}), ("similarity", 3, {}), ("mlm", 1, {}),
+        ("mlm", 4, {"accumulate": 2}), ("pretrain", 3, {"whole_words": True, "autocast": True}),
         ("classify", 4, {"lora": 2, "replay": "train.tsv"}),
         ("classify", 6, {"freeze": "embeddings", "autocast": True}),
         ("classify", 2, {"reinit": 1, "optimizer": "sgd", "batch_tokens": 64}),
@@ -115,9 +113,9 @@ def wait_for_lines(process, out, lines):
 
 
 @pytest.mark.parametrize("kind, seed", cases(
-    [("classify", 0), ("distil", 0)],
-    [("classify", 1), ("classify", 2), ("classify", 3), ("distil", 1), ("distil", 2),
-     ("pretrain", 0), ("pretrain", 1)],
+    [("classify", 0)],
+    [("classify", 1), ("classify", 2), ("classify", 3), ("distil", 0), ("distil", 1),
+     ("distil", 2), ("pretrain", 0), ("pretrain", 1)],
 ))  # fmt: skip
 def test_killed_at_a_random_moment(world, whole, tmp_path, kind, seed):
     """A moment is some line of the log and a while after it: a time would, on a busy machine,
@@ -156,11 +154,11 @@ def test_a_full_disk_leaves_nothing_half_written(world, whole, tmp_path, limit):
     assert files_of(out) == files_of(whole(program, wanted))
 
 
-@pytest.mark.parametrize("kind, changes, steps, rel", [
-    ("classify", {"dropout": 0.0, "batch_size": 6, "accumulate": 2}, 8, 1e-5),  # short last steps
-    ("distil", {"batch_size": 9, "similarities": 3.0}, 34, 1e-4),  # an odd batch: unequal shares
-    ("pretrain", {"accumulate": 2, "steps": 6}, 6, 1e-5),
-])  # fmt: skip
+@pytest.mark.parametrize("kind, changes, steps, rel", cases(
+    [("classify", {"dropout": 0.0, "batch_size": 6, "accumulate": 2}, 8, 1e-5)],  # short last steps
+    [("distil", {"batch_size": 9, "similarities": 3.0}, 34, 1e-4),  # an odd batch: unequal shares
+     ("pretrain", {"accumulate": 2, "steps": 6}, 6, 1e-5)],
+))  # fmt: skip
 def test_two_processes_take_the_steps_of_one(world, tmp_path, kind, changes, steps, rel):
     program, wanted = program_and_settings(world, kind, **changes)
     program(wanted, tmp_path / "one")

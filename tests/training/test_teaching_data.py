@@ -127,6 +127,7 @@ def test_shared_words_say_little_about_the_score():
     assert abs(spearmanr(overlap, [score for *_, score in rows]).statistic) < 0.2
 
 
+@pytest.mark.slow  # the data do not change
 @pytest.mark.weights
 def test_no_near_twins_across_splits_and_the_untouched_model_leaves_room(official):
     from minibert import SentenceEncoder
