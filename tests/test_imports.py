@@ -226,6 +226,7 @@ def test_tests_import_no_tests():
             assert names.isdisjoint(re.findall(r"\w+", line)), f"{path} imports a test: {line}"
 
 
+@pytest.mark.slow
 def test_every_module_can_be_imported_on_windows():
     """What only POSIX systems have is hidden; where it is needed it is imported in functions."""
     code = """

@@ -1,7 +1,6 @@
 """The self-check, the walk to the first difference, what is said about it, code and dumps."""
 
 import json
-import subprocess
 import sys
 
 import numpy as np
@@ -430,16 +429,12 @@ def test_the_page_stands_alone_and_escapes():
     json.dumps(report.to_dict())
 
 
-def test_the_command(tmp_path):
+def test_the_command(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.py").write_text("def pool(hidden, mask):\n    return hidden.mean(1)\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "minibert", "parity", "--replace", "pooling=mine.py:pool",
-         "--json", "--html", "page.html"],
-        capture_output=True, text=True, cwd=tmp_path,
-        env={"PYTHONPATH": str(GOLDENS.parent.parent), "OMP_NUM_THREADS": "1", "PATH": ""},
-    )
-    assert done.returncode == 1, done.stderr
-    found = json.loads(done.stdout)["reports"][0]["diagnosis"]["answers"]
+    monkeypatch.chdir(tmp_path)
+    words = ["--replace", "pooling=mine.py:pool", "--json", "--html", "page.html"]
+    assert cli.main(["parity", *words]) == 1
+    found = json.loads(capsys.readouterr().out)["reports"][0]["diagnosis"]["answers"]
     assert ["pooling-padding"] in found
     assert "pooling-padding" in (tmp_path / "page.html").read_text()
     assert cli.main(["parity", "--replace", "pooling"]) == 2

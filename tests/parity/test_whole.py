@@ -50,10 +50,12 @@ def test_a_right_model_passes_whatever_its_names_and_layouts(style):
 
 @pytest.mark.parametrize("style, wrong, where, step, key", [
     ("course", "mask", "bert_layers.0.self_attention.scores", "attention.scores", "no-mask"),
-    ("course", "gelu", "bert_layers.0.gelu.result", "feed_forward.activation", "gelu-tanh"),
-    ("a head at a time", "mask", "bert_layers.0.self_attention.heads.*.wei[0]", "attention.scores",
-     "no-mask"),
-    ("list of linears", "mask", "model.attention[0].scores", "attention.scores", "no-mask"),
+    pytest.param("course", "gelu", "bert_layers.0.gelu.result", "feed_forward.activation",
+                 "gelu-tanh", marks=pytest.mark.slow),
+    pytest.param("a head at a time", "mask", "bert_layers.0.self_attention.heads.*.wei[0]",
+                 "attention.scores", "no-mask", marks=pytest.mark.slow),
+    pytest.param("list of linears", "mask", "model.attention[0].scores", "attention.scores",
+                 "no-mask", marks=pytest.mark.slow),
     pytest.param("list of linears", "eps", "first_norm", "embeddings.norm", "norm-eps-0.001",
                  marks=pytest.mark.slow),
     ("torch's encoder", "mask", "encoder.layers.0.self_attn[0]", "attention.output", "no-mask"),
@@ -62,7 +64,8 @@ def test_a_right_model_passes_whatever_its_names_and_layouts(style):
     ("fused", "mask", "model.attend[0].att[0]", "attention.scores", "no-mask"),
     pytest.param("fused", "eps", "ln_0", "embeddings.norm", "norm-eps-0.001",
                  marks=pytest.mark.slow),
-    ("fused, (in, out)", "gelu", "model.gelu[0].result", "feed_forward.activation", "gelu-tanh"),
+    pytest.param("fused, (in, out)", "gelu", "model.gelu[0].result", "feed_forward.activation",
+                 "gelu-tanh", marks=pytest.mark.slow),
     ("functions", "mask", "apply.encoder_layer[0].self_attention.logits", "attention.scores",
      "no-mask"),
     pytest.param("functions", "eps", "apply.layer_norm.result", "embeddings.norm", "norm-eps-0.001",
@@ -81,17 +84,19 @@ def test_a_mistake_in_the_code_is_found_at_its_place_in_their_names(style, wrong
 
 
 @pytest.mark.parametrize("style, change, where, key, said", [
-    ("course", lambda w: swapped(w, "layers.0", "layers.1"), "bert_layers.0.self_attention.query",
-     "layers-reversed", "layers 0 and 1 have each other's weights"),
+    pytest.param("course", lambda w: swapped(w, "layers.0", "layers.1"),
+                 "bert_layers.0.self_attention.query", "layers-reversed",
+                 "layers 0 and 1 have each other's weights", marks=pytest.mark.slow),
     pytest.param("fused", lambda w: swapped(w, "layers.0", "layers.1"), "h.0.qkv (query)",
                  "layers-reversed", "layers 0 and 1 have each other's weights",
                  marks=pytest.mark.slow),
     ("list of linears", new_norm, "layers.1.sublayer.0", "norm-not-loaded",
      "`layers.1.sublayer.0.a_2` is all 1: not loaded; by its place it should be attention_norm of "
      "layer 1"),
-    ("course", lambda w: swapped(w, "query", "key"), "bert_layers.0.self_attention.query",
-     "query-key-swapped", "`bert_layers.{}.self_attention.key.weight` has the weights of "
-     "attention.query"),
+    pytest.param("course", lambda w: swapped(w, "query", "key"),
+                 "bert_layers.0.self_attention.query", "query-key-swapped",
+                 "`bert_layers.{}.self_attention.key.weight` has the weights of attention.query",
+                 marks=pytest.mark.slow),
 ], ids=["swapped", "swapped, fused", "norm", "query and key"])
 def test_a_mistake_in_the_weights_is_found_before_anything_runs_and_after(
     style, change, where, key, said
@@ -177,6 +182,7 @@ def test_a_model_that_has_nothing_to_do_with_it_gets_no_name_and_a_question():
     assert not report.passed and not (report.diagnosis and keys(report)), str(report)
 
 
+@pytest.mark.slow
 def test_a_model_in_half_precision_gets_no_name_but_a_sentence():
     report = examine_whole(build("list of linears", INPUTS).bfloat16(), INPUTS, pairs=False)
     assert not report.diagnosis and "computes in bfloat16" in " ".join(report.notes), str(report)

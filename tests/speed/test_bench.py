@@ -77,6 +77,7 @@ def test_own_texts(capsys, model, tmp_path):
     assert run(capsys, *options, tmp_path / "texts.txt", "--rounds", 0)[0] == 2
 
 
+@pytest.mark.slow
 def test_training_and_its_profile(capsys, model):
     arguments = ["--model", model, "--profile", "--rounds", 1, "--alone", "--json"]
     status, out, _ = run(capsys, "bench", *arguments)

@@ -157,6 +157,7 @@ def test_batches_are_full_and_go_on_where_the_run_was():
 # -------------------------------------------------------------------------- the reference's path
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_fifty_steps_in_float64_go_the_path_of_transformers():
     transformers = pytest.importorskip("transformers")

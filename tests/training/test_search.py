@@ -57,6 +57,7 @@ def test_batches_are_compared_with_themselves(wanted):
     assert smoothed == pytest.approx([sum(losses) / 20] * 20, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_find_lr_as_a_command(wanted, tmp_path, capsys):
     status, out, err = command(capsys, *words(wanted), "--out", tmp_path / "x", "--find-lr")
     assert not status, err
@@ -85,6 +86,7 @@ def test_a_sweep_finds_the_best_on_dev_and_is_not_done_twice(wanted, tmp_path):
         sweep(wanted.replace(epochs=2, seed=1), "lr", [1e-6, 1e-3], tmp_path)
 
 
+@pytest.mark.slow
 def test_a_sweep_with_seeds_as_a_command(wanted, tmp_path, capsys):
     how = ("--sweep", "freeze=embeddings,1", "--seeds", 2, "--out", tmp_path)
     status, out, err = command(capsys, *words(wanted), *how, "--json")

@@ -299,6 +299,7 @@ def data_home(request):
     return home
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, roles, rows",
     [
@@ -314,6 +315,7 @@ def test_real_files(data_home, name, roles, rows):
     assert len(data.read(data_home / name, roles)) == rows
 
 
+@pytest.mark.slow
 def test_real_tags_are_those_of_the_file(data_home):
     path = data_home / "wnut17" / "emerging.dev.conll"
     lines = [line.split("\t") for line in read_text(path).splitlines() if line.strip()]
