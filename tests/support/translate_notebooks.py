@@ -3,22 +3,27 @@
     python tests/support/translate_notebooks.py 3         # code and outputs; lists the cells
     python tests/support/translate_notebooks.py 3 done    # the cells are translated: remember it
 
-`notebooks/zh/` has the code cells and outputs of `notebooks/`. The metadata of a text cell hold
-``translates``, a digest of the English text: one that no longer fits means a translation is old.
+`notebooks/zh/` has the code cells and outputs of `notebooks/`; what the judge and a diagnosis say
+is in Chinese there, as it is when they run. The metadata of a text cell hold ``translates``, a digest of the English text: one that no longer fits means a translation is old.
 """
 
 import copy
 import hashlib
+import re
 import sys
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
 
+import minibert.course.exercises  # noqa: F401 - knows what the judge says, in Chinese, too
+from minibert.io.language import translated
+
 HOME = Path(__file__).resolve().parents[2] / "notebooks"
-MOVE_UP = """# 课程的程序和数据都在上一级目录
+MOVE_UP = """# 课程的程序和数据都在上一级目录；评判程序用中文说话
 import os
 
+os.environ["MINIBERT_LANG"] = "zh"
 if not os.path.exists("style.py"):
     os.chdir("..")"""
 
@@ -43,6 +48,9 @@ def chinese(english: NotebookNode, old: NotebookNode) -> tuple[NotebookNode, lis
             kept = known.get(now, known.get(cell.id, cell))
             cell.source, cell.metadata = kept.source, copy.deepcopy(kept.metadata)
             to_do += [cell.id] if cell.metadata.get("translates") != now else []
+        elif re.search(r"\bcheck\(|\.diagnosis\b", cell.source):
+            for output in cell.outputs:
+                output.text = "\n".join(map(translated, output.text.split("\n")))
     made.cells.insert(1, nbformat.v4.new_code_cell(MOVE_UP, id="move-up"))
     return made, to_do
 
