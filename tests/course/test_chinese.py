@@ -41,6 +41,7 @@ def test_every_mistake_is_told_in_chinese(path):
     assert list(chinese) == list(english)
     for key, texts in english.items():
         assert {*texts} - {"source"} <= {*chinese[key]} <= {*texts}, key
+        assert not english_in(say(texts.get("source", ""))), key
         for name, text in chinese[key].items():
             assert say(texts[name]) == text, f"{texts[name]!r} is translated in two ways"
             assert name == "section" or IDEOGRAPH.search(text), (key, text)

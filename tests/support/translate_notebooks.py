@@ -4,7 +4,8 @@
     python tests/support/translate_notebooks.py 3 done    # the cells are translated: remember it
 
 `notebooks/zh/` has the code cells and outputs of `notebooks/`; what the judge and a diagnosis say
-is in Chinese there, as it is when they run. The metadata of a text cell hold ``translates``, a digest of the English text: one that no longer fits means a translation is old.
+is in Chinese there, as it is when they run. The metadata of a text cell hold ``translates``, a
+digest of the English text: one that no longer fits means a translation is old.
 """
 
 import copy
