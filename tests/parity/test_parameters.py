@@ -129,11 +129,13 @@ def examined(thing, kind="attention", **wrong):
 
 @pytest.mark.parametrize("form, lines", [
     (Fused, {"qkv": "query, key, value", "out": "output"}),
-    (FusedInOut, {"W": "query.weight, key.weight, value.weight",
-                  "b": "query.bias, key.bias, value.bias", "out": "output"}),
+    pytest.param(FusedInOut, {"W": "query.weight, key.weight, value.weight",
+                              "b": "query.bias, key.bias, value.bias", "out": "output"},
+                 marks=pytest.mark.slow),
     (Torch, {"mha.in_proj_weight": "query.weight, key.weight, value.weight",
              "mha.in_proj_bias": "query.bias, key.bias, value.bias", "mha.out_proj": "output"}),
-    (ByHead, {"heads.*.q": "query", "heads.*.k": "key", "heads.*.v": "value", "out": "output"}),
+    pytest.param(ByHead, {"heads.*.q": "query", "heads.*.k": "key", "heads.*.v": "value",
+                          "out": "output"}, marks=pytest.mark.slow),
     (OfHeads, None),
     (Raw, None),
     (Numbered, {"linears.0": "query", "linears.1": "key", "linears.2": "value",

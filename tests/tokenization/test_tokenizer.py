@@ -352,7 +352,7 @@ SETTINGS = [
     for lower, strip, cjk in product((True, False), (None, True, False), (True, False))
 ]
 SLOW = pytest.mark.slow
-MANY = 16_700 if os.environ.get("MINIBERT_ODD") == "1" else 4_000  # for each of twelve settings
+MANY = 16_700 if os.environ.get("MINIBERT_ODD") == "1" else 2_000  # for each of twelve settings
 
 
 @pytest.fixture(scope="module")

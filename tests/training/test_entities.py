@@ -38,7 +38,7 @@ def test_what_is_a_scheme():
 def test_the_scores_are_those_of_seqeval(letters):
     draw = random.Random(letters)
     tags = ["O", *(f"{letter}-{kind}" for letter in letters for kind in ("PER", "LOC", "A-B"))]
-    for _ in range(300):
+    for _ in range(80):
         truth = [draw.choices(tags, k=draw.randint(1, 9)) for _ in range(draw.randint(1, 5))]
         guesses = [[t if draw.random() < 0.6 else draw.choice(tags) for t in row] for row in truth]
         scores = entity_scores(truth, guesses)

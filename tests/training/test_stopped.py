@@ -22,10 +22,6 @@ from minibert.training.finetune import finetune
 from minibert.training.pretrain import pretrain
 
 
-def cases(quick, slow):
-    return [*quick, *(pytest.param(*case, marks=pytest.mark.slow) for case in slow)]
-
-
 def program_and_settings(world, kind, **changes):
     """``kind`` is "distil", "pretrain" or a task of fine-tuning."""
     if kind == "distil":
@@ -49,23 +45,21 @@ def whole(tmp_path_factory):
     return directory
 
 
-@pytest.mark.parametrize("kind, step, changes", cases(
-    [
-        ("classify", 7, {"class_weights": "balanced", "label_smoothing": 0.1, "pull": 5.0,
-                         "layer_decay": 0.5, "freeze": 1, "schedule": "cosine"}),
-        ("similarity", 4, {"lora": 2, "batch_tokens": 64, "optimizer": "adam", "scale": (0, 5)}),
-        ("distil", 8, {"half": True, "dropout": 0.1, "accumulate": 2, "steps": 9}),
-        ("pretrain", 10, {"accumulate": 2, "dropout": 0.1, "no_next_sentence": True}),
-    ],
-    [
+@pytest.mark.parametrize("kind, step, changes", [
+    ("classify", 7, {"class_weights": "balanced", "label_smoothing": 0.1, "pull": 5.0,
+                     "layer_decay": 0.5, "freeze": 1, "schedule": "cosine"}),
+    ("similarity", 4, {"lora": 2, "batch_tokens": 64, "optimizer": "adam", "scale": (0, 5)}),
+    ("distil", 8, {"half": True, "dropout": 0.1, "accumulate": 2, "steps": 9}),
+    ("pretrain", 10, {"accumulate": 2, "dropout": 0.1, "no_next_sentence": True}),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in [
         ("classify", 1, {}), ("classify", 5, {}), ("similarity", 3, {}), ("mlm", 1, {}),
         ("mlm", 4, {"accumulate": 2}), ("pretrain", 3, {"whole_words": True, "autocast": True}),
         ("classify", 4, {"lora": 2, "replay": "train.tsv"}),
         ("classify", 6, {"freeze": "embeddings", "autocast": True}),
         ("classify", 2, {"reinit": 1, "optimizer": "sgd", "batch_tokens": 64}),
         ("distil", 3, {"from_nothing": True, "similarities": 0.0}),
-    ],
-))  # fmt: skip
+    ]),
+])  # fmt: skip
 def test_interrupted_and_resumed_ends_in_the_same_bytes(
     world, whole, tmp_path, monkeypatch, kind, step, changes
 ):
@@ -85,6 +79,7 @@ def test_interrupted_and_resumed_ends_in_the_same_bytes(
     assert files_of(out) == expected
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time_and_a_killed_one_holds_nothing(world, tmp_path):
     (program, wanted), out = program_and_settings(world, "classify", epochs=200), tmp_path / "out"
     process = Training(program, out, wanted)
@@ -112,11 +107,11 @@ def wait_for_lines(process, out, lines):
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize("kind, seed", cases(
-    [("classify", 0)],
-    [("classify", 1), ("classify", 2), ("classify", 3), ("distil", 0), ("distil", 1),
-     ("distil", 2), ("pretrain", 0), ("pretrain", 1)],
-))  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("kind, seed", [
+    ("classify", 0), ("classify", 1), ("classify", 2), ("classify", 3), ("distil", 0),
+    ("distil", 1), ("distil", 2), ("pretrain", 0), ("pretrain", 1),
+])  # fmt: skip
 def test_killed_at_a_random_moment(world, whole, tmp_path, kind, seed):
     """A moment is some line of the log and a while after it: a time would, on a busy machine,
     mostly hit the start of Python."""
@@ -139,7 +134,8 @@ def test_killed_at_a_random_moment(world, whole, tmp_path, kind, seed):
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("limit", cases([60_000], [[100], [120_000]]))
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [100, 60_000, 120_000])
 def test_a_full_disk_leaves_nothing_half_written(world, whole, tmp_path, limit):
     program, wanted = program_and_settings(world, "classify", checkpoint_every=2)
     out = tmp_path / "home" / "cut"
@@ -154,11 +150,12 @@ def test_a_full_disk_leaves_nothing_half_written(world, whole, tmp_path, limit):
     assert files_of(out) == files_of(whole(program, wanted))
 
 
-@pytest.mark.parametrize("kind, changes, steps, rel", cases(
-    [("classify", {"dropout": 0.0, "batch_size": 6, "accumulate": 2}, 8, 1e-5)],  # short last steps
-    [("distil", {"batch_size": 9, "similarities": 3.0}, 34, 1e-4),  # an odd batch: unequal shares
-     ("pretrain", {"accumulate": 2, "steps": 6}, 6, 1e-5)],
-))  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("kind, changes, steps, rel", [
+    ("classify", {"dropout": 0.0, "batch_size": 6, "accumulate": 2}, 8, 1e-5),  # short last steps
+    ("distil", {"batch_size": 9, "similarities": 3.0}, 34, 1e-4),  # an odd batch: unequal shares
+    ("pretrain", {"accumulate": 2, "steps": 6}, 6, 1e-5),
+])  # fmt: skip
 def test_two_processes_take_the_steps_of_one(world, tmp_path, kind, changes, steps, rel):
     program, wanted = program_and_settings(world, kind, **changes)
     program(wanted, tmp_path / "one")
