@@ -117,7 +117,6 @@ def fill_mask(args: argparse.Namespace) -> Result:
     """
     import torch
 
-    from minibert.heads import BertForMaskedLM
     from minibert.io.directory import open_directory
     from minibert.io.hub import FILL_MASK_MODEL
     from minibert.tokenization.tokenizer import BertTokenizer
@@ -128,10 +127,8 @@ def fill_mask(args: argparse.Namespace) -> Result:
     masked = (batch["input_ids"][0] == tokenizer.mask_token_id).nonzero().flatten().tolist()
     if not masked:
         raise ValueError(f"no {tokenizer.mask_token} in the text; write it where a word is missing")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "new, untrained tensors")  # the error below says more
-        model = BertForMaskedLM.from_pretrained(directory)
-    if model.load_report.new:
+    model = load_masked_lm(directory)
+    if not model:
         raise ValueError(
             f"{args.model} has no masked-LM head, so it cannot fill in words; try --model "
             f"{FILL_MASK_MODEL}, which comes with minibert, or google-bert/bert-base-uncased"
@@ -146,6 +143,16 @@ def fill_mask(args: argparse.Namespace) -> Result:
     ]
     tell(f"model: {args.model}")
     return Result({"model": args.model, "text": args.text, "masks": guesses}, fill_mask_text)
+
+
+def load_masked_lm(directory: Path):
+    """The model with its masked-LM head; None where the file has no such head."""
+    from minibert.heads import BertForMaskedLM
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "new, untrained tensors")
+        model = BertForMaskedLM.from_pretrained(directory)
+    return None if model.load_report.new else model
 
 
 def fill_mask_text(value: dict) -> str:
@@ -204,11 +211,13 @@ def explore(args: argparse.Namespace) -> Result:
     their similarity is made of.
 
     Example: minibert explore "The bank raised its rates." "She sat on the bank." --out page.html
+    Example: minibert explore "Tea with [MASK]." --model minibert-tiny --out page.html
     Example: minibert explore --live --out page.html
 
     Open the page in a browser; it needs no network. It shows
       all layers and heads at a glance, one of them large, with its probabilities
-      what each layer adds to a token, and the words it is nearest to by then
+      what each layer adds to a token, the words it is nearest to by then and, where the model has
+      a masked-LM head, what that would guess
       how the cosine changes when one head or one token is masked
       what each pair of tokens contributes to the cosine (the contributions add up to it)
     With --live the model itself is in the page, weights and all (24 MB for minibert-small): type
@@ -218,6 +227,7 @@ def explore(args: argparse.Namespace) -> Result:
     prints the code.
     """
     from minibert.explore.explore import FIRST_TEXTS, LARGE, figures, live_page, page
+    from minibert.io.directory import open_directory
     from minibert.io.files import write_text
     from minibert.sentence_encoder import SentenceEncoder
 
@@ -232,7 +242,10 @@ def explore(args: argparse.Namespace) -> Result:
                 "open it, and a phone may not. A smaller model or weights in float16 take less"
             )
         return Result({"out": args.out, "model": args.model, "bytes": size}, live_text)
-    found = figures(SentenceEncoder.from_pretrained(args.model), args.texts, args.model)
+    directory = open_directory(args.model)
+    encoder, masked_lm = SentenceEncoder.from_pretrained(directory), load_masked_lm(directory)
+    head = masked_lm and masked_lm.predictions.to(encoder.device)
+    found = figures(encoder, args.texts, args.model, head)
     for number, text in enumerate(found["texts"], 1):
         if (T := len(text["tokens"])) < text["length"]:
             tell(f"warning: text {number} has {text['length']} tokens and was cut to {T}")

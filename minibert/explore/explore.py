@@ -4,7 +4,8 @@ Everything on the page is computed here, by the model, and written into the page
 ``page.html`` only shows them. Four things are computed for one or two texts:
 
 - the attention probabilities of all heads, as `trace` sees them;
-- what each layer adds to a token, and the words it is nearest to by then;
+- what each layer adds to a token, the words it is nearest to by then, and the guesses of a
+  masked-LM head;
 - the cosine again with one head, or one token, taken away;
 - what each pair of tokens contributes to the cosine.
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
+from minibert.heads import MaskedLMHead
 from minibert.model import BertModel
 from minibert.pooling import mean_pooling
 from minibert.sentence_encoder import SentenceEncoder
@@ -38,7 +40,12 @@ LARGE = 25_000_000  # bytes: a page of more should be announced
 FIRST_TEXTS = ("The bank raised its interest rates.", "She sat on the bank of the river.")
 
 
-def figures(encoder: SentenceEncoder, texts: Sequence[str], name: str = "") -> dict:
+def figures(
+    encoder: SentenceEncoder,
+    texts: Sequence[str],
+    name: str = "",
+    head: MaskedLMHead | None = None,
+) -> dict:
     """Compute all numbers of the page, for one text or two.
 
     With one text, the cosine is that between the text as it is and the text with something masked.
@@ -47,11 +54,12 @@ def figures(encoder: SentenceEncoder, texts: Sequence[str], name: str = "") -> d
         encoder: pools by the mean; its model is put into ``eval()``.
         texts: one or two.
         name: of the model, to be shown.
+        head: of the same model, to guess words after each layer.
 
     Returns a dictionary that JSON can hold: ``texts`` (for each ``text``, ``tokens``, ``words``:
-    the characters a token came from, ``attention``, ``added``, ``nearest``), ``cosine``,
-    ``without_head`` (L, N), ``without_token`` (a list for each text), ``contributions`` (T₁, T₂;
-    None for one text).
+    the characters a token came from, ``attention``, ``added``, ``nearest``, ``guesses``),
+    ``cosine``, ``without_head`` (L, N), ``without_token`` (a list for each text),
+    ``contributions`` (T₁, T₂; None for one text).
 
     Raises:
         ValueError: not one or two texts, a text is too long, the pooling is another one, or the
@@ -77,13 +85,15 @@ def figures(encoder: SentenceEncoder, texts: Sequence[str], name: str = "") -> d
             shown[-1]["attention"] = torch.stack(maps)  # (L, N, T, T)
             shown[-1]["added"] = added(tensors, stages)
             shown[-1]["nearest"] = nearest(encoder, stages)
+            shown[-1]["guesses"] = guesses(encoder, head, stages) if head else None
             headless.append(without_heads(model, stages[:-1]))  # (L, N, H)
             tokenless.append(without_tokens(model, ids))  # (T, H)
     many = sum(text["attention"].numel() for text in shown) > EXACT
     for text in shown:
         maps = text["attention"].cpu().numpy()
         text["attention"] = pack(np.rint(maps * STEPS).astype("<u2") if many else maps)
-        text["nearest"] = None if many else text["nearest"]
+        if many:
+            text["nearest"] = text["guesses"] = None
     vectors = [states.double().mean(0) for states in hidden]  # (H,) each
     # A masked head is masked in both texts, a masked token in its own.
     first, last = headless[0], headless[1] if len(texts) == 2 else vectors[0]  # (L, N, H)
@@ -91,6 +101,7 @@ def figures(encoder: SentenceEncoder, texts: Sequence[str], name: str = "") -> d
     return {
         "model": name,
         "unknown": encoder.tokenizer.unk_token,
+        "mask": encoder.tokenizer.mask_token,
         "steps": STEPS if many else None,  # the attention is in whole numbers of 1 / steps
         "layers": L,
         "heads": model.config.num_attention_heads,
@@ -144,12 +155,30 @@ def nearest(encoder: SentenceEncoder, stages: Sequence[Tensor]) -> list:
     """
     rows = encoder.model.embeddings.word.weight[: len(encoder.tokenizer.vocab)]
     table = normalize(rows, dim=1)  # (V, H)
+    return best(encoder, (normalize(hidden[0], dim=1) @ table.T for hidden in stages))
+
+
+def guesses(encoder: SentenceEncoder, head: MaskedLMHead, stages: Sequence[Tensor]) -> list:
+    """What the masked-LM head would say of a hidden state if the layers above did nothing.
+
+    Shapes: stages, L + 1 times (1, T, H); returns (T, L + 1, NEAREST), pairs of word and
+    probability. Source: the logit lens of nostalgebraist 2020.
+    """
+    words = encoder.model.embeddings.word.weight  # (V, H)
+    return best(encoder, (head(hidden[0], words).softmax(-1) for hidden in stages))
+
+
+def best(encoder: SentenceEncoder, stages: Iterable[Tensor]) -> list:
+    """The words with the largest numbers.
+
+    Shapes: L + 1 times (T, V); returns (T, L + 1, NEAREST), pairs of word and number.
+    """
     found = []
-    for hidden in stages:
-        cosines, ids = (normalize(hidden[0], dim=1) @ table.T).topk(NEAREST)  # (T, NEAREST)
+    for numbers in stages:
+        numbers, ids = numbers[:, : len(encoder.tokenizer.vocab)].topk(NEAREST)  # (T, NEAREST)
         words = [encoder.tokenizer.convert_ids_to_tokens(row) for row in ids.tolist()]
-        cosines = cosines.double().round(decimals=6).tolist()
-        found.append([list(zip(*pair, strict=True)) for pair in zip(words, cosines, strict=True)])
+        numbers = numbers.double().round(decimals=6).tolist()
+        found.append([list(zip(*pair, strict=True)) for pair in zip(words, numbers, strict=True)])
     return list(zip(*found, strict=True))
 
 

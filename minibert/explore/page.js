@@ -35,6 +35,7 @@ let without = (thing) =>
   thing.kind === "head" ? figures.without_head[thing.layer][thing.head] : figures.without_token[thing.text][thing.token];
 // The words nearest to a token at each stage; a live page computes them when they are looked at.
 let nearest = (text, token) => texts[text].nearest?.[token] ?? [];
+const guesses = (text, token) => texts[text].guesses?.[token] ?? []; // of a masked-LM head; a live page has none
 let drawScore = () => {}; // a live page knows queries and keys, and takes the score of a pair apart
 const change = (thing) => without(thing) - figures.cosine;
 // The cosine that the maps, vectors and pairs are those of: in a live page that under the mask.
@@ -92,6 +93,7 @@ function build() {
   document.title = `Looking inside ${figures.model}`;
   $("model").textContent = figures.model.split(/[\\/]/).pop();
   if (!two) for (const part of all(".pair")) part.hidden = true;
+  for (const part of all(".guess")) part.hidden = !texts[0].guesses;
   for (const [id, count, first] of [["layer", L, 0], ["head", N, 0], ["text", texts.length, 1]]) {
     $(id).append(...range(count).map((i) => element("option", { value: i, textContent: i + first })));
     $(id).onchange = () => id === "text" ? pick(Number($(id).value), 1) : choose({ [id]: Number($(id).value) });
@@ -425,14 +427,15 @@ function paintBars(canvas, rows, chosen) {
 function drawStages() {
   const number = (value, shown) => element("data", { value, textContent: shown });
   $("traveller").textContent = `“${called(at.text, at.token)}”` + (two ? ` of text ${at.text + 1}` : "");
-  const words = nearest(at.text, at.token);
+  const words = nearest(at.text, at.token), guessed = guesses(at.text, at.token);
+  const list = (className, found = []) => element("td", {}, ...found.map(([word, value]) => element("span", { className }, `${word} `, number(value, value.toFixed(3)))));
   $("stages").replaceChildren(...range(L + 1).map((stage) => {
     const shares = stage ? [...texts[at.text].added[at.token][stage - 1]] : [null, null];
     return element("tr", { className: stage === at.layer + 1 ? "picked" : "" },
       element("th", { scope: "row", textContent: stage ? `Layer ${stage - 1}` : "Embeddings" }),
       ...shares.map((share) => element("td", {}, ...share === null ? [] : [element("span", { className: "share" },
         number(share, `${(100 * share).toFixed(0)} %`), Object.assign(element("i"), { style: `width: ${100 * share}%` }))])),
-      element("td", {}, ...(words[stage] ?? []).map(([word, cosine]) => element("span", { className: "nearest" }, `${word} `, number(cosine, cosine.toFixed(3))))));
+      list("nearest", words[stage]), ...guessed.length ? [list("guessed", guessed[stage])] : []);
   }));
 }
 
@@ -479,7 +482,8 @@ async function openPage() {
   take(found);
   rank();
   if (heads.length) Object.assign(at, { layer: heads[0].layer, head: heads[0].head });
-  at.token = tokens.find((thing) => thing.text === 0 && texts[0].words[thing.token])?.token ?? 0; // no [CLS]
+  at.token = texts[0].tokens.indexOf(figures.mask); // the word to be guessed; or that matters most, but no [CLS]
+  if (at.token < 0) at.token = tokens.find((thing) => thing.text === 0 && texts[0].words[thing.token])?.token ?? 0;
   build();
   fill();
   fillEffects();

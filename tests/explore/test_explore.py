@@ -24,6 +24,7 @@ from minibert.explore.explore import (
     live_page,
     page,
 )
+from minibert.heads import BertForMaskedLM
 from minibert.model import BertModel
 from minibert.sentence_encoder import SentenceEncoder
 from minibert.tokenization.tokenizer import BertTokenizer, split
@@ -103,6 +104,28 @@ def layer_by_layer(
     return torch.stack(shares).numpy(), words, cosines.gather(1, ids).detach().numpy()
 
 
+def random_with_head() -> tuple[SentenceEncoder, BertForMaskedLM]:
+    """The same BERT in an encoder and under a masked-LM head."""
+    config = tiny_config(vocab_size=len(WORDS), max_position_embeddings=60)
+    masked_lm = build(BertForMaskedLM, config)
+    return SentenceEncoder(masked_lm.bert, BertTokenizer(WORDS)), masked_lm
+
+
+def layer_guesses(
+    masked_lm: BertForMaskedLM, tokenizer: BertTokenizer, text: str, t: int
+) -> tuple[list, np.ndarray]:
+    """The three best guesses of each stage for token t, by a model that ends there; and their p."""
+    words, probabilities = [], []
+    for layers in range(len(masked_lm.bert.layers) + 1):
+        short = copy.deepcopy(masked_lm)
+        del short.bert.layers[layers:]
+        with torch.no_grad():
+            p, ids = short(**tokenizer(text)).logits[0, t].softmax(-1).topk(3)
+        words.append(tokenizer.convert_ids_to_tokens(ids.tolist()))
+        probabilities.append(p.numpy())
+    return words, np.stack(probabilities)
+
+
 def cosine_without_head(encoder: SentenceEncoder, texts: list[str], layer: int, head: int) -> float:
     """Another way to silence a head: all its probabilities are 0, so it hands on nothing."""
 
@@ -158,6 +181,18 @@ def test_the_figures_on_the_page_are_those_of_the_library():
     nearest = found["texts"][1]["nearest"][3]
     assert [[word for word, _ in stage] for stage in nearest] == words
     assert close([[cosine for _, cosine in stage] for stage in nearest], cosines)
+
+
+def test_the_guesses_are_those_of_the_head_after_each_layer():
+    encoder, masked_lm = random_with_head()
+    (text,) = figures(encoder, TEXTS[1:], head=masked_lm.predictions)["texts"]
+    words, probabilities = layer_guesses(masked_lm, encoder.tokenizer, TEXTS[1], 3)
+    assert [[word for word, _ in stage] for stage in text["guesses"][3]] == words
+    assert close([[p for _, p in stage] for stage in text["guesses"][3]], probabilities)
+    with torch.no_grad():
+        logits = masked_lm(**encoder.tokenizer(TEXTS[1])).logits[0, 3]
+    assert close(probabilities[-1], logits.softmax(-1).topk(3).values)
+    assert figures(encoder, TEXTS[1:])["texts"][0]["guesses"] is None
 
 
 def test_masked_heads_and_tokens_are_those_of_a_model_without_them():
@@ -275,6 +310,19 @@ def test_the_command(capsys, model, tmp_path):
     assert summary["cosine"] == found["cosine"] and np.shape(summary["contributions"]) == (4, 3)
     warned = run(capsys, "explore", "a " * 20, *arguments[3:], "--force")[2]
     assert "text 1 has 22 tokens and was cut to 16" in warned
+    assert found["texts"][0]["guesses"] is None
+
+
+@pytest.mark.filterwarnings("ignore:.*does not say how to pool")
+def test_the_command_shows_what_a_masked_lm_guesses(capsys, tmp_path):
+    """After the last layer that is what fill-mask says."""
+    out, text = tmp_path / "page.html", "They had bread and [MASK] for breakfast."
+    run(capsys, "explore", text, "--out", out, "--model", "minibert-tiny")
+    (found,) = embedded(out.read_text(encoding="utf-8"))["texts"]
+    last = found["guesses"][found["tokens"].index("[MASK]")][-1]
+    guesses = json.loads(run(capsys, "fill-mask", text, "-k", "3", "--json")[1])["masks"][0]
+    assert [word for word, _ in last] == [guess["token"] for guess in guesses]
+    assert close([p for _, p in last], [guess["probability"] for guess in guesses])
 
 
 def test_the_command_for_a_live_page(capsys, model, tmp_path, monkeypatch):
@@ -434,7 +482,7 @@ def test_the_numbers_that_a_reader_sees(chromium, official, tmp_path, phone):
 
     assert chromium.title == "Looking inside all-MiniLM-L6-v2"
     assert seen.words(0)[:3] == ["[CLS]", "the", "bank"]
-    assert seen.shows("#score", whole)
+    assert seen.shows("#score", whole) and not seen.find("th.guess")[0].is_displayed()
 
     # A token, by a click or a tap; a head, by a click and by its number.
     seen.click(seen.find("#heads button")[4 * 12 + 9])
@@ -542,11 +590,19 @@ def test_the_numbers_that_a_reader_sees(chromium, official, tmp_path, phone):
 def test_one_text_and_markup_in_it(chromium, tmp_path):
     """The parts for two texts are not there, and a text is shown as it was written."""
     evil = "<b>a</b></script><img src=x onerror=alert(1)>"
-    html = page(figures(random_encoder(tokens=60), [evil], "<i>m</i>"))
-    seen = Page(chromium, tmp_path / "page.html", html, phone=True)
+    encoder, masked_lm = random_with_head()
+    found = figures(encoder, [evil + " [MASK]"], "<i>m</i>", masked_lm.predictions)
+    seen = Page(chromium, tmp_path / "page.html", page(found), phone=True)
+    (text,) = found["texts"]  # it opens at the token to be guessed
+    guesses = sum(text["guesses"][text["tokens"].index("[MASK]")], [])
+    shown = chromium.execute_script(
+        "return [...document.querySelectorAll('.guessed')].map((one) => one.textContent)"
+    )
+    assert shown == [f"{word} {p:.3f}" for word, p in guesses] and guesses
+    assert seen.find("th.guess")[0].is_displayed()
     assert not any(part.is_displayed() for part in seen.find(".pair"))
     assert evil in seen.text("#lines")
-    assert "“a” attends most to:" in seen.text("#says")
+    assert "“[MASK]” attends most to:" in seen.text("#says")
     seen.click(seen.find("#mask-token")[0])
     assert len(re.findall(r"\d\.\d+", seen.text("#effect"))) == 3
     assert seen.has_no_fault()
