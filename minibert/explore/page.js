@@ -432,7 +432,7 @@ function drawStages() {
   $("stages").replaceChildren(...range(L + 1).map((stage) => {
     const shares = stage ? [...texts[at.text].added[at.token][stage - 1]] : [null, null];
     return element("tr", { className: stage === at.layer + 1 ? "picked" : "" },
-      element("th", { scope: "row", textContent: stage ? `Layer ${stage - 1}` : "Embeddings" }),
+      element("th", { scope: "row", textContent: stage ? `Layer ${stage - 1}` : "Embed\u00addings" }),
       ...shares.map((share) => element("td", {}, ...share === null ? [] : [element("span", { className: "share" },
         number(share, `${(100 * share).toFixed(0)} %`), Object.assign(element("i"), { style: `width: ${100 * share}%` }))])),
       list("nearest", words[stage]), ...guessed.length ? [list("guessed", guessed[stage])] : []);
