@@ -592,7 +592,8 @@ CHANGES: dict[str, dict[str, Callable]] = {
         **each(QKV, lambda s: s.linear(s.step, s["embeddings"])),
         "attention_sum": lambda s: s["attention.output"] + s["embeddings"],
     },
-    # Of these there is one for each layer, or two: see `numbered`.
+    # Of these there are several, for each layer or each place to do it: see `numbered`.
+    "scaled-twice": {},
     "layers-swapped": {},
     "layer-from-another": {},
     "norm-not-loaded": {},
@@ -614,11 +615,12 @@ def numbered(config: BertConfig, layers: range) -> list[Mistake]:
     """
     everything = range(config.num_hidden_layers)
 
-    factor = {step: lambda s: s.right * s.head_size**-0.5 for step in (QKV[0], HEADS[0])}
-    earlier = [*(("scale-not-rooted", {step: change}) for step, change in factor.items()), *(
+    once = [{step: lambda s: s.right * s.head_size**-0.5} for step in (QKV[0], HEADS[0])]
+    earlier = [
         (mistake.key, {step.replace("attention.weights", "attention.probabilities"): change
                        for step, change in mistake.changes.items()})
-        for mistake in CATALOGUE if "attention.weights" in mistake.changes)]
+        for mistake in CATALOGUE if "attention.weights" in mistake.changes
+    ]
 
     def one(key: str, changes: Mapping[str, Callable], **names: Any) -> Mistake:
         known = BY_KEY[key]
@@ -627,6 +629,7 @@ def numbered(config: BertConfig, layers: range) -> list[Mistake]:
     norms = {f"layers.{i}.{norm}": f"{norm} of layer {i}"
              for i in layers for norm in ("attention_norm", "feed_forward_norm")}
     return [
+        *(one("scaled-twice", changes) for changes in once),
         *(one(*form) for form in earlier),
         *(one("layers-swapped", layer(lambda k, _, to={i: j, j: i}: to.get(k, k)), i=i, j=j)
           for i in layers for j in everything if i < j),

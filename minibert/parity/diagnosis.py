@@ -520,8 +520,12 @@ class Search:
                      if not judge.explained(name, changes)), "")
 
     def fit(self, candidates: Iterable[Answer], **how: bool) -> list[Answer]:
-        """Those that fit."""
-        return [answer for answer in candidates if self.fits(answer, **how)]
+        """Those that fit; one of several forms of the same mistake."""
+        found: dict[tuple[str, ...], Answer] = {}
+        for answer in candidates:
+            if self.fits(answer, **how):
+                found.setdefault(tuple(mistake.title for mistake in answer), answer)
+        return list(found.values())
 
 
 def diagnose(

@@ -124,8 +124,9 @@ class Recorder:
 
         def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
             path = self.modules[id(module)]
+            name = path + (f"#{times[path] + 1}" if path in times else "")
             for _, part in [*parts_of(args), *parts_of(kwargs)][:1]:
-                if found := self.see(part, f"{path} (input)"):
+                if found := self.see(part, f"{name} (input)"):
                     found.input_of.append(path)
 
         def after(module: nn.Module, args: tuple, output: object) -> None:

@@ -98,7 +98,7 @@ def raw_sums(s):
       "attention.probabilities": lambda s: s.right * s.real[:, None, None]}, "mask-after-softmax"),
     (BY_KEY["no-scale"].changes | {
         "attention.probabilities": lambda s: s.right / s.head_size**0.5}, "scale-after-softmax"),
-    ({"attention.query": lambda s: s.right / s.head_size**0.5}, "scale-not-rooted"),
+    ({"attention.query": lambda s: s.right / s.head_size**0.5}, "scaled-twice"),
     (BY_KEY["norm-before-add"].changes | {"attention_sum": raw_sums, "feed_forward_sum": (
         lambda s: s["feed_forward.contract"])}, "norm-before-add"),
     ({"attention.scores": lambda s: 2 * s["attention.scaled"],  # of the two, one is known
