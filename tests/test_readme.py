@@ -24,6 +24,7 @@ MAIN, COURSE = (
 )
 DETAILS = [NOTEBOOKS / f"{name}.md" for name in ("commands", "proofs", "fine_tuning")]
 OTHERS = [NOTEBOOKS / f"{name}.md" for name in ("speed", "files", "grading", "little_data")]
+OTHERS += [NOTEBOOKS / "zh" / "README.md"]
 CONTRIBUTING = CHECKOUT / ".github" / "CONTRIBUTING.md"
 TINY = "bert-base-uncased"  # by this name, a small model in `somewhere`
 README = MAIN[0].read_text(encoding="utf-8")
@@ -203,6 +204,12 @@ def test_every_link_leads_somewhere(path):
         if heading:
             headings = re.findall(r"^#+ (.*)$", (path.parent / name).read_text("utf-8"), re.M)
             assert heading in [text.lower().replace(" ", "-") for text in headings], target
+
+
+def test_the_commands_for_the_chinese_data_can_be_typed():
+    for words in (found := commands(OTHERS[-1].read_text(encoding="utf-8"))):
+        cli.build_parser().parse_args(words[1:])  # exits where there is no such option
+    assert len(found) == 6
 
 
 @pytest.mark.parametrize("path", COURSE)

@@ -47,9 +47,10 @@ ALL_PAIRS = [row for name in PAIRS for row in pairs(name)]
 
 
 def test_the_files_are_those_we_document_in_plain_utf8():
-    files = sorted(DATA.glob("*/*.?sv"))
-    names = [str(file.relative_to(DATA)) for file in files]
-    assert names == sorted([*(f"intents/{s}.tsv" for s in SPLITS), *(f"{p}.csv" for p in PAIRS)])
+    files = sorted(DATA.rglob("*.?sv"))
+    names = {str(file.relative_to(DATA)) for file in files}
+    assert names == {*(f"{home}intents/{split}.tsv" for home in ("", "zh/") for split in SPLITS),
+                     *(f"{pair}.csv" for pair in (*PAIRS, "zh/pairs"))}
     assert all(f"`{label}`" in read_text(DATA / "README.md") for label in LABELS)
     for file in files:
         text = file.read_bytes().decode()
@@ -143,3 +144,16 @@ def test_no_near_twins_across_splits_and_the_untouched_model_leaves_room(officia
     for rows, low, high in ((pairs("pairs/test"), 0.3, 0.65), (pairs("general/pairs"), 0.8, 1)):
         cosines = [vector[a] @ vector[b] for a, b, _ in rows]
         assert low < spearmanr(cosines, [score for *_, score in rows]).statistic < high
+
+
+def test_the_chinese_set_is_balanced_and_has_no_text_twice():
+    rows = {split: read(f"zh/intents/{split}.tsv", "text", "label") for split in SPLITS}
+    for split, count in {"train": 10, "dev": 2, "test": 3}.items():
+        assert Counter(label for _, label in rows[split]) == dict.fromkeys(LABELS, count)
+    texts = [text for split in SPLITS for text, _ in rows[split]]
+    assert len({*texts}) == 120 and all(re.search("[\u4e00-\u9fff]{3}", text) for text in texts)
+    scored = read("zh/pairs.csv", "text", "pair", "score")
+    assert len({frozenset(pair) for *pair, _ in scored}) == 60
+    assert {score * 2 % 1 for *_, score in scored} == {0} and all(0 <= s <= 5 for *_, s in scored)
+    shared = [len({*one} & {*other}) / len({*one} | {*other}) for one, other, _ in scored]
+    assert spearmanr(shared, [score for *_, score in scored]).statistic < 0.6
