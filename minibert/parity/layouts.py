@@ -18,6 +18,7 @@ from torch import Tensor
 from minibert.parity.steps import parse_name
 
 QKV = ("attention.query", "attention.key", "attention.value")
+FLOAT16 = 2**-25  # what rounding to float16 may change in the smallest numbers
 WORDS = {"part": "query/key/value"}  # how an axis is called in a sentence, if not by its name
 
 
@@ -131,8 +132,8 @@ def weight_layouts(
 
 
 def near(one: Tensor, two: Tensor) -> bool:
-    """Whether two tensors are the same to within a rounding to bfloat16."""
-    least = 1e-6 * float(two.abs().max())
+    """Whether two tensors are the same to within a rounding to bfloat16 or float16."""
+    least = 1e-6 * float(two.abs().max()) + FLOAT16
     corner = (slice(0, 3),) * one.dim()  # mostly enough to see that they are not
     return all(
         bool(((a.double() - b.double()).abs() <= 2**-8 * b.abs() + least).all())
@@ -159,7 +160,8 @@ def match_weights(
         by_numel.setdefault(weight.numel(), []).append(name)
 
     def alike(size: float, name: str) -> bool:
-        return abs(size - sizes[name]) <= 2**-8 * sizes[name]
+        least = FLOAT16 * ours[name].numel() ** 0.5
+        return abs(size - sizes[name]) <= 2**-8 * sizes[name] + least
 
     def single(value: Tensor) -> Iterator[Match]:
         size = length(value)

@@ -167,6 +167,11 @@ def judge_weights(loaded: Loaded, theirs: Mapping[str, Tensor], ours: Mapping[st
         judge_strangers(loaded, strangers, theirs, ours)
     judge_names(loaded)
     judge_rounding(loaded)
+    for template, role in loaded.roles.items():
+        steps = [template_of(name)[0].split(".")[-2] for name in role]
+        if len(steps) == 3 and steps != ["query", "key", "value"]:
+            loaded.notes.append(f"`{template}` holds {', '.join(steps)}, in this order, instead of "
+                                "query, key, value")
 
 
 def said(names: Sequence[str]) -> str:

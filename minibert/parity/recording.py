@@ -29,6 +29,7 @@ class Seen:
 
     ``name``: in their names; ``line``: of their file, if it is a variable. ``output_of``,
     ``input_of``: modules that gave it or took it first. ``result``: part of what the model returns.
+    ``packed``: it held the real tokens of all texts alone, one after the other.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Seen:
     output_of: list[str] = field(default_factory=list)
     input_of: list[str] = field(default_factory=list)
     result: bool = False
+    packed: bool = False
 
 
 def as_tensor(value: object) -> Tensor | None:

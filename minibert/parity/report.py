@@ -141,8 +141,10 @@ def table(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         mark = {"equal": "OK", "padding": "ok"}.get(row.verdict, row.verdict.upper())
         exact = "yes" if row.bitwise else "no"
+        own = "; right for what goes in" * (
+            row.verdict == "equal" and row.largest > row.tolerance)
         numbers = f"{row.largest:10.1e}{row.mean:10.1e}{row.tolerance:10.1e}"
-        lines.append(f"{mark:10}{row.name:42}{numbers}  {exact:7}  {row.place}".rstrip())
+        lines.append(f"{mark:10}{row.name:42}{numbers}  {exact:7}  {row.place}{own}".rstrip())
     return lines
 
 

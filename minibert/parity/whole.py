@@ -14,7 +14,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -22,7 +22,16 @@ from torch import Tensor, nn
 
 from minibert.io.checkpoint import read_pickle
 from minibert.io.files import no_such_file
-from minibert.parity.diagnosis import HALF, Diagnosis, Judge, Patience, diagnose
+from minibert.parity.catalogue import CATALOGUE, numbered
+from minibert.parity.diagnosis import (
+    HALF,
+    Answer,
+    Diagnosis,
+    Judge,
+    Patience,
+    diagnose,
+    in_one_part,
+)
 from minibert.parity.layouts import QKV, Layout, layouts
 from minibert.parity.loaded import (
     Loaded,
@@ -212,7 +221,7 @@ class Fused:
                     roles[len(found)] = f"layers.{times[step]}.{step}"
                     times[step] += 1
                 name = f"{one.name} ({step.rpartition('.')[2]})"
-                found.append(Seen(name, piece.flatten(2), one.line))
+                found.append(Seen(name, piece.flatten(2), one.line, packed=one.packed))
         return found, roles
 
 
@@ -223,7 +232,19 @@ def part_sizes(inputs: Inputs, parts: int) -> dict[str, int]:
     return {"part": parts, "text": B, "token": T, "head": N, "feature": config.hidden_size // N}
 
 
-# -------------------------------------------------------------------------------- a head at a time
+# ------------------------------------------------------------------- tensors as people cut them up
+
+
+def unpacked(seen: list[Seen], inputs: Inputs) -> list[Seen]:
+    """The same with the padding put back, where the real tokens of all texts lie in one axis."""
+    real = inputs.batch["attention_mask"].bool()
+    count = int(real.sum())
+    for one in seen:
+        if one.value.shape[0] == count < real.numel():
+            whole = one.value.new_zeros(*real.shape, *one.value.shape[1:])
+            whole[real] = one.value
+            one.value, one.packed = whole, True
+    return seen
 
 
 def heads_together(seen: list[Seen], inputs: Inputs) -> list[Seen]:
@@ -308,7 +329,7 @@ def examine_whole(
         if not any(one.result for one in seen):
             raise ValueError(f"{title} returns no tensor; it should return the last hidden state, "
                              "alone or in a tuple, a dict or an object with fields")
-        seen, roles = fused.split(heads_together(seen, given), given)
+        seen, roles = fused.split(heads_together(unpacked(seen, given), given), given)
         if not tried:
             layers = inputs.config.num_hidden_layers
             roles |= roles_of(seen, loaded.module_roles(), layers)
@@ -388,7 +409,11 @@ def in_their_names(
     theirs = {site: walk.seen[number] for site, number in walk.source.items()}
     if judge.faults and not report.passed:
         report.shown = [*located(judge.faults[0], theirs, report), *report.shown]
-    elif lost:
+    elif report.passed and 3 * len(walk.known) < len(walk.sites):
+        report.shown = [
+            f"  It passed at the result; the inside was not compared: {len(walk.known)} of "
+            f"{len(walk.sites)} steps could be seen in your code."]
+    if lost and not judge.faults:
         report.shown = unlocated(walk, lost)
         report.rows += [Row(one.name, tuple(one.value.shape), "differs") for one in lost]
     for row in report.rows:
@@ -454,24 +479,59 @@ def unlocated(walk: Walk, lost: list[Seen]) -> list[str]:
 def name_mistake(
     judges: list[Judge], walk: Walk, pairs: bool, patience: Patience | None
 ) -> Diagnosis | None:
-    """Which mistake it is.
+    """Which mistake it is: what explains what the model returns is preferred to all else.
 
     Query, key and value are told apart by their weights, if no name says which is which. So where
-    that leads nowhere, or products are transposed, what follows from them is asked without them.
+    that leads nowhere, or products are transposed, what follows from them is asked without them;
+    then what the model returns by itself, and pairs at last.
     """
-    found = diagnose(judges, pairs, patience)
-    known = found and found.answers and not any(
-        mistake.key == "scores-transposed" for answer in found.answers for mistake in answer)
-    unnamed = [
+    found = diagnose(judges, False, patience)
+    if not found or found.harmless:
+        return found
+    results = only(judges, {walk.placed.get(i) for i, seen in enumerate(walk.seen) if seen.result})
+    unnamed = {
         site for site, number in walk.source.items() if (step := parse_name(site)[2]) in IN_HEADS
         and called_in_attention(walk.seen[number].name) != step.removesuffix("_heads")
-    ]
-    if not found or known or not unnamed:
-        return found
-    less = [Judge(judge.inputs, {n: v for n, v in judge.mine.items() if n not in unnamed})
-            for judge in judges]
-    other = diagnose(less, pairs, patience)
-    return other if other and other.answers else found
+    }
+    known = found.answers and all(mistake.key != "scores-transposed"
+                                  for answer in found.answers for mistake in answer)
+    if not known and unnamed:
+        less = diagnose(only(judges, walk.known.keys() - unnamed), False, patience)
+        found = less if less and less.answers else found
+    if whole := explaining(results, found.answers):
+        found.answers, found.beyond, found.partial = whole, "", False
+    elif whole := explaining_all(results):
+        found = Diagnosis(found.name, whole, residual=0.0)
+    elif pairs and (found.partial or not found.answers):
+        found = diagnose(judges, True, patience)
+    return found
+
+
+def explaining(judges: Iterable[Judge], answers: Iterable[Answer]) -> list[Answer]:
+    """The answers that explain everything; on padding, too, if any does."""
+    for judge in judges:
+        answers = [one for one in answers if judge.names and judge.explains(one, judge.names)]
+    exact = [one for one in answers
+             if all(judge.explains(one, judge.names, everywhere=True) for judge in judges)]
+    return exact or list(answers)
+
+
+def explaining_all(results: list[Judge]) -> list[Answer]:
+    """The mistakes that give what a model returns, if that is wrong; the shortest text first."""
+    results = sorted(results, key=lambda judge: judge.inputs.batch["input_ids"].numel())
+    if not any(judge.faults for judge in results):
+        return []
+    config = results[0].inputs.config
+    singles = (*(mistake for mistake in CATALOGUE if mistake.changes),
+               *numbered(config, range(config.num_hidden_layers)))
+    return explaining(results, [(mistake,) for mistake in singles]) or explaining(
+        results, in_one_part(CATALOGUE))
+
+
+def only(judges: Iterable[Judge], sites: Collection[str]) -> list[Judge]:
+    """The same of some of the tensors."""
+    return [Judge(judge.inputs, {name: value for name, value in judge.mine.items()
+                                 if name in sites}) for judge in judges]
 
 
 def there(diagnosis: Diagnosis | None, walk: Walk) -> Diagnosis | None:

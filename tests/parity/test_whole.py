@@ -56,6 +56,8 @@ def test_a_right_model_passes_whatever_its_names_and_layouts(style):
                  "attention.scores", "no-mask", marks=pytest.mark.slow),
     pytest.param("list of linears", "mask", "model.attention[0].scores", "attention.scores",
                  "no-mask", marks=pytest.mark.slow),
+    pytest.param("packed", "gelu", "bert_layers.0.gelu.result", "feed_forward.activation",
+                 "gelu-tanh", marks=pytest.mark.slow),
     pytest.param("list of linears", "eps", "first_norm", "embeddings.norm", "norm-eps-0.001",
                  marks=pytest.mark.slow),
     ("torch's encoder", "mask", "encoder.layers.0.self_attn[0]", "attention.output", "no-mask"),
@@ -119,6 +121,75 @@ def test_a_weight_in_another_order_is_not_said_to_be_missing():
     mixed = THREE.weights[name].flatten().flip(0).reshape(THREE.weights[name].shape)
     (found,) = examine_weights(THREE.weights | {name: mixed}, THREE).findings
     assert found.endswith("has the numbers of attention.output of layer 1 in another order")
+
+
+def test_weights_rounded_to_float16_are_loaded_however_small_they_are():
+    tiny = THREE.weights | {"layers.1.attention.key.bias": torch.linspace(-2e-7, 3e-7, 24)}
+    rounded = {name: value.half().float() for name, value in tiny.items()}
+    loaded = examine_weights(rounded, THREE._replace(weights=tiny))
+    assert not loaded.findings and "rounding to half" in loaded.notes[-1]
+
+
+def test_the_order_of_query_key_and_value_in_one_is_said():
+    swapped_weights = swapped(THREE.weights, ".key", ".value")
+    theirs = weights_of(build("fused", THREE, weights=swapped_weights))
+    assert "query, value, key, in this order" in " ".join(examine_weights(theirs, THREE).notes)
+    report = examine_whole(build("fused", INPUTS, weights=swapped(
+        INPUTS.weights, ".key", ".value")), INPUTS, pairs=False)
+    assert keys(report) == {"key-value-swapped"}, str(report)
+
+
+# ------------------------------------------------------------ what the model returns has a say, too
+
+
+def with_layers(forward):
+    """The model of a course, its layers computed otherwise."""
+    model = build("course", INPUTS)
+    for layer in model.bert_layers:
+        layer.forward = forward.__get__(layer)
+    return model
+
+
+def pre_norm(self, x, mask):
+    x = x + self.attention_dense(self.self_attention(self.attention_layer_norm(x), mask))
+    wide = self.gelu(self.interm_dense(self.out_layer_norm(x)))
+    return x + self.out_dense(wide)
+
+
+def norm_before_add(self, x, mask):
+    x = x + self.attention_layer_norm(self.attention_dense(self.self_attention(x, mask)))
+    return self.out_layer_norm(x + self.out_dense(self.gelu(self.interm_dense(x))))
+
+
+@pytest.mark.parametrize("forward, key, said", [
+    (pre_norm, "pre-norm", "pre-norm layers"),
+    (norm_before_add, "norm-before-add", "in the attention alone"),
+])
+def test_what_explains_all_that_is_returned_is_named(forward, key, said):
+    report = examine_whole(with_layers(forward), INPUTS, pairs=False)
+    assert keys(report) == {key} and said in str(report) and not report.diagnosis.beyond
+
+
+def test_a_norm_that_is_only_a_little_off_is_the_first_difference():
+    model = build("course", THREE)
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = 6e-5  # next to variances of embeddings of 7e-3
+    report = examine_whole(model, THREE, pairs=False)
+    assert report.first.name == "embed_layer_norm" and not keys(report), str(report)
+
+
+def test_where_nothing_of_the_inside_is_seen_that_is_said():
+    ours = BertModel(INPUTS.config).eval()
+    ours.load_state_dict({name: INPUTS.weights[name] for name in ours.state_dict()})
+    report = examine_whole(lambda ids, mask, types: ours(ids, mask, types)[0], INPUTS)
+    assert report.passed and "passed at the result; the inside was not compared" in str(report)
+    assert "the inside" not in str(examine_whole(build("course", INPUTS), INPUTS))
+
+
+def test_rows_that_agree_given_what_goes_in_say_so():
+    assert "right for what goes in" in str(examine_whole(
+        build("course", INPUTS, ["gelu"]), INPUTS, pairs=False))
 
 
 def test_a_model_in_training_mode_is_told_so():

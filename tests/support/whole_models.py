@@ -152,6 +152,41 @@ class HeadByHead(Course):
             layer.self_attention = Heads(layer.self_attention)
 
 
+# ------------------------------------------------------------ the real tokens of all texts in a row
+
+
+class PackedAttention(nn.Module):
+    def __init__(self, whole):
+        super().__init__()
+        self.query, self.key, self.value = whole.query, whole.key, whole.value
+        self.heads = whole.c.num_attention_heads
+
+    def forward(self, x, lengths):
+        parts = (linear(x).unflatten(-1, (self.heads, -1)).split(lengths)
+                 for linear in (self.query, self.key, self.value))
+        mixed = []
+        for q, k, v in zip(*parts, strict=True):
+            scores = torch.einsum("qnd,knd->nqk", q, k) / q.shape[-1] ** 0.5
+            mixed.append(torch.einsum("nqk,knd->qnd", scores.softmax(-1), v))
+        return torch.cat(mixed).flatten(1)
+
+
+class Packed(Course):
+    def __init__(self, *args):
+        super().__init__(*args)
+        for layer in self.bert_layers:
+            layer.self_attention = PackedAttention(layer.self_attention)
+
+    def forward(self, input_ids, attention_mask):
+        real = attention_mask.bool()
+        places = torch.arange(real.shape[1]).expand_as(real)[real]
+        x = self.word_embedding(input_ids[real]) + self.pos_embedding(places)
+        x = self.embed_layer_norm(x + self.tk_type_embedding(0 * places))
+        for layer in self.bert_layers:
+            x = layer(x, attention_mask.sum(1).tolist())
+        return x.new_zeros(*real.shape, x.shape[-1]).index_put((real,), x)
+
+
 # ------------------------------------------------------- a list of linears, a norm written by hand
 
 
@@ -436,8 +471,9 @@ def transformers_model(config, weights, wrong=()):
 
 
 STYLES = {
-    "course": Course, "a head at a time": HeadByHead, "list of linears": ListOfLinears,
-    "torch's encoder": TorchEncoder, "fused": Fused, "fused, (in, out)": FusedTurned,
+    "course": Course, "a head at a time": HeadByHead, "packed": Packed,
+    "list of linears": ListOfLinears, "torch's encoder": TorchEncoder, "fused": Fused,
+    "fused, (in, out)": FusedTurned,
     "functions": functional, "numpy": InNumpy, "transformers": transformers_model,
 }
 
