@@ -11,7 +11,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -565,9 +565,6 @@ def diagnose(
         return Diagnosis(first, answers, residual=0.0, harmless=True) if answers else None
     alone = search.fit(singles) or search.fit(
         (one,) for one in numbered(main.inputs.config, main.gap(first)))
-    against = dict(search.against)
-    alone = alone or search.fit(in_one_part(mistakes))
-    search.against = against
     beside: list[Answer] = []
     if pairs and not (alone and patience):
         beside = search.fit((patience or iter)(disjoint_pairs(mistakes)))
@@ -602,18 +599,6 @@ def diagnose(
         if share <= 0.9:
             result.residual, result.nearest = share, singles[rests.index(min(rests))]
     return result
-
-
-def in_one_part(mistakes: Iterable[Mistake]) -> list[Answer]:
-    """Mistakes made in the attention alone, or in the feed-forward network alone."""
-    parts = {"attention": "in the attention alone",
-             "feed_forward": "in the feed-forward network alone"}
-    found = []
-    for mistake, (part, words) in itertools.product(mistakes, parts.items()):
-        changes = {name: step for name, step in mistake.changes.items() if name.startswith(part)}
-        if 0 < len(changes) < len(mistake.changes):
-            found.append((replace(mistake, title=f"{mistake.title}, {words}", changes=changes),))
-    return found
 
 
 def suspects(seen: Sequence[tuple[Judge, list[str]]]) -> list[Mistake]:

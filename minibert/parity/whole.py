@@ -23,15 +23,7 @@ from torch import Tensor, nn
 from minibert.io.checkpoint import read_pickle
 from minibert.io.files import no_such_file
 from minibert.parity.catalogue import CATALOGUE, numbered
-from minibert.parity.diagnosis import (
-    HALF,
-    Answer,
-    Diagnosis,
-    Judge,
-    Patience,
-    diagnose,
-    in_one_part,
-)
+from minibert.parity.diagnosis import HALF, Answer, Diagnosis, Judge, Patience, diagnose
 from minibert.parity.layouts import QKV, Layout, layouts
 from minibert.parity.loaded import (
     Loaded,
@@ -522,10 +514,12 @@ def explaining_all(results: list[Judge]) -> list[Answer]:
     if not any(judge.faults for judge in results):
         return []
     config = results[0].inputs.config
-    singles = (*(mistake for mistake in CATALOGUE if mistake.changes),
-               *numbered(config, range(config.num_hidden_layers)))
-    return explaining(results, [(mistake,) for mistake in singles]) or explaining(
-        results, in_one_part(CATALOGUE))
+    known = [mistake for mistake in CATALOGUE if mistake.changes]
+    other_forms = numbered(config, range(config.num_hidden_layers))
+    for mistakes in (known, other_forms):
+        if found := explaining(results, [(mistake,) for mistake in mistakes]):
+            return list({one.title: (one,) for one, in found}.values())
+    return []
 
 
 def only(judges: Iterable[Judge], sites: Collection[str]) -> list[Judge]:
