@@ -109,35 +109,30 @@ def test_a_phrase_has_the_same_placeholders_in_both_languages(path):
 # ------------------------------------------------------------------------------ as it is used
 
 
-def test_a_wrong_answer_is_judged_in_chinese(tmp_path, capsys, monkeypatch):
-    path = tmp_path / "attention.py"
-    path.write_text("def attention(query, key, mask):\n    print('padding')\n"
-                    "    return (query @ key.mT).softmax(-1)\n")
-    monkeypatch.setenv("MINIBERT_LANG", "en")
-    _, english, _ = run(capsys, "check", "attention", path)
-    status, chinese, _ = run(capsys, "check", "attention", path, "--lang", "zh")
-    assert status == 1 and "分数没有除以 √D  [no-scale]" in chinese and "后果：" in chinese
-    marks = re.compile(r" (\d/\d) ")
-    assert marks.findall(chinese) == marks.findall(english) != []
-    assert "\n  padding\n" in chinese  # what the learner prints is left alone
-    assert not english_in(chinese)
+def test_a_wrong_answer_is_judged_in_chinese(tmp_path, capsys):
+    """With the same points; what the learner prints is left alone."""
+    path = tmp_path / "cosine_similarity.py"
+    path.write_text("def cosine_similarity(a, b):\n    print('padding')\n    return a @ b.T\n")
+    status, out, _ = run(capsys, "check", "cosine_similarity", path, "--lang", "zh")
+    assert status == 1 and "什么都没有归一化：这是点积  [dot-product]" in out and "后果：" in out
+    parts = exercises.grade("cosine_similarity", lambda a, b: a @ b.T).parts
+    marks = [f"{part.points}/{part.out_of}" for part in parts]
+    assert re.findall(r" (\d/\d) ", out) == marks
+    assert "\n  padding\n" in out and not english_in(out)
 
 
 def test_machines_read_english_names_and_people_chinese_reasons(monkeypatch):
-    def attention(query, key, mask):
-        return (query @ key.mT).masked_fill(mask[:, None, None] == 0, -1e9).softmax(-1)
-
-    grades = {"attention": exercises.grade("attention", attention)}
+    grades = {"cosine_similarity": exercises.grade("cosine_similarity", lambda a, b: a @ b.T)}
     chinese = {name: write(grades) for name, write in FORMATS.items()}
-    as_json = json.dumps(grades["attention"].to_dict())
+    as_json = json.dumps(grades["cosine_similarity"].to_dict())
     monkeypatch.setenv("MINIBERT_LANG", "en")
-    assert json.dumps(grades["attention"].to_dict()) == as_json
+    assert json.dumps(grades["cosine_similarity"].to_dict()) == as_json
     assert FORMATS["otter"](grades) == chinese["otter"]
     one, other = map(json.loads, (FORMATS["gradescope"](grades), chinese["gradescope"]))
-    assert "分数没有除以 √D" in other["tests"][0].pop("output") != one["tests"][0].pop("output")
+    assert "这是点积" in other["tests"][0].pop("output") != one["tests"][0].pop("output")
     assert one == other
-    assert 'name="several heads (0/2)"' in chinese["junit"]
-    assert "分数没有除以 √D" in chinese["junit"]
+    assert 'name="vectors of any length (0/4)"' in chinese["junit"]
+    assert "这是点积" in chinese["junit"]
 
 
 def test_hints_and_files_to_start_from_are_chinese(tmp_path, capsys):
