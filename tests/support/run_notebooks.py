@@ -28,7 +28,7 @@ from nbformat import NotebookNode
 
 HOME = Path(__file__).resolve().parents[2] / "notebooks"
 LIBRARY = HOME.parent
-SECONDS = 300  # for one cell: far above every cell, to end a run that hangs
+SECONDS = 1200  # for the start and each cell: far above all, to end a run that hangs
 OFFLINE = {"HF_HUB_OFFLINE": "1", "http_proxy": "http://127.0.0.1:9", "no_proxy": "127.0.0.1"}
 OFFLINE["https_proxy"] = OFFLINE["http_proxy"]
 METADATA = {
@@ -54,7 +54,8 @@ def execute(notebook: NotebookNode, directory: Path) -> NotebookNode:
     environment = {"OMP_NUM_THREADS": "1", **os.environ, **OFFLINE, "PYTHONPATH": paths}
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     where = {"metadata": {"path": str(directory)}}
-    client = NotebookClient(done, timeout=SECONDS, kernel_name="python3", resources=where)
+    patience = {"timeout": SECONDS, "startup_timeout": SECONDS}
+    client = NotebookClient(done, kernel_name="python3", resources=where, **patience)
     client.execute(env=environment)
     for cell in done.cells:
         if cell.cell_type == "code":
