@@ -66,6 +66,9 @@ def texts_in(path: Path) -> dict[str, dict[str, str]]:
 
     The file is Markdown: ``## Section``, ``### key``, the title on the next line, then a list of
     ``- effect:``, ``- cure:`` and, if known, ``- source:``. Lines may be wrapped.
+
+    Raises:
+        ValueError: two texts with one key.
     """
     found, section = {}, ""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -76,7 +79,10 @@ def texts_in(path: Path) -> dict[str, dict[str, str]]:
             continue
         title, *fields = (" ".join(part.split()) for part in re.split(r"\n- (\w+):", body))
         named = dict(zip(fields[::2], fields[1::2], strict=True))
-        found[heading.removeprefix("# ").strip()] = {"section": section, "title": title, **named}
+        key = heading.removeprefix("# ").strip()
+        if key in found:
+            raise ValueError(f"{path.name} has two texts of {key!r}")
+        found[key] = {"section": section, "title": title, **named}
     return found
 
 

@@ -56,6 +56,9 @@ def test_every_key_has_a_text_and_every_text_a_key(tmp_path):
         read_mistakes(path, {"one": {}, "two": {}})
     with pytest.raises(ValueError, match="text of 'one', for which there is no code"):
         read_mistakes(path, {})
+    path.write_text(2 * path.read_text())
+    with pytest.raises(ValueError, match="mistakes.md has two texts of 'one'"):
+        read_mistakes(path, {"one": {}})
 
 
 # ------------------------------------------------------------------------------------ planted
