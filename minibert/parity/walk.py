@@ -20,6 +20,7 @@ from minibert.parity.recording import Seen
 from minibert.parity.steps import EMBEDDINGS, LAYER, ON_TOP, Computation, Inputs, parse_name
 
 SAME = 1e-3  # of the length of a tensor: the same step, though perhaps not quite right
+EXACT = 1e-5  # what is as near as this needs no comparison with other steps
 NEAR = 0.05  # the same, if its weights or its place say so, too
 AHEAD = 40  # tensors that may fit nothing before something must have gone wrong
 HEADS = tuple(f"{name}_heads" for name in QKV)
@@ -135,13 +136,17 @@ class Walk:
 
     def fit(
         self, number: int, site: str, expected: Tensor, shifted: bool = False
-    ) -> tuple[Layout, Tensor] | None:
-        """The reading in which a tensor is what is expected; ``shifted``: or less the largest."""
+    ) -> tuple[float, Layout, Tensor] | None:
+        """The reading in which a tensor is what is expected, and how far it is from that.
+
+        ``shifted``: or less the largest.
+        """
         for layout, value in self.readings(number, site):
-            if self.distance(site, value, expected) < SAME:
-                return layout, value
-            if shifted and self.distance(site, value, expected - expected.amax(-1, True)) < SAME:
-                return layout, value
+            far = self.distance(site, value, expected)
+            if far >= SAME and shifted:
+                far = self.distance(site, value, expected - expected.amax(-1, True))
+            if far < SAME:
+                return far, layout, value
         return None
 
     def take(self, number: int, site: str, layout: Layout, value: Tensor) -> None:
@@ -183,17 +188,26 @@ class Walk:
             for found in self.readings(number, site):
                 self.take(number, site, *found)
                 return True
-        for site in reversed(self.latest(14)):
-            shifted = "key" in self.axes[site]  # as a softmax does before it takes the exponents
-            if self.fit(number, site, self.known[site], shifted):
-                self.placed[number] = site
-                return True
-        for site in self.open_sites():
-            if self.allowed(number, site) and self.can_be(number, site):
-                if found := self.fit(number, site, self.run[site]):
-                    self.take(number, site, *found)
-                    return True
-        return False
+        best: tuple[float, str, tuple] | None = None
+        for site in (*reversed(self.latest(14)), *self.open_sites()):
+            if site in self.known:  # a softmax subtracts the largest before it takes exponents
+                found = self.fit(number, site, self.known[site], "key" in self.axes[site])
+            elif self.allowed(number, site) and self.can_be(number, site):
+                found = self.fit(number, site, self.run[site])
+            else:
+                found = None
+            if found and (best is None or found[0] < EXACT):
+                best = found[0], site, found[1:]
+            if best and best[0] < EXACT:
+                break
+        if best is None:
+            return False
+        _, site, found = best
+        if site in self.known:
+            self.placed[number] = site
+        else:
+            self.take(number, site, *found)
+        return True
 
     def can_be(self, number: int, site: str) -> bool:
         """Whether the shape of a tensor allows that it is the result of a step."""

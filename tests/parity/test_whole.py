@@ -179,6 +179,14 @@ def test_a_norm_that_is_only_a_little_off_is_the_first_difference():
     assert report.first.name == "embed_layer_norm" and not keys(report), str(report)
 
 
+def test_a_step_that_is_nearly_another_one_is_not_taken_for_it():
+    """Where the values of all tokens are nearly the same, so is what is mixed of them."""
+    inputs = example(5)
+    inputs.weights["layers.0.attention.value.weight"] *= 1e-4
+    report = examine_whole(build("a head at a time", inputs), inputs)
+    assert report.passed, str(report)
+
+
 def test_where_nothing_of_the_inside_is_seen_that_is_said():
     ours = BertModel(INPUTS.config).eval()
     ours.load_state_dict({name: INPUTS.weights[name] for name in ours.state_dict()})
