@@ -381,13 +381,20 @@ class Walk:
                     return
 
     def end(self) -> None:
-        """What the model returns is the last layer's output, even if it is another one."""
+        """What the model returns is the last layer's output, even if it is another one; and the
+        pooler's, if nothing but its linear layer is known."""
         last = f"layers.{self.inputs.config.num_hidden_layers - 1}.feed_forward_norm"
         results = [i for i, seen in enumerate(self.seen) if seen.result and self.can_be(i, last)]
         if results and not any(self.placed.get(i) == last for i in results):
             if last in self.known:
                 del self.placed[self.source[last]]
             self.guess(results[0], last)
+        if "pooler.dense" in self.known and "pooler" not in self.known:
+            for i, seen in enumerate(self.seen):
+                linear = self.placed.get(i, "pooler.dense") == "pooler.dense"
+                if seen.result and linear and self.can_be(i, "pooler"):
+                    self.guess(i, "pooler")
+                    return
 
     def lost(self) -> list[int]:
         """What the model returns and is still unknown."""

@@ -170,6 +170,17 @@ def test_what_explains_all_that_is_returned_is_named(forward, key):
     assert keys(report) == {key} and not report.diagnosis.beyond, str(report)
 
 
+@pytest.mark.parametrize("activation, where, key", [
+    (lambda x: x, "pooler_dense", "pooler-no-tanh"),
+    (torch.relu, "model.result.pooler_output", "pooler-relu"),
+])
+def test_what_is_returned_for_the_pooler_is_no_step_before_it(activation, where, key):
+    model = build("course", INPUTS)
+    model.tanh = activation
+    report = examine_whole(model, INPUTS, pairs=False)
+    assert report.first.name == where and keys(report) == {key}, str(report)
+
+
 def test_a_norm_that_is_only_a_little_off_is_the_first_difference():
     model = build("course", THREE)
     for module in model.modules():

@@ -93,6 +93,8 @@ class CourseLayer(Base):
 
 
 class Course(Base):
+    tanh = staticmethod(torch.tanh)
+
     def __init__(self, *args):
         super().__init__(*args)
         self.word_embedding = self.table("embeddings.word")
@@ -110,7 +112,7 @@ class Course(Base):
         mask = (1.0 - attention_mask[:, None, None].float()) * -10000.0
         for layer in self.bert_layers:
             x = layer(x, mask)
-        return {"last_hidden_state": x, "pooler_output": torch.tanh(self.pooler_dense(x[:, 0]))}
+        return {"last_hidden_state": x, "pooler_output": self.tanh(self.pooler_dense(x[:, 0]))}
 
 
 # ------------------------------------------------------------------------------- a head at a time
