@@ -29,7 +29,7 @@ from minibert.heads import BertForMaskedLM
 from minibert.io.files import remove
 
 resource = pytest.importorskip("resource", reason="limits of memory, as POSIX systems have them")
-SHARE = int(os.environ.get("MINIBERT_ODD", 120))  # one in so many is tried; 1: all, for an hour
+SHARE = int(os.environ.get("MINIBERT_ODD", 240))  # one in so many is tried; 1: all, for an hour
 SECONDS = 3  # of a processor; an invocation that takes longer is at work, and is stopped
 MEMORY = 6 << 30  # bytes of address space
 
