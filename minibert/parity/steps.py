@@ -247,7 +247,7 @@ EMBEDDINGS: dict[str, Step] = {
     "embeddings.word": lambda s: s.weight("embeddings.word.weight")[s.ids],  # (B, T, H)
     "embeddings.segment": lambda s: s.weight("embeddings.segment.weight")[s.types],
     "embeddings.position": lambda s: (
-        s.weight("embeddings.position.weight")[s["embeddings.position_ids"]]),
+        s.weight("embeddings.position.weight")[s["embeddings.position_ids"].long()]),
     "embeddings.sum": lambda s: (
         s["embeddings.word"] + s["embeddings.segment"] + s["embeddings.position"]),
     "embeddings.norm": lambda s: s.norm("embeddings.norm", s["embeddings.sum"]),

@@ -184,6 +184,13 @@ def test_more_tensors_tell_apart_what_gives_the_same_output():
     assert keys(seen("no-key-bias", "query", "key", "value")) == [{"no-key-bias"}]
 
 
+def test_position_ids_may_be_written_as_floats():
+    wrong = Computation(EXAMPLE, changes=BY_KEY["no-segment"].changes, dtype=torch.float32)
+    names = ["embeddings.position_ids", "embeddings.position", "embeddings.sum"]
+    report = examine("", EXAMPLE, {name: wrong[name].float() for name in names}, pairs=False)
+    assert keys(report.diagnosis) == [{"no-segment"}], str(report)
+
+
 class KeyBiasUnused(Attention):
     def forward(self, hidden, mask):
         query, key, value = (self.split_heads(hidden @ linear.weight.T) for linear in (
