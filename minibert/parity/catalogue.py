@@ -318,7 +318,7 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "position-along-batch": position_ids(along_batch),
     "sinusoidal": {"embeddings.position": lambda s: s.run.cast(sinusoidal_positions(
         s.config.max_position_embeddings, s.config.hidden_size,
-    ))[s["embeddings.position_ids"].long()]},
+    ))[s.positions]},
     "words-scaled": {"embeddings.word": lambda s: s.right * math.sqrt(s.config.hidden_size)},
     "words-of-the-id-before": {"embeddings.word": lambda s: (
         s.weight("embeddings.word.weight")[s.ids - 1])},

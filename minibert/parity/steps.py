@@ -130,6 +130,11 @@ class Here:
         return self.batch["input_ids"]
 
     @property
+    def positions(self) -> Tensor:
+        """The position ids, (T,) or (B, T); in a dump they may be floats."""
+        return self["embeddings.position_ids"].long()
+
+    @property
     def types(self) -> Tensor:
         """The segment of every token, (B, T)."""
         return self.batch.get("token_type_ids", torch.zeros_like(self.ids))
@@ -247,7 +252,7 @@ EMBEDDINGS: dict[str, Step] = {
     "embeddings.word": lambda s: s.weight("embeddings.word.weight")[s.ids],  # (B, T, H)
     "embeddings.segment": lambda s: s.weight("embeddings.segment.weight")[s.types],
     "embeddings.position": lambda s: (
-        s.weight("embeddings.position.weight")[s["embeddings.position_ids"].long()]),
+        s.weight("embeddings.position.weight")[s.positions]),
     "embeddings.sum": lambda s: (
         s["embeddings.word"] + s["embeddings.segment"] + s["embeddings.position"]),
     "embeddings.norm": lambda s: s.norm("embeddings.norm", s["embeddings.sum"]),

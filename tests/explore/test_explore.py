@@ -3,7 +3,6 @@
 import base64
 import copy
 import json
-import os
 import re
 import shutil
 import zlib
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from support.command import run
+from support.sweeps import WHOLE
 from support.tiny import WORDS, build, tiny_config
 
 from minibert.explore.explore import (
@@ -767,12 +767,11 @@ def test_minibert_small_in_a_page(chromium, tmp_path):
     lines = (CHECKOUT / "notebooks/data/intents/train.tsv").read_text(encoding="utf-8").splitlines()
     texts = [*TYPED, *(line.split("\t")[0] for line in lines[1:180]), " ".join(lines[180:220])]
     assert len(texts) == 200
-    whole = os.environ.get("MINIBERT_ODD") == "1"
-    largest = max(difference(chromium, encoder, t) for t in (texts if whole else texts[::20]))
+    largest = max(difference(chromium, encoder, t) for t in (texts if WHOLE else texts[::20]))
     print(f"largest difference: {largest:.1e}")
     assert largest <= 1e-4
     tokenizer = encoder.tokenizer
-    for first in range(0, 0x110000, 0x1000) if whole else (*range(0, 0x33000, 0x1000), 0xE0000):
+    for first in range(0, 0x110000, 0x1000) if WHOLE else (*range(0, 0x33000, 0x1000), 0xE0000):
         characters = [chr(code) for code in range(first, first + 0x1000)]
         characters = [c for c in characters if not 0xD800 <= ord(c) < 0xE000]
         expected = []

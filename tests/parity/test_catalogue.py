@@ -1,6 +1,5 @@
 """The catalogue: each mistake is named when it is planted, none when it is not in there."""
 
-import os
 import random
 import re
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 from support.mutate import EDITS, EQUIVALENT, MODEL_SIDE, edited, survivors
 from support.planted_mistakes import EXAMPLE, KINDS, outcome, possible
+from support.sweeps import WHOLE
 from support.unknown_mistakes import RIGHT, UNKNOWN, Attention
 from torch import nn
 
@@ -91,7 +91,7 @@ def test_every_planted_mistake_is_named_and_none_wrongly(kind, rounding):
     MINIBERT_ODD=1 plants them all in both, which takes minutes.
     """
     mistakes = possible(kind)
-    if os.environ.get("MINIBERT_ODD") != "1":
+    if not WHOLE:
         step = 6 if kind in ("layer", "optimizer") else 2
         mistakes = mistakes[step // 2 * list(BELOW_THE_ROUNDING).index(rounding) :: step]
     found = {m.key: outcome(kind, (m,), rounding, pairs=False)[0] for m in mistakes}

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import pickle
 import random
 import subprocess
@@ -15,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.code_points import CHARACTERS, some_or
+from support.sweeps import WHOLE
 
 from minibert.tokenization import tokenizer as module
 from minibert.tokenization.explain import explain
@@ -352,7 +352,6 @@ SETTINGS = [
     for lower, strip, cjk in product((True, False), (None, True, False), (True, False))
 ]
 SLOW = pytest.mark.slow
-WHOLE = os.environ.get("MINIBERT_ODD") == "1"  # in CI a part
 MANY = 16_700 if WHOLE else 2_000  # texts for each of twelve settings
 
 

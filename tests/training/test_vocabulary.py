@@ -1,10 +1,10 @@
 """A vocabulary learnt from text, beside what the trainer of the tokenizers library learns."""
 
-import os
 import random
 
 import pytest
 from support.command import run as command
+from support.sweeps import WHOLE
 
 from minibert.tokenization.tokenizer import BertTokenizer
 from minibert.training.data.corpus import read_documents, sentences
@@ -156,7 +156,7 @@ def test_text_that_does_not_fit_is_warned_about(tmp_path, capsys):
 @pytest.mark.data
 def test_the_tokens_of_whole_books_are_those_of_the_library(data):
     """8,000 tokens of every fourth book; with MINIBERT_ODD=1 30,000 of all."""
-    every, size = (1, 30_000) if os.environ.get("MINIBERT_ODD") == "1" else (4, 8_000)
+    every, size = (1, 30_000) if WHOLE else (4, 8_000)
     books = sorted((data / "corpus" / "books").glob("*.txt"))[::every]
     if not books:
         pytest.skip("no corpus/books below MINIBERT_DATA")
