@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
 import functools
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -16,7 +18,8 @@ from torch import nn
 
 BATCH_TOKENS = 512  # the most tokens in a batch, padding included
 GPU_BATCH_TOKENS = 32768  # there: a small batch leaves most of a GPU idle
-MIN_BATCH_TOKENS = 256  # fewer are one batch, on all threads: two would fetch all weights twice
+MIN_BATCH_TOKENS = 128  # fewer are one batch, on all threads: two would fetch all weights twice
+MOST_BATCHES = 4  # for each thread, as long as they are not full
 MAX_PADDING = 64  # tokens of padding in a batch: more would cost more than another batch
 
 Item = TypeVar("Item")
@@ -30,6 +33,7 @@ def make_batches(
     size: int | None = None,
     padding: int | None = None,
     order: Iterable[int] | None = None,
+    even: bool = False,
 ) -> list[list[int]]:
     """Cut texts into batches; returns the indices of the texts in each batch.
 
@@ -41,6 +45,7 @@ def make_batches(
         size: the most texts in a batch; None = no limit.
         padding: the most tokens of padding in a batch; None = no limit.
         order: the order in which texts are put into batches; None = the longest first.
+        even: leave a few texts of a full batch to the next, where that saves `round_up` its zeros.
 
     Raises:
         ValueError: a limit that allows no batch.
@@ -60,10 +65,29 @@ def make_batches(
             or (padding is not None and count * longest - real > padding)
         )
         if full or not batches:
-            batches.append([])
-            count, longest, real = 1, lengths[i], lengths[i]
+            batches.append(leave(batches[-1], lengths) if even and batches else [])
+            sizes = [lengths[j] for j in (*batches[-1], i)]
+            count, longest, real = len(sizes), max(sizes), sum(sizes)
         batches[-1].append(i)
     return batches
+
+
+def leave(batch: list[int], lengths: Sequence[int]) -> list[int]:
+    """Take the last texts out of a batch, an eighth at most, for the fewest zeros."""
+    longest = max(lengths[i] for i in batch)
+    some = range(len(batch), len(batch) * 7 // 8, -1)
+    keep = min(some, key=lambda texts: round_up(texts * longest) - texts * longest)
+    left, batch[keep:] = batch[keep:], []
+    return left
+
+
+def round_up(tokens: int) -> int:
+    """How many tokens `PackedLinear` computes for so many: zeros are added, up to a sixteenth.
+
+    oneDNN compiles a program for each number that it meets, and keeps it: for all from 1 to 512
+    that would be a gigabyte.
+    """
+    return tokens + (-tokens % 2 ** (tokens.bit_length() - 5) if tokens > 32 else 0)
 
 
 def as_texts(texts: Iterable[str], *, list_of: bool = True) -> Iterable[str]:
@@ -117,6 +141,25 @@ def side_by_side(work: Callable[[Item], None], items: Sequence[Item], threads: i
         for future in running:
             future.cancel()
         wait(running)
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Have the C library keep what a batch frees for the next one; says whether it will.
+
+    By itself glibc gives the megabytes of every layer back to the system, which then has to clear
+    them page by page when they are asked for again: a sixth of the time of `encode` on a CPU. It is
+    a setting of the whole process, so it is left alone where the environment has set it, or the
+    allocator is another.
+
+    Source: glibc's manual, "Malloc Tunable Parameters" (mallopt).
+    """
+    chosen = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
+    if not sys.platform.startswith("linux") or any(name in os.environ for name in chosen):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    trim, mmap = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    return bool(mallopt and mallopt(mmap, 32 * 2**20) and mallopt(trim, 256 * 2**20))
 
 
 @functools.lru_cache
@@ -189,12 +232,15 @@ class InBatches:
         threads = torch.get_num_threads() if cpu else 1
         if batch_tokens is None:
             batch_tokens = BATCH_TOKENS if cpu else GPU_BATCH_TOKENS
-        if threads > 1 and batch_size is None:  # at least four batches a thread, so that all end
-            share = sum(lengths) // (4 * threads)  # at about the same time
-            batch_tokens = min(batch_tokens, max(share, MIN_BATCH_TOKENS))
         padding = MAX_PADDING if cpu else max(MAX_PADDING, batch_tokens // 16)
         padding = 0 if self.engine == "int8" else padding  # see `SentenceEncoder.hidden_states`
-        batches = make_batches(lengths, tokens=batch_tokens, size=batch_size, padding=padding)
+        cut = functools.partial(make_batches, lengths, size=batch_size, padding=padding, even=cpu)
+        batches, total = cut(tokens=batch_tokens), sum(lengths)
+        each = min(total // (MIN_BATCH_TOKENS * threads), MOST_BATCHES)  # batches for a thread
+        if threads > 1 and each and batch_size is None:  # of like size, so that all end together
+            shares = range(total // (each * threads), batch_tokens, 16)
+            cuts = (cut(tokens=share) for share in shares)
+            batches = next((some for some in cuts if len(some) <= each * threads), batches)
         return sorted(batches, key=lambda batch: -len(batch) * lengths[batch[0]])
 
     def run(
@@ -208,7 +254,10 @@ class InBatches:
                     work(item)
                 advance(len(item[1]))
 
-            threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+            threads = 1
+            if self.device.type == "cpu":
+                threads = torch.get_num_threads()
+                keep_freed_memory()
             side_by_side(step, items, threads)
 
     def in_eval(self) -> InBatches:

@@ -2,6 +2,9 @@
 
 import asyncio
 import multiprocessing
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +14,7 @@ import torch
 from support.tiny import words
 
 from minibert import SentenceEncoder
-from minibert.batching import side_by_side
+from minibert.batching import keep_freed_memory, side_by_side
 
 TEXTS = [*words(3, 80), "a b c"]
 
@@ -127,3 +130,30 @@ def test_other_processes(model, two_threads, method):
     assert np.array_equal(queue.get(timeout=120), expected)
     child.join(60)
     assert child.exitcode == 0
+
+
+@pytest.mark.skipif(not keep_freed_memory(), reason="freed memory is kept with glibc alone")
+def test_freed_memory_is_kept_for_the_next_batch():
+    """The system clears each page once, not in every batch; unless the environment says how."""
+    code = """
+import resource, torch
+from minibert import SentenceEncoder
+from minibert.batching import keep_freed_memory
+torch.set_num_threads(2)
+encoder = SentenceEncoder.from_pretrained()
+texts = ["the river and the bank " * (i % 4 + 1) for i in range(300)]
+pages = [encoder.encode(texts) is None or resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+         for _ in range(3)]
+print(keep_freed_memory(), pages[2] - pages[1])"""
+
+    def child(**variables):
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+            env={**os.environ, **variables},
+        )  # fmt: skip
+        kept, faults = done.stdout.split()
+        return kept, int(faults)
+
+    kept, few = child()
+    left, many = child(MALLOC_TRIM_THRESHOLD_="131072")
+    assert (kept, left) == ("True", "False") and 10 * few < many

@@ -12,7 +12,7 @@ import pytest
 import torch
 from support.tiny import WORDS, build, tiny_config, words
 
-from minibert.batching import make_batches
+from minibert.batching import make_batches, round_up
 from minibert.io.checkpoint import read_safetensors
 from minibert.model import BertModel
 from minibert.pretrained import round_to_half
@@ -48,7 +48,7 @@ def test_a_stream_is_encoded_chunk_by_chunk(tiny):
 
 
 def test_every_thread_gets_a_share_of_few_texts(tiny, monkeypatch):
-    """4,000 tokens and two threads: eight batches; what is small already stays one."""
+    """Batches of like size, as many for each thread, and a rest; what is small stays one."""
     sizes = []
     encode_batch = tiny.encode_batch
     monkeypatch.setattr(
@@ -58,7 +58,8 @@ def test_every_thread_gets_a_share_of_few_texts(tiny, monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     tiny.encode(["a b c d e f g h"] * 400)  # 10 tokens each
     tiny.encode(["a b c d e f g h"] * 25)
-    assert sizes == [50] * 8 + [25]
+    tiny.encode(["a b c d e f g h"] * 27)  # not 25 and 2
+    assert sizes == [48] * 8 + [16] + [25] + [15, 12]
 
 
 def test_batches_hold_every_limit_and_lose_nobody():
@@ -75,6 +76,21 @@ def test_batches_hold_every_limit_and_lose_nobody():
     for wrong in ({"tokens": 0}, {"size": 0}, {"padding": -1}):
         with pytest.raises(ValueError, match="in a batch must be at least"):
             make_batches(lengths, **wrong)
+
+
+def test_full_batches_need_few_rows_of_zeros():
+    """What a batch leaves goes to the next: an eighth of it at most, and nobody is lost."""
+    draw = random.Random(1)
+    lengths = [draw.choice((11, 13, 30)) for _ in range(400)]
+
+    def zeros(batches):
+        areas = [len(batch) * max(lengths[i] for i in batch) for batch in batches[:-1]]
+        assert all(512 * 7 / 8 - 30 < area <= 512 for area in areas)
+        return sum(round_up(area) - area for area in areas)
+
+    batches = make_batches(lengths, tokens=512, even=True)
+    assert sorted(itertools.chain(*batches)) == list(range(400))
+    assert 4 * zeros(batches) < zeros(make_batches(lengths, tokens=512))
 
 
 def test_no_mask_where_there_is_no_padding(tiny, monkeypatch):

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from minibert.batching import round_up
+
 # With AVX-512 the second copy is faster for any number of tokens; with AVX2 alone, for few.
 AVX512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 MOST_TOKENS = 1_000_000_000 if AVX512 else 64
@@ -66,11 +68,9 @@ class PackedLinear(nn.Linear):
             self.layout = ((weight, state), packed)
         if packed is None:
             return F.linear(x, weight, bias)
-        # oneDNN compiles a program for each n that it meets, and keeps it: for all from 1 to 512
-        # that would be a gigabyte. Rows of zeros at the end keep the sizes few.
-        extra = -n % 2 ** (n.bit_length() - 5) if n > 32 else 0
-        if extra:
-            tokens = F.pad(x.flatten(0, -2), (0, 0, 0, extra))  # (n + extra, in)
+        if extra := round_up(n) - n:
+            zeros = x.new_zeros(extra, self.in_features)
+            tokens = torch.cat((x.flatten(0, -2), zeros))  # (n + extra, in)
             y = torch.ops.mkldnn._linear_pointwise(tokens, packed, bias, "none", [], "")
             return y[:n].view(*x.shape[:-1], -1)
         return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
