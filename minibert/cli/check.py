@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 from minibert.cli.common import (
@@ -232,10 +233,11 @@ def bench(args: argparse.Namespace) -> Result:
       minibert bench --data my-texts.txt --no-start     your own texts, one per line
       minibert bench --train --profile                  where a training step spends its time
 
-    All contestants run in every round, one after the other, and a ratio is the median over the
-    rounds, so it holds on a machine that is busy with other things, too. "float32 : it" says how
-    many times as fast minibert is. Beside minibert runs whatever is installed of
-    sentence-transformers, transformers, onnxruntime (with onnx), openvino and ctranslate2.
+    All contestants run in every round, one after the other, each in a process of its own, and a
+    ratio is the median over the rounds, so it holds on a machine that is busy with other things,
+    too. "float32 : it" says how many times as fast minibert is. Beside minibert runs whatever is
+    installed of sentence-transformers, transformers, onnxruntime (with onnx), openvino and
+    ctranslate2.
     """
     from minibert.io.files import write_text
     from minibert.speed import bench as measure
@@ -247,6 +249,8 @@ def bench(args: argparse.Namespace) -> Result:
         value = measure.bench_training(
             args.model, steps, batch=16, rounds=args.rounds, profile=args.profile
         )
+        for step in steps.values():
+            step.end()
     else:
         value = measure.bench(
             args.model, data=args.data, number=args.number, threads=args.threads,
@@ -261,32 +265,38 @@ def training_steps(name: str, peers: bool) -> dict:
     """A training step on 16 pairs of short texts: ours, and that of a plain transformers loop."""
     import importlib.util
 
-    from minibert.io.directory import open_directory
-    from minibert.model import BertModel
-    from minibert.speed.bench import texts
+    from minibert.config import BertConfig
+    from minibert.io.hub import locate
+    from minibert.speed.bench import Apart, texts
     from minibert.speed.peers import plain_training
+    from minibert.tokenization.tokenizer import BertTokenizer
+
+    directory = locate(name)
+    longest = min(64, BertConfig.from_pretrained(directory).max_position_embeddings)
+    drawn = texts(BertTokenizer.from_pretrained(directory), None, 32, longest)["short"]
+    data = list(zip(drawn[:16], drawn[16:], strict=True)), [i % 6 / 5 for i in range(16)]
+    steps = {"minibert": Apart(training_step, directory, *data)}
+    if peers and importlib.util.find_spec("transformers"):
+        steps["transformers"] = Apart(plain_training, directory, *data)
+    return steps
+
+
+def training_step(directory: Path, pairs: list, scores: list) -> Callable[[], object]:
+    """What `finetune` does with a batch of pairs of texts and their similarities."""
+    from minibert.model import BertModel
     from minibert.tokenization.tokenizer import BertTokenizer
     from minibert.training.data import Example
     from minibert.training.loop import Step, loop
     from minibert.training.optim import make_optimizer, parameter_groups
     from minibert.training.tasks import Similarity
 
-    directory = open_directory(name)
     model = BertModel.from_pretrained(directory)
     longest = min(64, model.config.max_position_embeddings)
     task = Similarity(BertTokenizer.from_pretrained(directory), max_length=longest)
-    drawn = texts(task.tokenizer, None, 32, longest)["short"]
-    pairs, scores = list(zip(drawn[:16], drawn[16:], strict=True)), [i % 6 / 5 for i in range(16)]
     features = task.encode([
         Example({"text": text, "pair": pair, "score": score}, "drawn")
         for (text, pair), score in zip(pairs, scores, strict=True)
     ])
+    batches, step = [task.collate(features)], Step(weight=task.weight)
     optimizer = make_optimizer("adamw", parameter_groups(model, 1e-6))
-
-    def ours() -> None:
-        loop(model, [task.collate(features)], task.loss, optimizer, step=Step(weight=task.weight))
-
-    steps = {"minibert": ours}
-    if peers and importlib.util.find_spec("transformers"):
-        steps["transformers"] = plain_training(directory, pairs, scores)
-    return steps
+    return lambda: loop(model, batches, task.loss, optimizer, step=step)

@@ -1,15 +1,18 @@
 """How fast is it here? minibert beside whatever else is installed, on this machine.
 
 Machines drift: another program runs, the processor slows down. So all take part in every round, one
-after the other, and a ratio is the median of the ratios inside the rounds. In the same rounds the
-machine's matrix rate is measured, the roofline of everything that is built of matrix products.
+after the other, each in a process of its own, and a ratio is the median of the ratios inside the
+rounds. In the same rounds the machine's matrix rate is measured, the roofline of everything that is
+built of matrix products.
 
 The others are in `peers`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import multiprocessing
 import os
 import platform
 import random
@@ -20,9 +23,10 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,7 +35,7 @@ from minibert.io.hub import OFFICIAL_MODEL, locate
 from minibert.sentence_encoder import SentenceEncoder
 from minibert.speed import int8
 from minibert.speed.packed import PackedLinear, available
-from minibert.speed.peers import PEERS, Encode
+from minibert.speed.peers import PEERS, minibert
 from minibert.tokenization.tokenizer import BertTokenizer
 
 ENGINES = {"minibert": "float32", "minibert textbook": "textbook", "minibert int8": "int8"}
@@ -88,6 +92,8 @@ def bench(
                 rates = result["matrix_gflops"]
                 result["encode"][kind] = race(contestants, sample, rounds, encoder, rates)
             result["start"] = cold_start(directory, rounds, peers) if start else {}
+            for contestant in contestants.values():
+                contestant.end()
     finally:
         torch.set_num_threads(before)
     return result
@@ -125,17 +131,70 @@ def texts(tokenizer: BertTokenizer, data: str | None, number: int, longest: int)
 # ------------------------------------------------------------------------------- who takes part
 
 
+class Apart:
+    """A call that is measured in a process of its own, where ``make(*args)`` makes it.
+
+    In one process all would pay for each: once two libraries have started more threads than there
+    are cores, waiting threads sleep, and waking them takes longer than a small product; and how
+    freed memory is kept (`batching.keep_freed_memory`) is a setting for all.
+
+    Raises:
+        Exception: whatever ``make`` raised there.
+    """
+
+    def __init__(self, make: Callable, *args: object) -> None:
+        self.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        self.pool.submit(begin, torch.get_num_threads(), make, args).result()
+
+    def run(self, function: Callable, *args: object) -> Any:
+        """``function(call, *args)``, there."""
+        return self.pool.submit(apply, function, args).result()
+
+    def __call__(self, repeats: int, *args: object) -> float:
+        """Seconds that the call takes, the mean of some."""
+        return self.run(timed, repeats, *args)
+
+    def end(self) -> None:
+        """End the process."""
+        self.pool.shutdown()
+
+
+call: Callable  # in the process of a contestant: what is measured
+
+
+def begin(threads: int, make: Callable, args: Sequence) -> None:
+    """In the process of a contestant: get ready, without a word about it."""
+    global call
+    torch.set_num_threads(threads)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        warnings.simplefilter("ignore")
+        call = make(*args)
+
+
+def apply(function: Callable, args: Sequence) -> object:
+    """In the process of a contestant."""
+    return function(call, *args)
+
+
+def timed(call: Callable, repeats: int, *args: object) -> float:
+    """Seconds of a call, the mean of some."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call(*args)
+    return (time.perf_counter() - start) / repeats
+
+
 def gather(
     directory: Path, room: Path, peers: bool, say: Callable[[str], None]
-) -> tuple[dict[str, Encode], dict[str, str]]:
+) -> tuple[dict[str, Apart], dict[str, str]]:
     """Everyone who can take part, and why the others cannot."""
     missing = {
         "minibert textbook": None if available() else "minibert is that: torch has no oneDNN here",
         "minibert int8": int8.unsupported(),
     }
     missing = {who: reason for who, reason in missing.items() if reason}
-    found: dict[str, Encode] = {
-        who: SentenceEncoder.from_pretrained(directory, device="cpu", engine=engine).encode
+    found = {
+        who: Apart(minibert, directory, engine)
         for who, engine in ENGINES.items()
         if who not in missing
     }
@@ -146,11 +205,9 @@ def gather(
             continue
         say(f"getting {name} ready")
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                encode = make(directory, room)
-                encode(["a", "b c"])
-            found[name] = encode
+            contestant = Apart(make, directory, room)
+            contestant(1, ["a", "b c"])
+            found[name] = contestant
         except Exception as error:  # whatever goes wrong in another package is not our end
             missing[name] = f"{type(error).__name__}: {str(error)[:100]}"
     return found, missing
@@ -160,24 +217,22 @@ def gather(
 
 
 def alternate(
-    calls: dict[str, Callable[[], object]],
+    contestants: dict[str, Callable[..., float]],
     rounds: int,
-    repeats: int = 1,
+    repeats: int,
+    *args: object,
     after: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Seconds of each call, all in turn in every round, so that none has the quieter machine.
+    """Seconds of each, all in turn in every round, so that none has the quieter machine.
 
     ``after`` is called at the end of every round.
     """
-    for call in calls.values():
-        call()  # the first time is always slower
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for contestant in contestants.values():
+        contestant(1, *args)  # the first time is always slower
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
-        for name, call in calls.items():
-            begin = time.perf_counter()
-            for _ in range(repeats):
-                call()
-            seconds[name].append((time.perf_counter() - begin) / repeats)
+        for name, contestant in contestants.items():
+            seconds[name].append(contestant(repeats, *args))
         after()
     return seconds
 
@@ -188,16 +243,17 @@ def median_ratio(others: list[float], ours: list[float]) -> float:
 
 
 def race(
-    contestants: dict[str, Encode], sample: list[str], rounds: int, encoder: SentenceEncoder,
-    rates: list[float],
+    contestants: dict[str, Callable[..., float]], sample: list[str], rounds: int,
+    encoder: SentenceEncoder, rates: list[float],
 ) -> dict:
     """Let all encode the texts in every round; the matrix rates of the rounds go to ``rates``."""
     repeats = 20 if len(sample) == 1 else 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # texts cut off: `encode` will say so
         lengths = [len(row) for row in encoder.tokenize(sample)[0]]
-    calls = {name: partial(encode, sample) for name, encode in contestants.items()}
-    seconds = alternate(calls, rounds, repeats, lambda: rates.append(matrix_rate()))
+    seconds = alternate(
+        contestants, rounds, repeats, sample, after=lambda: rates.append(matrix_rate())
+    )
     work = sum(operations(encoder.model.config, length) for length in lengths) / 1e9
     least = [work / rate for rate in rates[-rounds:]]  # seconds, were it matrix products alone
     ours = [name for name in OURS if name in seconds]
@@ -281,7 +337,7 @@ def whole_process(command: Sequence[str]) -> tuple[float, float, int]:
 
 def bench_training(
     name: str,
-    steps: dict[str, Callable[[], object]],
+    steps: dict[str, Apart],
     *,
     batch: int,
     rounds: int = 5,
@@ -310,16 +366,21 @@ def bench_training(
     }
     result = {"machine": machine(), "model": name, "batch": batch, "training": rows}
     if profile:
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as record:
-            for _ in range(repeats):
-                steps["minibert"]()
-        events = sorted(record.key_averages(), key=lambda event: -event.self_cpu_time_total)
-        total = sum(event.self_cpu_time_total for event in events)
-        result["profile"] = [
-            {"operation": e.key, "share": e.self_cpu_time_total / total, "calls": e.count / repeats}
-            for e in events[:15]
-        ]
+        result["profile"] = steps["minibert"].run(profiled, repeats)
     return result
+
+
+def profiled(call: Callable, repeats: int) -> list[dict]:
+    """The operations that take the most time in a call."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as record:
+        for _ in range(repeats):
+            call()
+    events = sorted(record.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    return [
+        {"operation": e.key, "share": e.self_cpu_time_total / total, "calls": e.count / repeats}
+        for e in events[:15]
+    ]
 
 
 # ---------------------------------------------------------------------------------- the reports

@@ -7,6 +7,7 @@ and weights. Those without a way of their own to encode texts get our tokenizer 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,11 @@ def mean(hidden, mask):
     """The mean of the states of the real tokens. Shapes: (B, T, H), (B, T) → (B, H)."""
     mask = mask[..., None]
     return (hidden * mask).sum(1) / mask.sum(1)
+
+
+def minibert(directory: Path, engine: str) -> Encode:
+    """One of our own engines."""
+    return SentenceEncoder.from_pretrained(directory, device="cpu", engine=engine).encode
 
 
 def sentence_transformers(directory: Path, room: Path) -> Encode:
@@ -89,12 +95,13 @@ class States(torch.nn.Module):
         return self.model(input_ids=ids, attention_mask=mask).last_hidden_state
 
 
-def onnxruntime(directory: Path, room: Path) -> Encode:
+def onnxruntime(directory: Path, room: Path, int8: bool = False) -> Encode:
     """A session with an ONNX file, to which onnxruntime's own rules for BERT are applied.
 
     Of transformers' model: its operations are the ones that those rules know and fuse.
     """
     import onnxruntime as ort
+    from onnxruntime.quantization import quantize_dynamic
     from onnxruntime.transformers.optimizer import optimize_model
     from transformers import AutoModel
 
@@ -109,6 +116,8 @@ def onnxruntime(directory: Path, room: Path) -> Encode:
     heads, hidden = model.config.num_attention_heads, model.config.hidden_size
     better = optimize_model(path, "bert", num_heads=heads, hidden_size=hidden)
     better.save_model_to_file(path)
+    if int8:
+        quantize_dynamic(path, path := str(room / "model.int8.onnx"), per_channel=True)
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -129,13 +138,13 @@ def openvino(directory: Path, room: Path) -> Encode:
     return sorted_batches(directory, lambda ids, mask: compiled([ids, mask])[0])
 
 
-def ctranslate2(directory: Path, room: Path) -> Encode:
+def ctranslate2(directory: Path, room: Path, dtype: str = "float32") -> Encode:
     """An encoder of CTranslate2, converted from the transformers model."""
     import ctranslate2 as ct2
 
-    out = str(room / "ctranslate2")
+    out = str(room / f"ctranslate2 {dtype}")
     ct2.converters.TransformersConverter(str(directory)).convert(out)
-    encoder = ct2.Encoder(out, compute_type="float32", intra_threads=torch.get_num_threads())
+    encoder = ct2.Encoder(out, compute_type=dtype, intra_threads=torch.get_num_threads())
 
     def forward(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         lengths = ct2.StorageView.from_array(mask.sum(1).astype(np.int32))
@@ -151,6 +160,8 @@ PEERS = {
     "onnxruntime": (onnxruntime, ["onnxruntime", "onnx", "transformers"]),
     "openvino": (openvino, ["openvino"]),
     "ctranslate2": (ctranslate2, ["ctranslate2", "transformers"]),
+    "onnxruntime int8": (partial(onnxruntime, int8=True), ["onnxruntime", "onnx", "transformers"]),
+    "ctranslate2 int8": (partial(ctranslate2, dtype="int8"), ["ctranslate2", "transformers"]),
 }
 
 

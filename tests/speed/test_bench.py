@@ -1,7 +1,9 @@
 """`minibert bench`: every figure is there, and says what it says; nothing here is timed."""
 
 import json
+import os
 import sys
+import time
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -50,11 +52,10 @@ def test_json_has_all_that_was_measured(capsys, model, tmp_path):
     assert "short: 5 texts" in table and "of the machine's matrix rate" in table
 
 
-def test_ratios_are_medians_inside_the_rounds(model, monkeypatch):
+def test_ratios_are_medians_inside_the_rounds(model):
     """Theirs takes 3, 1, 8 seconds and ours 1, 1, 2: the ratios 3, 1, 4 have the median 3."""
-    clock = iter(np.cumsum([0, 1, 0, 3, 0, 1, 0, 1, 0, 2, 0, 8]).tolist())
-    monkeypatch.setattr(bench.time, "perf_counter", clock.__next__)
-    both = {"minibert": lambda texts: None, "other": lambda texts: None}
+    both = {"minibert": iter([9, 1, 1, 2]), "other": iter([9, 3, 1, 8])}  # the first is no round
+    both = {name: lambda *_, took=took: next(took) for name, took in both.items()}
     race = bench.race(both, ["good", "bad"], 3, SentenceEncoder.from_pretrained(model), [])
     assert race["contestants"]["other"]["minibert : this"] == 3
     assert race["contestants"]["minibert"]["texts_per_s"] == 2
@@ -105,16 +106,37 @@ def test_cold_start(model):
     assert bench.cold_start(model / "nothing", 1, peers=False)["minibert similarity a b"]["failed"]
 
 
-def test_who_is_missing_is_said(model, tmp_path, monkeypatch):
-    def broken(directory, room):
-        raise RuntimeError("not today")
+def broken(directory, room):
+    raise RuntimeError("not today")
 
+
+def sleeper(seconds):
+    return lambda: time.sleep(seconds)
+
+
+def test_each_is_measured_in_a_process_of_its_own():
+    """With its threads there; what goes wrong there is raised here."""
+    contestant = bench.Apart(sleeper, 0.01)
+    here = (os.getpid(), torch.get_num_threads())
+    there = contestant.run(process_and_threads)
+    assert contestant(3) >= 0.01 and there[0] != here[0] and there[1] == here[1]
+    contestant.end()
+    with pytest.raises(RuntimeError, match="not today"):
+        bench.Apart(broken, 1, 2)
+
+
+def process_and_threads(call):
+    return os.getpid(), torch.get_num_threads()
+
+
+def test_who_is_missing_is_said(model, tmp_path, monkeypatch):
     monkeypatch.setattr(int8, "unsupported", lambda: "no such instructions")
     monkeypatch.setattr(bench, "available", lambda: False)
     monkeypatch.setattr(
         bench, "PEERS", {"one": (broken, []), "other": (broken, ["no_such_package"])}
     )
     found, missing = bench.gather(model, tmp_path, True, lambda line: None)
+    found["minibert"].end()
     assert set(found) == {"minibert"}
     assert missing == {
         "minibert textbook": "minibert is that: torch has no oneDNN here",
