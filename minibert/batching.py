@@ -219,7 +219,7 @@ class InBatches:
 
     @property
     def engine(self) -> str:
-        """What was swapped in: "packed", "int8" or "sdpa"; "textbook" where nothing was."""
+        """What was swapped in: "packed", "bf16", "int8", "sdpa"; "textbook" where nothing was."""
         engines = (getattr(type(part), "engine", None) for part in self.model.modules())
         return next(filter(None, engines), "textbook")
 

@@ -131,10 +131,11 @@ def encoding_options(parser: argparse.ArgumentParser) -> None:
     """The options of all commands that encode texts."""
     add_model(parser)
     parser.add_argument(
-        "--engine", choices=("packed", "textbook", "int8", "sdpa"),
+        "--engine", choices=("packed", "textbook", "bf16", "int8", "sdpa"),
         help="how the model computes: packed (the default on a CPU) is fast; textbook is plain "
-        "PyTorch, bit for bit the reference; int8 is about twice as fast as packed on a CPU with "
-        "VNNI, and its vectors differ a little; sdpa is torch's fused attention, for a GPU",
+        "PyTorch, bit for bit the reference; bf16 and int8 are nearly twice as fast as packed on a "
+        "CPU with instructions for them, and their vectors differ a little, those of int8 more; "
+        "sdpa is torch's fused attention, for a GPU",
     )  # fmt: skip
     parser.add_argument("--precision", choices=("float32", "int8"), help="int8: --engine int8")
     parser.add_argument(

@@ -34,11 +34,14 @@ from minibert.io.files import read_lines
 from minibert.io.hub import OFFICIAL_MODEL, locate
 from minibert.sentence_encoder import SentenceEncoder
 from minibert.speed import int8
-from minibert.speed.packed import PackedLinear, available
+from minibert.speed.packed import PackedLinear, available, no_bfloat16
 from minibert.speed.peers import PEERS, minibert
 from minibert.tokenization.tokenizer import BertTokenizer
 
-ENGINES = {"minibert": "float32", "minibert textbook": "textbook", "minibert int8": "int8"}
+ENGINES = {
+    "minibert": "float32", "minibert textbook": "textbook", "minibert bf16": "bf16",
+    "minibert int8": "int8",
+}  # fmt: skip
 OURS = ("minibert", "minibert int8")  # which all are compared with
 # Runs a command; prints seconds, peak memory, exit status. A small process of its own, because
 # Linux counts into a child's peak the size of the process that started it.
@@ -190,6 +193,7 @@ def gather(
     """Everyone who can take part, and why the others cannot."""
     missing = {
         "minibert textbook": None if available() else "minibert is that: torch has no oneDNN here",
+        "minibert bf16": no_bfloat16(),
         "minibert int8": int8.unsupported(),
     }
     missing = {who: reason for who, reason in missing.items() if reason}

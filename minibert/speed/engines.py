@@ -10,8 +10,8 @@ from minibert.io.directory import ModelDirectory
 from minibert.model import BertModel
 from minibert.speed import int8, packed, sdpa
 
-ENGINES = ("packed", "textbook", "int8", "sdpa")
-ON_CPU = ("packed", "int8")  # and in float32
+ENGINES = ("packed", "textbook", "bf16", "int8", "sdpa")
+ON_CPU = ("packed", "bf16", "int8")  # and in float32
 
 
 def load_model(
@@ -21,9 +21,9 @@ def load_model(
 
     Args:
         engine: one of `ENGINES`; "float32": packed on a CPU, textbook elsewhere; None: int8 where
-            the directory was saved so, else as "float32". Where int8 would be slow a warning says
-            why, and the model is float32. sdpa has to be asked for: with it another attention runs
-            than the one that is read.
+            the directory was saved so, else as "float32". Where int8 or bf16 would be slow a
+            warning says why, and the model is float32. sdpa has to be asked for: with it another
+            attention runs than the one that is read.
 
     Raises:
         ValueError: an unknown engine, or one that is not for this device or dtype.
@@ -39,13 +39,16 @@ def load_model(
         raise ValueError(f'engine "{engine}" needs a CPU and float32, not {device} and {dtype}')
     if engine == "packed" and best != "packed":
         raise ValueError('engine "packed" needs oneDNN, which this torch lacks; "textbook" works')
-    if engine == "int8" and (reason := int8.unsupported()):
-        warnings.warn(f"{reason}: the model computes in float32, not int8", stacklevel=3)
+    slow = {"int8": int8.unsupported, "bf16": packed.no_bfloat16}
+    if engine in slow and (reason := slow[engine]()):
+        warnings.warn(f"{reason}: the model computes in float32, not {engine}", stacklevel=3)
         engine = best
     model = int8.load(home) if saved else BertModel.from_pretrained(home, dtype=dtype)
     if engine == "int8":
         return model if saved else int8.quantize(model)
     model = (int8.dequantize(model) if saved else model).to(device, dtype)
+    if engine == "bf16":
+        return packed.pack(model.to(torch.bfloat16), packed.BFloat16Linear)
     if engine == "sdpa":
         return sdpa.fuse(model)
     return packed.pack(model) if engine == "packed" else model

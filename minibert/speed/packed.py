@@ -4,6 +4,9 @@ A product of matrices first lays the weights out in blocks that suit the process
 For the few tokens of one short text that is half of the time. `PackedLinear` does it once, and
 again when the weight has changed. It takes the place of ``nn.Linear``; the model around it stays
 the one that you read. The sums are added in another order, so the numbers differ by about 3e-7.
+
+`BFloat16Linear` is the same in bfloat16: half of the bytes, and a quarter of the time for a product
+where the processor has instructions for it, but three digits only.
 """
 
 from __future__ import annotations
@@ -35,16 +38,16 @@ class PackedLinear(nn.Linear):
     """``nn.Linear`` with a second copy of its weight, laid out for the processor.
 
     ``weight`` and ``bias`` are those of the layer it stands for: it is trained, saved and moved
-    like that one. The copy serves where no gradient is wanted, in float32 on a CPU; everywhere else
-    this *is* ``nn.Linear``. It is made anew when ``weight`` is another tensor or has changed, by
-    torch's own count of changes, and after an optimizer step. As with autograd, changes behind
+    like that one. The copy serves where no gradient is wanted, in ``dtype`` on a CPU; everywhere
+    else this *is* ``nn.Linear``. It is made anew when ``weight`` is another tensor or has changed,
+    by torch's own count of changes, and after an optimizer step. As with autograd, changes behind
     torch's back do not count: use ``with torch.no_grad(): weight.mul_(2)``, not
     ``weight.data.mul_(2)``.
 
     Shapes: (..., in) → (..., out).
     """
 
-    engine = "packed"
+    engine, dtype = "packed", torch.float32
 
     def __init__(self, linear: nn.Linear) -> None:
         nn.Module.__init__(self)  # not nn.Linear's: the parameters are there
@@ -56,7 +59,7 @@ class PackedLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """``x Wᵀ + b``."""
         weight, bias = self._parameters["weight"], self._parameters["bias"]
-        if torch.is_grad_enabled() or type(x) is not Tensor or x.dtype != torch.float32:
+        if torch.is_grad_enabled() or type(x) is not Tensor or x.dtype != self.dtype:
             return F.linear(x, weight, bias)
         n = x.numel() // self.in_features  # tokens
         if n > MOST_TOKENS or weight.is_inference() or torch.is_autocast_enabled("cpu"):
@@ -64,7 +67,7 @@ class PackedLinear(nn.Linear):
         known, packed = self.layout
         state = (weight._version, weight.data_ptr(), weight.dtype, steps)
         if known is None or known[0] is not weight or known[1] != state:
-            packed = lay_out(weight)
+            packed = lay_out(weight, self.dtype)
             self.layout = ((weight, state), packed)
         if packed is None:
             return F.linear(x, weight, bias)
@@ -80,9 +83,15 @@ class PackedLinear(nn.Linear):
         return {**self.__dict__, "layout": (None, None)}
 
 
-def lay_out(weight: Tensor) -> Tensor | None:
+class BFloat16Linear(PackedLinear):
+    """`PackedLinear` for a model in bfloat16."""
+
+    engine, dtype = "bf16", torch.bfloat16
+
+
+def lay_out(weight: Tensor, dtype: torch.dtype) -> Tensor | None:
     """The weight in oneDNN's blocks, or None where oneDNN does not take it."""
-    if weight.dtype != torch.float32 or weight.device.type != "cpu":
+    if weight.dtype != dtype or weight.device.type != "cpu":
         return None
     # The best blocks depend a little on how many tokens come at once: some hundreds, in `encode`.
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), 512)
@@ -96,10 +105,18 @@ def available() -> bool:
     )
 
 
-def pack(model: nn.Module) -> nn.Module:
+def no_bfloat16() -> str | None:
+    """Why bfloat16 does not pay on this machine, or None where it does."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    if any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16")):
+        return None if available() else "this torch has no oneDNN"
+    return "this processor has no instructions for products of bfloat16"
+
+
+def pack(model: nn.Module, kind: type[PackedLinear] = PackedLinear) -> nn.Module:
     """Swap every ``nn.Linear`` of a model for a `PackedLinear`, in place; returns the model."""
     for module in list(model.modules()):
         for name, part in module.named_children():
             if type(part) is nn.Linear:
-                setattr(module, name, PackedLinear(part))
+                setattr(module, name, kind(part))
     return model

@@ -29,6 +29,7 @@ def a_quick_machine(monkeypatch):
     monkeypatch.setattr(bench, "matrix_rate", lambda: 1.0)
     monkeypatch.setattr(int8, "unsupported", lambda: None)
     monkeypatch.setattr(bench, "available", lambda: True)
+    monkeypatch.setattr(bench, "no_bfloat16", lambda: "slow here")
 
 
 def test_json_has_all_that_was_measured(capsys, model, tmp_path):
@@ -140,6 +141,7 @@ def test_who_is_missing_is_said(model, tmp_path, monkeypatch):
     assert set(found) == {"minibert"}
     assert missing == {
         "minibert textbook": "minibert is that: torch has no oneDNN here",
+        "minibert bf16": "slow here",
         "minibert int8": "no such instructions",
         "one": "RuntimeError: not today",
         "other": "needs no_such_package, not installed",
