@@ -231,10 +231,10 @@ class Judge:
         self.cache: dict = {}  # converted weights
         self.runs: dict[tuple[str, torch.dtype], Computation] = {}
         self.screens: dict[str, float] = {}
-        self.converted: dict[tuple[str, torch.dtype], Tensor] = {}
         self.right = self.run({}, {}, torch.float64)
         self.own = [name for name in self.names if name not in given]
-        self.given = {} if self.rounded else self.mine  # what predictions start from
+        # What predictions start from, converted once to the precision of most of them.
+        self.given = {} if self.rounded else self.run(self.mine, {}, torch.float64).values
         self.verdicts: dict[str, str] = {}  # where rounded, of those up to the first fault
         for name in self.names:
             self.verdicts[name] = self.verdict(name)
@@ -250,19 +250,11 @@ class Judge:
         """A computation over these inputs."""
         return Computation(self.inputs, known, changes, dtype, self.cache)
 
-    def known_before(self, name: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    def known_before(self, name: str) -> dict[str, Tensor]:
         """What a tensor is predicted from."""
         if self.rounded and name.startswith("steps."):
             return {}  # a fault may hide below the rounding in earlier steps
-        return {n: self.given_in(dtype, n) for n in self.given if self.order[n] < self.order[name]}
-
-    def given_in(self, dtype: torch.dtype, name: str) -> Tensor:
-        """A tensor that predictions start from, in a precision; converted once."""
-        if (name, dtype) not in self.converted:
-            value = self.given[name]
-            self.converted[name, dtype] = value.to(
-                dtype if value.is_floating_point() else value.dtype)
-        return self.converted[name, dtype]
+        return {n: value for n, value in self.given.items() if self.order[n] < self.order[name]}
 
     def predict(self, name: str, changes: Mapping, dtype=torch.float64) -> Tensor:
         """What should have come under this name, with some steps done differently."""
@@ -272,12 +264,12 @@ class Judge:
         if len(unchanged) == len(right.computed):
             return right[name]
         before = {n: right.values[n] for n in unchanged}
-        return self.run(self.known_before(name, dtype) | before, changes, dtype)[name]
+        return self.run(self.known_before(name) | before, changes, dtype)[name]
 
     def right_run(self, name: str, dtype: torch.dtype) -> Computation:
         """The right computation of a tensor from what is known before it."""
         if (name, dtype) not in self.runs:
-            self.runs[name, dtype] = self.run(self.known_before(name, dtype), {}, dtype)
+            self.runs[name, dtype] = self.run(self.known_before(name), {}, dtype)
             self.runs[name, dtype][name]
         return self.runs[name, dtype]
 

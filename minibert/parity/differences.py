@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,11 +25,7 @@ def difference(mine: Tensor, reference: Tensor) -> Tensor:
 
 def unravel(flat: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
     """A flat position as one number for each axis."""
-    rest, place = int(flat), []
-    for size in reversed(shape):
-        rest, i = divmod(rest, size)
-        place.insert(0, i)
-    return tuple(place)
+    return tuple(map(int, np.unravel_index(int(flat), shape)))
 
 
 def axes(name: str, shape: Sequence[int], batch: Batch) -> list[str]:

@@ -316,7 +316,7 @@ def parity(
         return [examine_dump(dump, inputs, mapping, pairs, patience)]
     if whole:
         inputs = inputs_of(model or OFFICIAL_MODEL, None)
-        return [examine_spec(whole, inputs, mapping, pairs, patience)]
+        return [examine_spec(whole, inputs, names=mapping, pairs=pairs, patience=patience)]
     if replace:
         if wrong := [item for item in replace if "=" not in item]:
             raise ValueError(f"--replace {wrong[0]}; it is KIND=FILE.py:NAME")

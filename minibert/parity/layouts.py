@@ -181,7 +181,8 @@ def match_weights(
         return next(same, "")
 
     def several(value: Tensor, parts: int) -> Iterator[Match]:
-        rows = [n for n in by_numel.get(value.numel() // parts, ()) if in_attention(n)]
+        rows = [n for n in by_numel.get(value.numel() // parts, ())
+                if parse_name(n)[2].rpartition(".")[0] in QKV]  # these alone lie in one
         for name in rows[:1]:
             for layout in weight_layouts(value.shape, name, ours[name].shape, heads, parts):
                 names = tuple(one_of(part, rows) for part in layout.read(value))
@@ -215,8 +216,3 @@ def of_one_head(
                 if near(layout.read(value), part):
                     yield Match((name,), layout, head)
                     return
-
-
-def in_attention(name: str) -> bool:
-    """Whether a weight is one of those that may lie in one: of query, key or value."""
-    return parse_name(name)[2].rpartition(".")[0] in QKV

@@ -14,13 +14,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from minibert.parity.layouts import QKV, Match, match_weights, near
+from minibert.parity.parameters import called, words_in
 from minibert.parity.steps import Inputs, parse_name
 
-SAID = {  # how people call the three, as words in a name
-    "attention.query": {"q", "query", "queries", "wq", "qs"},
-    "attention.key": {"k", "key", "keys", "wk", "ks"},
-    "attention.value": {"v", "value", "values", "wv", "vs"},
-}
 Role = tuple[str, ...]  # ours, with {} for the layer: several where query, key and value are in one
 
 
@@ -53,9 +49,9 @@ class Loaded:
         for name, (template, _) in self.places.items():
             (path, _, _), kind = name.rpartition("."), template.rpartition(".")[0]
             steps = tuple(role.rpartition(".")[0] for role in self.roles.get(template, ()))
-            called = f"layers.{{}}.{called_in_attention(template)}"
-            if len(steps) == 1 and steps[0].endswith(QKV) and called.endswith(QKV):
-                steps = (called,)
+            said = f"layers.{{}}.{called_in_attention(template)}"
+            if len(steps) == 1 and steps[0].endswith(QKV) and said.endswith(QKV):
+                steps = (said,)
             if steps and path and found.setdefault(path, (kind, steps)) != (kind, steps):
                 found[path] = kind, ()  # raw parameters of several steps in one module
         return {path: place for path, place in found.items() if place[1]}
@@ -239,10 +235,10 @@ def judge_strangers(
 def judge_names(loaded: Loaded) -> None:
     """What is called query, key or value, and has the weights of another of the three."""
     for template, role in loaded.roles.items():
-        called = called_in_attention(template)
+        says = called_in_attention(template)
         steps = {template_of(name)[0].removeprefix("layers.{}.").rpartition(".")[0]
                  for name in role}
-        if called and len(role) == 1 and steps < set(QKV) and steps != {called}:
+        if says and len(role) == 1 and steps < set(QKV) and steps != {says}:
             loaded.findings.append(f"`{template}` has the weights of {steps.pop()}")
             loaded.wrong |= {name: loaded.findings[-1] for name, (other, _) in
                              loaded.places.items() if other == template}
@@ -250,8 +246,8 @@ def judge_names(loaded: Loaded) -> None:
 
 def called_in_attention(name: str) -> str:
     """Which of query, key and value a name says; "" = none, or not one alone."""
-    words = set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower()))
-    found = [step for step, called in SAID.items() if words & called]
+    words = {word.rstrip("0123456789") for word in words_in(name)}
+    found = [step for step in QKV if words & called(step.removeprefix("attention."))]
     return found[0] if len(found) == 1 else ""
 
 

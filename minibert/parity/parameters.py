@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from minibert.parity.layouts import Layout, layouts, weight_axes
 
 CALLED = {  # how others call ours: words in the names of their modules
-    "query": "q queries wq", "key": "k keys wk", "value": "v values wv",
+    "query": "q queries wq qs", "key": "k keys wk ks", "value": "v values wv vs",
     "output": "o out wo proj dense", "expand": "fc1 w1 lin1 linear1 up intermediate",
     "contract": "fc2 w2 lin2 linear2 down output", "attention_norm": "norm1 ln1",
     "feed_forward_norm": "norm2 ln2", "norm": "layernorm ln", "word": "words token tokens tok",
@@ -222,11 +222,15 @@ def places_of(
             yield starred, Place((own,), head=head)
 
 
+def called(word: str) -> set[str]:
+    """A word of our names, and what others have for it."""
+    return {word, *CALLED.get(word, "").split()}
+
+
 def alike(theirs: str, place: Place) -> int:
     """How many words of our names stand in theirs, as others call them."""
     words = words_in(theirs)
-    ours = set(".".join(place.ours).split("."))
-    return sum(bool(words & {word, *CALLED.get(word, "").split()}) for word in ours)
+    return sum(bool(words & called(word)) for word in set(".".join(place.ours).split(".")))
 
 
 def in_lines(guessed: Mapping[str, tuple[str, Place]], turned: Mapping[str, str]) -> dict[str, str]:

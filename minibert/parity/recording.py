@@ -135,9 +135,8 @@ class Recorder:
             path = self.modules[id(module)]
             times[path] = times.get(path, 0) + 1
             name = path + (f"#{times[path]}" if times[path] > 1 else "")
-            for number, (end, part) in enumerate(parts_of(output)):
-                dot = "." if end[:1] not in ("", "[") else ""
-                if (found := self.see(part, f"{name}{dot}{end}")) and not number:
+            for number, (place, part) in enumerate(parts_of(output, name)):
+                if (found := self.see(part, place)) and not number:
                     found.output_of.append(path)
                     if str(found.name[-1]).startswith("result") and not isinstance(found.name, str):
                         found.name = name  # of its forward: what the module gives
@@ -205,9 +204,8 @@ class Recorder:
                 self.calls[key] = self.calls.get(key, -1) + 1
                 self.seen[-1].name = (*place, (name, self.calls[key]))
         if event == "return":
-            for end, part in parts_of(returned):
-                dot = "." if end[:1] not in ("", "[") else ""
-                self.see(part, (*place, f"result{dot}{end}"), where)
+            for end, part in parts_of(returned, "result"):
+                self.see(part, (*place, end), where)
         last[0] = frame.f_lineno
         return self.line
 
@@ -260,18 +258,17 @@ def weights_of(model: object) -> dict[str, Tensor]:
     return found
 
 
-def inside(value: object) -> Iterator[tuple[str, object]]:
-    """What a container, an object, a partial or a closure holds, by name."""
-    if isinstance(value, Mapping):
-        yield from ((str(key), part) for key, part in value.items())
-    elif isinstance(value, (list, tuple)) and not hasattr(value, "_asdict"):
-        yield from ((str(number), part) for number, part in enumerate(value))
-    elif hasattr(value, "_asdict"):
+def inside(value: object) -> Iterator[tuple[object, object]]:
+    """What a container, an object, a partial or a closure holds, by name or number."""
+    if hasattr(value, "_asdict"):
         yield from value._asdict().items()
-    elif hasattr(value, "__closure__") and value.__closure__:
-        names = value.__code__.co_freevars
-        yield from ((n, cell.cell_contents) for n, cell in zip(names, value.__closure__,
-                                                              strict=True))
+    elif isinstance(value, Mapping):
+        yield from value.items()
+    elif isinstance(value, (list, tuple)):
+        yield from enumerate(value)
+    elif getattr(value, "__closure__", None):
+        cells = (cell.cell_contents for cell in value.__closure__)
+        yield from zip(value.__code__.co_freevars, cells, strict=True)
     elif hasattr(value, "func") and hasattr(value, "keywords"):  # a partial
         yield from [*enumerate(value.args), *value.keywords.items(), ("function", value.func)]
     elif hasattr(value, "__self__") and not isinstance(value, type):

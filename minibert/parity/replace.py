@@ -66,6 +66,10 @@ ERRORS = (
     NotImplementedError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError,
     AssertionError,
 )
+COARSE = (  # {}: a precision
+    "Yours computes in {}, whose rounding alone differs from the reference by this much or more. "
+    "To have a mistake found, let it compute in float32."
+)
 
 
 # ------------------------------------------------------------------------------ a learner's code
@@ -325,10 +329,7 @@ def examine_code(
               if comes_from(name, replacements)} & set(HALF)
     if coarse and not report.passed:
         report.diagnosis = None
-        report.notes.append(
-            f"Yours computes in {str(coarse.pop())[6:]}, whose rounding alone differs from the "
-            "reference by this much or more. To have a mistake found, let it compute in float32."
-        )
+        report.notes.append(COARSE.format(str(coarse.pop())[6:]))
         return report
     if report.passed:
         if len(tried) > 1:

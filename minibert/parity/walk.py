@@ -188,21 +188,18 @@ class Walk:
             for found in self.readings(number, site):
                 self.take(number, site, *found)
                 return True
-        best: tuple[float, str, tuple] | None = None
+        best: tuple[str, float, Layout, Tensor] | None = None
         for site in (*reversed(self.latest(14)), *self.open_sites()):
-            if site in self.known:  # a softmax subtracts the largest before it takes exponents
-                found = self.fit(number, site, self.known[site], "key" in self.axes[site])
-            elif self.allowed(number, site) and self.can_be(number, site):
-                found = self.fit(number, site, self.run[site])
-            else:
-                found = None
-            if found and (best is None or found[0] < EXACT):
-                best = found[0], site, found[1:]
-            if best and best[0] < EXACT:
+            known = site in self.known
+            if known or self.allowed(number, site) and self.can_be(number, site):
+                # A softmax subtracts the largest before it takes exponents.
+                found = self.fit(number, site, self.run[site], known and "key" in self.axes[site])
+                best = (site, *found) if found and (not best or found[0] < EXACT) else best
+            if best and best[1] < EXACT:
                 break
         if best is None:
             return False
-        _, site, found = best
+        site, _, *found = best
         if site in self.known:
             self.placed[number] = site
         else:
@@ -260,9 +257,16 @@ class Walk:
 
     def window(self, last: int) -> list[int]:
         """The tensors that fit nothing, or are copies, since the layer began."""
-        ends = [self.source[name] for name in self.known
+        return self.unused(max(self.ends(), default=0), min(last + AHEAD, len(self.seen)))
+
+    def ends(self) -> list[int]:
+        """The tensors with which the embeddings and the layers end."""
+        return [number for name, number in self.source.items()
                 if name.endswith(("feed_forward_norm", "embeddings.norm"))]
-        return self.unused(max(ends, default=0), min(last + AHEAD, len(self.seen)))
+
+    def coming(self, number: int) -> range:
+        """The tensors that come next after one."""
+        return range(number + 1, min(number + AHEAD, len(self.seen)))
 
     def unused(self, start: int, end: int) -> list[int]:
         """The tensors in a range that are the result of no step, or of one of the last: what they
@@ -295,8 +299,7 @@ class Walk:
             step = "attention.query" if parse_name(site)[2] in QKV else parse_name(site)[2]
             return self.order[site.replace(parse_name(site)[2], step)]
 
-        later = [self.roles[i] for i in range(number + 1, min(number + AHEAD, len(self.seen)))
-                 if i in self.roles]
+        later = [self.roles[i] for i in self.coming(number) if i in self.roles]
         role = self.roles[number]
         return all(rank(other) >= rank(role) for other in later
                    if parse_name(other)[:2] == parse_name(role)[:2])
@@ -321,8 +324,7 @@ class Walk:
         """
         _, value = next(self.readings(number, site))
         run, changed = self.start(self.known | {site: value}), 0
-        later = [i for i in range(number + 1, min(number + AHEAD, len(self.seen)))
-                 if i not in self.placed]
+        later = [i for i in self.coming(number) if i not in self.placed]
         for other in self.sites[self.order[site] + 1 :]:
             if other in self.known or parse_name(other)[2] in COPIES:
                 continue
@@ -365,9 +367,7 @@ class Walk:
 
     def explain(self, site: str, before: Sequence[str]) -> None:
         """Take tensors as query, key and value, or one as a step, from which a guess follows."""
-        start = max((self.source[name] for name in self.known
-                     if name.endswith(("feed_forward_norm", "embeddings.norm"))
-                     and self.source[name] < self.source[site]), default=-1)
+        start = max((end for end in self.ends() if end < self.source[site]), default=-1)
         numbers = self.unused(start + 1, self.source[site])
         trios = [[name for name in before if parse_name(name)[2] in some] for some in (QKV, HEADS)]
         for names in (*([name] for name in before), *trios):

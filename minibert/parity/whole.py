@@ -34,7 +34,7 @@ from minibert.parity.loaded import (
 )
 from minibert.parity.probes import ragged_batch
 from minibert.parity.recording import Recorder, Seen, same, weights_of
-from minibert.parity.replace import ERRORS, crash_report, load, random_report, read_dump
+from minibert.parity.replace import COARSE, ERRORS, crash_report, load, random_report, read_dump
 from minibert.parity.report import Report, Row, can_be_named, examine_stages
 from minibert.parity.steps import Inputs, parse_name
 from minibert.parity.walk import HEADS, SAME, Walk, nameless, roles_of
@@ -61,16 +61,6 @@ def whole_batches(inputs: Inputs, segments: bool) -> list[dict[str, Tensor]]:
     return found
 
 
-def call(model: Callable, batch: Mapping[str, Tensor], recorder: Recorder, segments: bool) -> None:
-    """Run a model on a batch, by keyword where its parameters have the official names."""
-    names = ["input_ids", "attention_mask", *["token_type_ids"] * segments]
-    values = {name: batch[name].clone() for name in names}
-    if set(names) <= set(parameters_of(model)):
-        recorder.run(**values)
-    else:
-        recorder.run(*values.values())
-
-
 def parameters_of(model: Callable) -> list[str]:
     """The names of the parameters of a model's call."""
     try:
@@ -92,14 +82,10 @@ def takes_segments(model: Callable) -> bool:
 WEIGHTS = (".safetensors", ".npz", ".bin", ".pt", ".pth")
 
 
-def examine_spec(
-    spec: str,
-    inputs: Inputs,
-    names: Mapping[str, str] | None = None,
-    pairs: bool = True,
-    patience: Patience | None = None,
-) -> Report:
+def examine_spec(spec: str, inputs: Inputs, **how: object) -> Report:
     """What ``my.py:build`` returns, or the state dict in a file, held against the reference.
+
+    ``how``: names, pairs and patience, as of `examine_whole`.
 
     Raises:
         FileNotFoundError, ValueError: no such file or name, or what is built cannot be called.
@@ -116,7 +102,7 @@ def examine_spec(
             f"{spec} returns {type(model).__name__}; it should return a model that is called as "
             "model(input_ids, attention_mask) or model(input_ids, attention_mask, token_type_ids)"
         )
-    return examine_whole(model, inputs, title, names=names, pairs=pairs, patience=patience)
+    return examine_whole(model, inputs, title, **how)
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -340,9 +326,13 @@ def examine_whole(
 
 
 def record(model: Callable, inputs: Inputs, segments: bool) -> list[Seen]:
-    """Everything that a model computes on a batch."""
-    recorder = Recorder(model)
-    call(model, inputs.batch, recorder, segments)
+    """Everything that a model computes on a batch; it is called by keyword where it can be."""
+    recorder, names = Recorder(model), ["input_ids", "attention_mask", "token_type_ids"]
+    values = {name: inputs.batch[name].clone() for name in names[: 2 + segments]}
+    if set(values) <= set(parameters_of(model)):
+        recorder.run(**values)
+    else:
+        recorder.run(*values.values())
     return recorder.seen
 
 
@@ -391,10 +381,7 @@ def in_their_names(
     matched = len(walk.known) > len(walk.guessed)
     coarse = {value.dtype for value in walk.known.values()} & set(HALF)
     if coarse and not report.passed:
-        report.notes.append(
-            f"Yours computes in {str(coarse.pop())[6:]}, whose rounding alone differs from the "
-            "reference by this much or more. To have a mistake found, let it compute in float32."
-        )
+        report.notes.append(COARSE.format(str(coarse.pop())[6:]))
     elif can_be_named(report, judge) and not report.passed and (matched or not judge.rounded):
         judges = [one for _, one, _ in tried]
         report.diagnosis = there(name_mistake(judges, walk, pairs, patience), walk)
