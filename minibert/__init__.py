@@ -24,44 +24,28 @@ if TYPE_CHECKING:  # for editors; at run time a name is imported when it is firs
     from minibert.training.inference import Answerer, Classifier, FineTuned, TokenTagger
 
 __version__ = "0.1.0"
-__all__ = [
-    "Answerer",
-    "BertConfig",
-    "BertForMaskedLM",
-    "BertForNextSentencePrediction",
-    "BertForPreTraining",
-    "BertForQuestionAnswering",
-    "BertForSequenceClassification",
-    "BertForTokenClassification",
-    "BertModel",
-    "BertTokenizer",
-    "Classifier",
-    "CrossEncoder",
-    "FineTuned",
-    "SentenceEncoder",
-    "TokenTagger",
-    "cosine_similarity",
-    "finetune",
-    "key_sentences",
-    "paraphrases",
-    "search",
-]
-HOMES = {
+HOMES = {  # public name → where it is
     "BertConfig": "config",
     "BertTokenizer": "tokenization.tokenizer",
     "BertModel": "model",
     "SentenceEncoder": "sentence_encoder",
     "CrossEncoder": "cross_encoder",
+    **dict.fromkeys(
+        ("BertForMaskedLM", "BertForNextSentencePrediction", "BertForPreTraining",
+         "BertForQuestionAnswering", "BertForSequenceClassification", "BertForTokenClassification"),
+        "heads",
+    ),
     **dict.fromkeys(("cosine_similarity", "key_sentences", "paraphrases", "search"), "similarity"),
     **dict.fromkeys(("FineTuned", "Classifier", "TokenTagger", "Answerer"), "training.inference"),
     "finetune": "training.api",
-}  # all others: heads
+}  # fmt: skip
+__all__ = sorted(HOMES)
 
 
 def __getattr__(name: str) -> object:
     """Import the home of a public name when it is first asked for: ``--help`` needs no torch."""
-    if name in __all__:
-        return getattr(importlib.import_module(f"minibert.{HOMES.get(name, 'heads')}"), name)
+    if name in HOMES:
+        return getattr(importlib.import_module(f"minibert.{HOMES[name]}"), name)
     raise AttributeError(f"minibert has no {name!r}; it has {', '.join(__all__)}")
 
 
