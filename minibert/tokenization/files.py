@@ -132,13 +132,9 @@ def read_settings(directory: ModelDirectory) -> dict:
     has_json = directory.has("tokenizer.json")
     kind = _kind(directory, config, has_json)
     for key, only in ONLY.items():
-        if config.get(key, only) != only:
-            raise ValueError(
-                f"{directory}: {key} is {config[key]!r} in tokenizer_config.json; only {only!r} is "
-                "implemented"
-            )
-    settings = {name: config[name] for name in (*SETTINGS, *SPECIAL_TOKENS) if name in config}
-    settings = {name: _content(value) for name, value in settings.items()}
+        _only(directory.path / "tokenizer_config.json", key, config.get(key, only), only)
+    there = [name for name in (*SETTINGS, *SPECIAL_TOKENS) if name in config]
+    settings = {name: _content(config[name]) for name in there}
     _check_settings(directory, settings)
     limit = config.get("model_max_length", config.get("max_len"))  # "no limit" is written as 1e30
     number = isinstance(limit, int | float) and limit < 10**9
@@ -246,14 +242,11 @@ def _read_tokenizer_json(directory: ModelDirectory, config: dict, settings: dict
     model = {"type": "WordPiece", **model}  # older files do not name it
     for part, values in (("model", model), ("normalizer", normalizer), ("pre_tokenizer", pre)):
         for key, known in PARTS[part].items():
-            if values.get(key) != known:
-                raise ValueError(
-                    f"{path}: {part}.{key} is {values.get(key)!r}; only {known!r} is implemented"
-                )
-    for part, other in (("truncation", "truncation_side"), ("padding", "padding_side")):
-        stored = _object(file.get(part) or {}, f"{path}: {part}").get("direction", "Right")
-        if stored != "Right" and other not in config:
-            raise ValueError(f"{path}: {part}.direction is {stored!r}; only 'Right' is implemented")
+            _only(path, f"{part}.{key}", values.get(key), known)
+    for part in ("truncation", "padding"):
+        stored = _object(file.get(part) or {}, f"{path}: {part}")
+        if f"{part}_side" not in config:
+            _only(path, f"{part}.direction", stored.get("direction", "Right"), "Right")
     added = _with_content(file.get("added_tokens") or [], path)
     named = {token["content"]: token.get("id") for token in added}
     more = _decoder(directory, config)
@@ -315,6 +308,11 @@ def _ends(post_processor: dict, path: Path) -> tuple[str, str]:
 def _content(token: object) -> object:
     """A token may be written as a string or as a dict with its flags."""
     return token.get("content") if isinstance(token, dict) else token
+
+
+def _only(where: object, key: str, value: object, known: object) -> None:
+    if value != known:
+        raise ValueError(f"{where}: {key} is {value!r}; only {known!r} is implemented")
 
 
 def _object(value: object, what: object) -> dict:
@@ -402,10 +400,9 @@ def _template(names: tuple[str, str], ids: Iterable[int]) -> dict:
     """``[CLS] A [SEP]`` and ``[CLS] A [SEP] B [SEP]`` as ``tokenizer.json`` spells them."""
     cls, sep = names
     parts = [(cls, 0), ("A", 0), (sep, 0), ("B", 1), (sep, 1)]  # with the number of the segment
-    kinds = ["SpecialToken", "Sequence", "SpecialToken", "Sequence", "SpecialToken"]
     pair = [
-        {kind: {"id": name, "type_id": segment}}
-        for kind, (name, segment) in zip(kinds, parts, strict=True)
+        {"SpecialToken" if i % 2 == 0 else "Sequence": {"id": name, "type_id": segment}}
+        for i, (name, segment) in enumerate(parts)
     ]
     tokens = {
         name: {"id": name, "ids": [number], "tokens": [name]}
