@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -182,9 +180,9 @@ def class_table(results: dict) -> list[list]:
 
 def class_csv(results: dict) -> str:
     """The table of a class for a spreadsheet."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(class_table(results))
-    return text.getvalue().rstrip("\n")
+    from minibert.io.files import csv_text
+
+    return csv_text(class_table(results)).rstrip("\n")
 
 
 def class_text(results: dict) -> str:

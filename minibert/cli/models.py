@@ -72,7 +72,7 @@ def inspect(args: argparse.Namespace) -> Result:
     report = model.load_report
     value = {
         "model": name, "directory": str(directory), "class": type(model).__name__,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": model.num_parameters(),
         "config": model.config.to_dict(),
         "tensors": [
             {

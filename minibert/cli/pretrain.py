@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from minibert.cli.common import Result, option, options, table, tell, whole_number, writes
-from minibert.cli.train import add_settings, given, resumable
+from minibert.cli.train import add_settings, asked, resumable
 
 
 @option("texts", nargs="+", metavar="TEXT", help="a sentence a line, a blank line between "
@@ -47,20 +47,6 @@ def vocabulary_text(value: dict) -> str:
     return f"{value['out']}: {tokens}\non {where}, {value['words']:,} words:\n{table(rows)}"
 
 
-def asked_of_texts(args: argparse.Namespace, kind: type, how: str):
-    """The settings of a new run on texts; of a resumed one a dict of those that were given.
-
-    Raises:
-        ValueError: no text for a new run; ``how`` says how one is given.
-    """
-    asked = given(args, kind)
-    if not args.texts:
-        if not args.resume:
-            raise ValueError(how)
-        asked.pop("texts")
-    return asked if args.resume else kind(**asked)
-
-
 @options
 def pretrain_settings(parser: argparse.ArgumentParser) -> None:
     """An option for every setting of a pre-training."""
@@ -90,9 +76,9 @@ def pretrain(args: argparse.Namespace) -> Result | None:
     from minibert.training.pretrain_settings import PretrainSettings
 
     how = "name a text: minibert pretrain TEXT --vocabulary FILE --out DIR"
-    asked = asked_of_texts(args, PretrainSettings, how)
+    settings = asked(args, PretrainSettings, ("texts",), how)
     with resumable("pretrain", args.out):
-        value = run(asked, args.out, resume=args.resume, say=tell)
+        value = run(settings, args.out, resume=args.resume, say=tell)
     return None if rank() else Result({"out": args.out, **value}, pretrain_text)
 
 
@@ -137,7 +123,7 @@ def distil(args: argparse.Namespace) -> Result | None:
     from minibert.training.settings import DistilSettings
 
     how = "name one or more text files: minibert distil TEXT... --out DIR"
-    settings = asked_of_texts(args, DistilSettings, how)
+    settings = asked(args, DistilSettings, ("texts",), how)
     with resumable("distil", args.out):
         value = run(settings, args.out, resume=args.resume, say=tell)
     if rank():

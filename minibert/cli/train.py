@@ -113,12 +113,14 @@ def finetune(args: argparse.Namespace) -> Result | None:
     from minibert.io.distributed import rank
     from minibert.training.finetune import finetune as run
     from minibert.training.seeds import several
+    from minibert.training.settings import Settings
 
     if args.resume and (args.seeds > 1 or args.sweep):
         raise ValueError("seeds and sweeps continue by themselves what was stopped: omit --resume")
     if args.resume and args.find_lr:
         raise ValueError("--find-lr trains nothing that could be resumed: omit --resume")
-    settings = given(args) if args.resume else settings_of(args)
+    how = "name a task and a training file: minibert finetune TASK TRAIN --out DIR"
+    settings = asked(args, Settings, ("task", "train"), how)
     if args.find_lr or args.sweep:
         return None if rank() else search(args, settings)
     with resumable("finetune", args.out):
@@ -178,26 +180,21 @@ def sweep_text(value: dict) -> str:
     return f"{table([(name, value['measure'], '', ''), *rows])}\n{said}"
 
 
-def settings_of(args: argparse.Namespace):
-    """The settings that the arguments ask for."""
-    from minibert.training.settings import Settings
+def asked(args: argparse.Namespace, kind: type, needed: Sequence[str], how: str):
+    """The settings of a new run, of that kind; of a resumed one a dict of those that were given.
 
-    if args.task is None or args.train is None:
-        raise ValueError("name a task and a training file: minibert finetune TASK TRAIN --out DIR")
-    return Settings(**given(args))
-
-
-def given(args: argparse.Namespace, kind: type | None = None) -> dict:
-    """The settings that were given, whatever the others are; ``kind``: their class."""
+    Raises:
+        ValueError: a new run lacks what is ``needed``; ``how`` says how it is given.
+    """
     import dataclasses
 
-    from minibert.training.settings import Settings
-
-    names = [field.name for field in dataclasses.fields(kind or Settings)]
-    found = {name: vars(args)[name] for name in names if vars(args).get(name) is not None}
-    if args.resume and found.get("skip_incomplete") is False:
-        del found["skip_incomplete"]
-    return found
+    names = [field.name for field in dataclasses.fields(kind)]
+    given = {name: value for name in names if (value := vars(args).get(name)) not in (None, [])}
+    if args.resume:
+        return given
+    if not {*needed} <= given.keys():
+        raise ValueError(how)
+    return kind(**given)
 
 
 def failed(value: dict) -> bool:

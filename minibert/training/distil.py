@@ -16,6 +16,7 @@ import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from string import punctuation
 
@@ -27,7 +28,6 @@ from minibert.batching import progress
 from minibert.io import distributed
 from minibert.io.checkpoint import content_digest, read_safetensors, write_safetensors
 from minibert.io.files import atomic_directory, sha256, write_text
-from minibert.io.hub import model_card
 from minibert.model import BertModel
 from minibert.pretrained import round_to_half
 from minibert.sentence_encoder import SentenceEncoder, best_device
@@ -42,8 +42,8 @@ from minibert.training.finetune import draw, train_task
 from minibert.training.inference import Evaluation
 from minibert.training.loader import data_loader
 from minibert.training.optim import make_optimizer, parameter_groups
-from minibert.training.plots import card_text
-from minibert.training.running import begin, begin_or_resume, carry_out, finish
+from minibert.training.plots import card
+from minibert.training.running import begin, carry_out, finish
 from minibert.training.settings import DistilSettings
 from minibert.training.tasks.distil import Distil
 from minibert.training.tasks.pairs import Similarity
@@ -126,24 +126,20 @@ def learn(
         accumulate=settings.accumulate, seed=settings.seed, every=settings.evaluate_every,
         least=min(LEAST, settings.batch_size),
     )  # fmt: skip
-    optimizer = make_optimizer(
-        settings.optimizer, parameter_groups(model, settings.lr, settings.decay)
-    )
-    begin(settings, origin, out, resume)
+    groups = parameter_groups(model, settings.lr, settings.decay)
+    optimizer = make_optimizer(settings.optimizer, groups)
     run = Run(model, optimizer, out / "run", best_on="dev_cosine", every=settings.checkpoint_every)
-    steps = loader.batch_sampler.steps
-    begin_or_resume(run, settings, steps, lambda: evaluation.on("dev", "general"), say)
+    measure, steps = partial(evaluation.on, "dev", "general"), loader.batch_sampler.steps
+    begin(run, settings, origin, out, resume, steps, measure, say)
     train_task(settings, task, loader, run, evaluation, say)
     if settings.half:
         round_to_half(model)
-    after = {"steps": run.step, **evaluation.on("dev", "general")}
-    before = {name: run.lines[0][name] for name in after if name in run.lines[0]}
-    result = {"before": before, "after": after, "remarks": []}
+    after, more = {"steps": run.step, **measure()}, {}
     if scored:
         pairs = Similarity(teacher.tokenizer, pooling=teacher.pooling, encoder=teacher)
         found = pairs.evaluate(teacher.model, pairs.encode(scored))
-        result["teacher"] = {"general_spearman": found["spearman"]}
-    return finish(out, result, lambda: save(settings, run, task.encoder, result, out), say)
+        more["teacher"] = {"general_spearman": found["spearman"]}
+    return finish(run, out, after, more, partial(save, settings, run, task.encoder, out), say)
 
 
 # ---------------------------------------------------------------------------------- what is learnt
@@ -319,15 +315,14 @@ def smaller_vocabulary(
 
 def describe(encoder: SentenceEncoder) -> str:
     """Layers, tokens and parameters in words."""
-    count = sum(parameter.numel() for parameter in encoder.model.parameters())
     return (
         f"{len(encoder.model.layers)} layers, {len(encoder.tokenizer):,} tokens, "
-        f"{count / 1e6:.1f} million parameters"
+        f"{encoder.model.num_parameters() / 1e6:.1f} million parameters"
     )
 
 
 def save(
-    settings: DistilSettings, run: Run, student: SentenceEncoder, result: dict, out: Path
+    settings: DistilSettings, run: Run, student: SentenceEncoder, out: Path, result: dict
 ) -> None:
     """Write the student, its card and its curves."""
     before, after = result["before"], result["after"]
@@ -343,9 +338,10 @@ def save(
     asked["texts"] = ", ".join(Path(path).name for path in settings.texts)
     with atomic_directory(out) as staging:
         student.save_pretrained(staging, half=settings.half)
-        text = card_text(f"{Path(settings.teacher).name}, distilled", facts, asked)
-        card = model_card(text, "sentence-transformers", "sentence-similarity")
-        write_text(staging / "README.md", card)
+        title, task = f"{Path(settings.teacher).name}, distilled", "sentence-similarity"
+        write_text(
+            staging / "README.md", card(title, facts, asked, "sentence-transformers", task)
+        )
         write_text(staging / "run" / "curves.svg", draw("distillation", run))
 
 
@@ -367,8 +363,7 @@ def beside_the_teacher(
             encoder = SentenceEncoder.from_pretrained(place, device=device)
             encoders[name] = encoder
             encoder.encode(texts[:64])
-            parameters = sum(parameter.numel() for parameter in encoder.model.parameters())
-            found[name] = {"parameters": parameters, "texts_per_s": 0.0}
+            found[name] = {"parameters": encoder.model.num_parameters(), "texts_per_s": 0.0}
         for _ in range(rounds):
             for name, encoder in encoders.items():
                 start = time.perf_counter()

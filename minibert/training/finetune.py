@@ -10,6 +10,7 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,24 +19,19 @@ from torch.utils.data import DataLoader
 
 from minibert.io.checkpoint import content_digest
 from minibert.io.directory import open_directory
-from minibert.io.files import (
-    atomic_directory,
-    read_json,
-    sha256,
-    write_text,
-)
-from minibert.io.hub import model_card
+from minibert.io.files import atomic_directory, read_json, sha256, write_text
 from minibert.training import data
 from minibert.training.adapt import adapt, encoder_of, merge_lora, pull_to_start
 from minibert.training.checkpoints import Run
 from minibert.training.data import Say, silent
 from minibert.training.data.columns import shown
 from minibert.training.events import event_files
+from minibert.training.history import curve
 from minibert.training.inference import Evaluation
 from minibert.training.loader import data_loader
 from minibert.training.optim import make_optimizer, parameter_groups
-from minibert.training.plots import card_text, curves, smooth
-from minibert.training.running import begin, begin_or_resume, carry_out, finish, train
+from minibert.training.plots import card, curves, smooth
+from minibert.training.running import begin, carry_out, finish, train
 from minibert.training.settings import LITTLE, Settings, with_recipe
 from minibert.training.tasks import task_class
 from minibert.training.tasks.base import Task, failures
@@ -77,20 +73,20 @@ def whole_run(settings: Settings, out: Path, resume: bool, device: torch.device,
     known = evaluation.on("general")  # before anything is re-initialised
     loader, optimizer = make_ready(settings, task, model, examples, device)
 
-    begin(settings, origin, out, resume)
     run = Run(
         model, optimizer, out / "run", best_on=f"dev_{task.best}", every=settings.checkpoint_every,
         patience=settings.patience,
     )  # fmt: skip
-    steps = loader.batch_sampler.steps
-    begin_or_resume(run, settings, steps, lambda: evaluation.on("dev", "test") | known, say)
+    begin(
+        run, settings, origin, out, resume, loader.batch_sampler.steps,
+        lambda: evaluation.on("dev", "test") | known, say,
+    )  # fmt: skip
     train_task(settings, task, loader, run, evaluation, say)
     after = {"best_epoch": run.best_epoch or run.epoch, "steps": run.step}
     after |= evaluation.on("dev", "test", "general", calibrate=True)
-    before = {name: run.lines[0][name] for name in after if name in run.lines[0]}
     remarks = task.remarks(evaluation.last) + of_best_epoch(run, len(examples["dev"]))
-    result = {"before": before, "after": after, "remarks": remarks}
-    return finish(out, result, lambda: save(settings, run, evaluation, result, out), say)
+    saved = partial(save, settings, run, evaluation, out)
+    return finish(run, out, after, {"remarks": remarks}, saved, say)
 
 
 # ---------------------------------------------------------------------------------- before training
@@ -186,16 +182,11 @@ def make_ready(
         size=None if settings.batch_tokens else settings.batch_size, tokens=settings.batch_tokens,
         accumulate=settings.accumulate, seed=settings.seed, by_length=not settings.shuffle,
     )  # fmt: skip
-    return loader, start_optimizer(settings, model)
-
-
-def start_optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer, and what pulls the weights back to where they are now."""
     groups = parameter_groups(model, settings.lr, settings.decay, settings.layer_decay)
     optimizer = make_optimizer(settings.optimizer, groups)
     if settings.pull:
         pull_to_start(optimizer, encoder_of(model).parameters(), settings.pull)
-    return optimizer
+    return loader, optimizer
 
 
 # ------------------------------------------------------------------------- training and measuring
@@ -221,7 +212,7 @@ def train_task(
 # ---------------------------------------------------------------------------------- what remains
 
 
-def save(settings: Settings, run: Run, evaluation: Evaluation, result: dict, out: Path) -> None:
+def save(settings: Settings, run: Run, evaluation: Evaluation, out: Path, result: dict) -> None:
     """Write the model, its card, the curves and the tables of the task."""
     task, before, after = evaluation.task, result["before"], result["after"]
     facts = {
@@ -236,10 +227,9 @@ def save(settings: Settings, run: Run, evaluation: Evaluation, result: dict, out
     title = f"{Path(settings.base).name}, fine-tuned: {settings.task}"
     with atomic_directory(out) as staging:
         task.save(run.model, staging)
-        failed = [f"**Failed: {remark}**\n\n" for remark in failures(result)]
-        text = "".join(failed) + card_text(title, facts, asked)
-        card = model_card(text, task.library, task.pipeline)
-        write_text(staging / "README.md", card)
+        failed = [f"Failed: {remark}" for remark in failures(result)]
+        text = card(title, facts, asked, task.library, task.pipeline, failed)
+        write_text(staging / "README.md", text)
         drawn = f"{settings.task}: {Path(settings.train).name}"
         write_text(staging / "run" / "curves.svg", draw(drawn, run))
         for name, table in evaluation.tables.items():
@@ -248,14 +238,8 @@ def save(settings: Settings, run: Run, evaluation: Evaluation, result: dict, out
 
 def draw(title: str, run: Run) -> str:
     """The curves of a run: loss of every step, scores of every epoch."""
-    steps = [line for line in run.lines if "norm" in line]
-    epochs = [line for line in run.lines if "norm" not in line]
-
-    def curve(name: str, lines: list[dict] = epochs) -> list[tuple[int, float]]:
-        return [(line["step"], line[name]) for line in lines]
-
-    scores = {run.best_on.replace("_", " "): curve(run.best_on)}
-    if "general_spearman" in epochs[0]:
-        scores["general"] = curve("general_spearman")
-    loss = {"train": smooth(curve("loss", steps)), "dev": curve("dev_loss")}
+    scores = {run.best_on.replace("_", " "): curve(run.lines, run.best_on)}
+    if general := curve(run.lines, "general_spearman"):
+        scores["general"] = general
+    loss = {"train": smooth(curve(run.lines, "loss")), "dev": curve(run.lines, "dev_loss")}
     return curves(title, "step", {"loss": loss, "score": scores})

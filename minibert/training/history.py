@@ -6,15 +6,13 @@ one for every evaluation.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from minibert.io.files import need_ending, read_json, read_text, write_text
+from minibert.io.files import csv_text, need_ending, read_json, read_text, write_text
 from minibert.training.plots import curves, smooth
 from minibert.training.tasks import task_class
 from minibert.training.tasks.base import failures
@@ -25,13 +23,14 @@ Points = list[tuple[int, float]]
 
 def as_csv(lines: Sequence[dict]) -> str:
     """The lines of a log as a csv table: a row each, a column for everything that was logged."""
-    text = io.StringIO()
     cells = [{k: v for k, v in line.items() if not isinstance(v, list)} for line in lines]
     names = dict.fromkeys(name for line in cells for name in line)
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(cells)
-    return text.getvalue()
+    return csv_text([names, *([line.get(name) for name in names] for line in cells)])
+
+
+def curve(lines: Sequence[dict], name: str) -> Points:
+    """The points (step, value) of something that was logged."""
+    return [(line["step"], line[name]) for line in lines if line.get(name) is not None]
 
 
 class History(NamedTuple):
@@ -46,10 +45,6 @@ class History(NamedTuple):
     settings: dict
     measures: dict[str, float]
     lines: list[dict]
-
-    def curve(self, name: str) -> Points:
-        """The points (step, value) of something that was logged."""
-        return [(line["step"], line[name]) for line in self.lines if line.get(name) is not None]
 
 
 def read_run(directory: AnyPath) -> History:
@@ -122,7 +117,8 @@ def draw(runs: Sequence[History]) -> str:
     scores = [f"dev_{task_class(task).best}" for task in tasks if task]
     panels = {}
     for key in dict.fromkeys(["loss", "dev_loss", *scores, "general_spearman"]):
-        found = {name: smooth(run.curve(key)) for name, run in zip(names, runs, strict=True)}
+        each = zip(names, runs, strict=True)
+        found = {name: smooth(curve(run.lines, key)) for name, run in each}
         if any(found.values()):
             panels["train loss" if key == "loss" else key.replace("_", " ")] = found
     return curves(f"{len(runs)} runs", "step", panels)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
+from minibert.io.hub import model_card
+
 WIDTH, HEIGHT, MARGIN = 640, 300, 52
 COLOURS = (
     "#1b6ca8", "#c8553d", "#3a7d44", "#7d4f9e", "#b8860b",
@@ -134,11 +136,15 @@ def smooth(points: Curve, n: int = 100) -> Curve:
     return [(s[-1][0], sum(y for _, y in s) / len(s)) for s in spans]
 
 
-def card_text(title: str, facts: Mapping[str, str], settings: Mapping) -> str:
-    """The text of the model card: what the model can do, what it was made from."""
-    lines = [f"# {title}", "", "| | |", "|---|---|"]
+def card(
+    title: str, facts: Mapping[str, str], settings: Mapping, library: str, pipeline: str,
+    failed: Sequence[str] = (),
+) -> str:  # fmt: skip
+    """The model card: what has failed, what the model can do, what it was made from."""
+    lines = [f"**{remark}**\n" for remark in failed]
+    lines += [f"# {title}", "", "| | |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in facts.items()]
     lines += ["", "Trained with minibert, as follows:", "", "| setting | value |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in settings.items() if value is not None]
     lines += ["", "`run/` holds the log, the curves and the digests of the data.", ""]
-    return "\n".join(lines)
+    return model_card("\n".join(lines), library, pipeline)

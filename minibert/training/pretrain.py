@@ -11,6 +11,7 @@ import hashlib
 import os
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +23,6 @@ from minibert.heads import BertForMaskedLM, BertForPreTraining
 from minibert.io import distributed
 from minibert.io.directory import ModelDirectory
 from minibert.io.files import atomic_directory, read_json, sha256, write_text
-from minibert.io.hub import model_card
 from minibert.pretrained import round_to_half
 from minibert.tokenization.files import read_settings
 from minibert.tokenization.tokenizer import BertTokenizer
@@ -32,6 +32,7 @@ from minibert.training.beginning import begin_with_frequencies, begin_with_neigh
 from minibert.training.checkpoints import Run
 from minibert.training.data import Say, silent
 from minibert.training.data.corpus import Document, hold_out, read_documents
+from minibert.training.history import curve
 from minibert.training.loop import Step, loop
 from minibert.training.optim import make_optimizer, parameter_groups
 from minibert.training.packing import (
@@ -42,16 +43,9 @@ from minibert.training.packing import (
     loader_of,
     tokenise,
 )
-from minibert.training.plots import card_text, curves, smooth
+from minibert.training.plots import card, curves, smooth
 from minibert.training.pretrain_settings import PretrainSettings
-from minibert.training.running import (
-    as_asked,
-    begin,
-    begin_or_resume,
-    carry_out,
-    finish,
-    train,
-)
+from minibert.training.running import as_asked, begin, carry_out, finish, train
 
 QUICK, ALL = 512, 5000  # held-out examples, while it trains and at the end
 
@@ -96,24 +90,20 @@ def whole_run(
     evaluation = Evaluation(tokenizer, model, examples, counts)
 
     sampler = batches_of(settings, packed)
-    optimizer = make_optimizer(
-        settings.optimizer, parameter_groups(model, settings.lr, settings.decay)
-    )
+    groups = parameter_groups(model, settings.lr, settings.decay)
+    optimizer = make_optimizer(settings.optimizer, groups)
     origin = {name: digest(path) for name, path in settings.files.items()}
-    begin(settings, origin, out, resume)
     run = Run(model, optimizer, out / "run", every=settings.checkpoint_every)
-    begin_or_resume(run, settings, sampler.steps, evaluation.quick, say)
+    begin(run, settings, origin, out, resume, sampler.steps, evaluation.quick, say)
     say(evaluation.beside())
     train_model(settings, loader_of(sampler, device), run, evaluation, say)
     if settings.half:
         round_to_half(model)
 
-    before = {k: v for k, v in run.lines[0].items() if k.startswith("heldout")}
-    after = {"steps": run.step, **evaluation.all()}
-    result = {"before": before, "after": after, "baselines": evaluation.counted, "remarks": []}
+    after, more = {"steps": run.step, **evaluation.all()}, {"baselines": evaluation.counted}
     if measuring.plateau(evaluation.last, evaluation.counted):
-        result["remarks"].append(why_on_plateau(settings, run.step))
-    return finish(out, result, lambda: save(settings, run, tokenizer, result, out), say)
+        more["remarks"] = [why_on_plateau(settings, run.step)]
+    return finish(run, out, after, more, partial(save, settings, run, tokenizer, out), say)
 
 
 # ---------------------------------------------------------------------------------- before training
@@ -261,10 +251,10 @@ def with_defaults(
         say(f"{seconds * 1000:.0f} ms a step: {steps:,} steps in {settings.minutes:g} minutes")
     elif settings.steps is None:
         settings = settings.replace(steps=max(2000, round(20 * pass_)))
-    size = sum(p.numel() for p in model.parameters())
     say(
-        f"{settings.size}: {size / 1e6:.1f} million weights; {settings.steps:,} steps of "
-        f"{in_a_step} examples, {settings.steps / pass_:.1f} passes; learning rate {lr:.2g}"
+        f"{settings.size}: {model.num_parameters() / 1e6:.1f} million weights; "
+        f"{settings.steps:,} steps of {in_a_step} examples, {settings.steps / pass_:.1f} passes; "
+        f"learning rate {lr:.2g}"
     )
     return settings
 
@@ -379,17 +369,16 @@ def why_on_plateau(settings: PretrainSettings, step: int) -> str:
 
 
 def save(
-    settings: PretrainSettings, run: Run, tokenizer: BertTokenizer, result: dict, out: Path
+    settings: PretrainSettings, run: Run, tokenizer: BertTokenizer, out: Path, result: dict
 ) -> None:
     """Write the model, its tokenizer, its card, the curves and the guesses."""
     after, counted = result["after"], result["baselines"]
-    facts = {name.replace("_", " "): f"{value:.4f}" for name, value in after.items()
-             if isinstance(value, float)} | {
-        name.replace("_", " "): f"{value:.4f}" for name, value in counted.items()}  # fmt: skip
+    facts = {name.replace("_", " "): f"{value:.4f}"
+             for name, value in (after | counted).items() if isinstance(value, float)}  # fmt: skip
     asked = read_json(out / "run" / "settings.json")
     tokenizer.model_max_length = settings.max_length
-    failed = "".join(f"**{remark}**\n\n" for remark in result["remarks"])
-    text = failed + card_text(f"BERT {settings.size}, pre-trained from nothing", facts, asked)
+    title, of = f"BERT {settings.size}, pre-trained from nothing", ("transformers", "fill-mask")
+    text = card(title, facts, asked, *of, result["remarks"])
     transcript = [
         f"step {line['step']}\n" + "".join(f"    {guess}\n" for guess in line["guesses"])
         for line in run.lines if "guesses" in line
@@ -397,28 +386,21 @@ def save(
     with atomic_directory(out) as staging:
         run.model.save_pretrained(staging, half=settings.half)
         tokenizer.save_pretrained(staging)
-        write_text(staging / "README.md", model_card(text, "transformers", "fill-mask"))
+        write_text(staging / "README.md", text)
         write_text(staging / "run" / "curves.svg", draw(settings, run, counted))
         write_text(staging / "run" / "guesses.txt", "".join(transcript))
 
 
 def draw(settings: PretrainSettings, run: Run, counted: dict[str, float]) -> str:
     """The curves of a run: loss of every step, held-out measures beside those of counting."""
-    steps = [line for line in run.lines if "norm" in line]
-    measured = [line for line in run.lines if "norm" not in line]
-
-    def curve(name: str, lines: list[dict] = measured) -> list[tuple[int, float]]:
-        return [(line["step"], line[name]) for line in lines if name in line]
-
-    def level(value: float) -> list[tuple[int, float]]:
-        return [(0, value), (run.step, value)]
-
-    accuracy = {"model": curve("heldout_accuracy")}
-    accuracy |= {name: level(counted[f"{name}_accuracy"]) for name in ("unigram", "bigram")}
+    logged = partial(curve, run.lines)
+    accuracy = {"model": logged("heldout_accuracy")}
+    for name in ("unigram", "bigram"):  # of counting: the same at every step
+        accuracy[name] = [(step, counted[f"{name}_accuracy"]) for step in (0, run.step)]
     panels = {
-        "loss": {"train": smooth(curve("loss", steps)), "held out": curve("heldout_loss")},
+        "loss": {"train": smooth(logged("loss")), "held out": logged("heldout_loss")},
         "masked accuracy": accuracy,
     }
-    if found := curve("heldout_next_sentence_accuracy"):
+    if found := logged("heldout_next_sentence_accuracy"):
         panels["next sentence accuracy"] = {"model": found}
     return curves(f"{settings.size}, from nothing", "step", panels)

@@ -137,11 +137,28 @@ def trained(here: Path) -> bool:
     return steps or (here / "checkpoint.safetensors").exists()
 
 
-def begin(settings: Checked, origin: dict[str, str], out: Path, resume: bool) -> None:
-    """Write the settings of a new run and what it starts from; a resumed run must have the same.
+def begin(
+    run: Run, settings: Checked, origin: dict[str, str], out: Path, resume: bool, steps: int,
+    measures: Callable[[], dict], say: Say,
+) -> None:  # fmt: skip
+    """Go to the checkpoint of a run, or log what ``measures`` says of the untrained model.
 
     Raises:
         ValueError: a data file or the base model is another one now.
+    """
+    write_origin(settings, origin, out, resume)
+    if run.resume():
+        say(f"resumed after step {run.step} of {steps}")
+    else:
+        torch.manual_seed(settings.seed + distributed.rank())  # each process its own dropout
+        run.log(step=0, epoch=0, **measures())
+
+
+def write_origin(settings: Checked, origin: dict[str, str], out: Path, resume: bool) -> None:
+    """Write the settings of a new run and what it starts from; a resumed run must have the same.
+
+    Raises:
+        ValueError: as `begin`.
     """
     here = out / "run"
     if resume:
@@ -165,17 +182,6 @@ def begin(settings: Checked, origin: dict[str, str], out: Path, resume: bool) ->
     begun = (*out.glob(".*.tmp-*"), *here.glob(".*.tmp-*"), *out.parent.glob(f".{out.name}.tmp-*"))
     for half_written in begun:  # by a process that was killed
         remove(half_written)
-
-
-def begin_or_resume(
-    run: Run, settings: Checked, steps: int, measures: Callable[[], dict], say: Say
-) -> None:
-    """Read the checkpoint, or log what ``measures`` says of the untrained model."""
-    if run.resume():
-        say(f"resumed after step {run.step} of {steps}")
-    else:
-        torch.manual_seed(settings.seed + distributed.rank())  # each process its own dropout
-        run.log(step=0, epoch=0, **measures())
 
 
 def as_asked(loss: Callable, settings: Checked, device: torch.device) -> Callable:
@@ -233,11 +239,21 @@ def narrator(run: Run, total: int, say: Say, scores: Callable[[dict], str]) -> I
         yield
 
 
-def finish(out: Path, result: dict, save: Callable[[], None], say: Say) -> dict:
-    """Save the model and the result; say the remarks."""
-    here = out / "run"
+def finish(
+    run: Run, out: Path, after: dict, more: dict, save: Callable[[dict], None], say: Say
+) -> dict:
+    """Save the model and the result; say the remarks.
+
+    Args:
+        after: the measures at the end; those of the same names before the training come to them.
+        more: what else the result says.
+        save: of the result; writes the model.
+    """
+    here, before = out / "run", run.lines[0]
+    before = {name: before[name] for name in after if name in before}
+    result = {"before": before, "after": after, "remarks": [], **more}
     if distributed.rank() == 0:
-        save()
+        save(result)
         write_json(here / "metrics.json", result)  # from now on the run is finished
         clear(here)
     distributed.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -118,11 +119,8 @@ def smoothed(
 
 def draw_rates(found: Sequence[dict]) -> str:
     """The loss over the rate, whose axis shows powers of ten."""
-    places = [torch.tensor(row["lr"]).log10().item() for row in found]
-    lines = {
-        name: list(zip(places, (row[name] for row in found), strict=True))
-        for name in ("loss", "smoothed")
-    }
+    lines = {name: [(math.log10(row["lr"]), row[name]) for row in found]
+             for name in ("loss", "smoothed")}  # fmt: skip
     return curves("the loss at growing learning rates", "rate: 10^", {"": lines})
 
 

@@ -9,7 +9,7 @@ from support.command import run as command
 
 from minibert.training.checkpoints import Run
 from minibert.training.events import event_files
-from minibert.training.history import read_run
+from minibert.training.history import curve, read_run
 
 
 def scalars(directory):
@@ -35,8 +35,9 @@ def test_the_lines_of_the_log_are_in_the_event_file(tmp_path, capsys):
     run = read_run(tmp_path / "out")
     for tag, name in {"train/loss": "loss", "train/lr": "lr", "dev/accuracy": "dev_accuracy",
                       "dev/macro_f1": "dev_macro_f1"}.items():  # fmt: skip
-        assert [step for step, _ in found[tag]] == [step for step, _ in run.curve(name)]
-        assert [v for _, v in found[tag]] == pytest.approx([v for _, v in run.curve(name)])
+        logged = curve(run.lines, name)
+        assert [step for step, _ in found[tag]] == [step for step, _ in logged]
+        assert [v for _, v in found[tag]] == pytest.approx([v for _, v in logged])
 
 
 def test_a_resumed_run_takes_the_place_of_later_steps(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from torch import Tensor
 
 from minibert.config import BertConfig
 from minibert.heads import BertForSequenceClassification
+from minibert.io.files import csv_text
 from minibert.training import metrics
-from minibert.training.data import Example, class_names, count_classes
+from minibert.training.data import Example, count_classes
 from minibert.training.plots import matrix
 from minibert.training.tasks.base import FAILED, Feature, Task
 
@@ -82,12 +82,11 @@ class ClassTask(Task):
         """The confusion matrix as a table and as a picture: true classes down, predicted across."""
         labels, guesses = self.numbers(predictions, features)
         table = metrics.confusion_matrix(labels, guesses, range(len(self.classes))).tolist()
-        text = io.StringIO()
-        writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-        writer.writerow(["true \\ predicted", *self.classes])
-        writer.writerows([name, *row] for name, row in zip(self.classes, table, strict=True))
+        rows = [["true \\ predicted", *self.classes]]
+        rows += [[name, *row] for name, row in zip(self.classes, table, strict=True)]
         drawn = matrix(f"{len(labels)} predictions", list(self.classes), table)
-        return {"confusion.csv": text.getvalue(), "confusion.svg": drawn}
+        text = csv_text(rows, quoting=csv.QUOTE_NONNUMERIC)
+        return {"confusion.csv": text, "confusion.svg": drawn}
 
 
 @dataclass(eq=False)
@@ -108,10 +107,10 @@ class Classification(ClassTask):
     @classmethod
     def options(cls, settings: Any, train: Sequence[Example]) -> dict:
         """The classes of the training data, and how much each counts."""
-        counts = count_classes(train).values()
-        balanced = [len(train) / len(counts) / n for n in counts]
+        counts = count_classes(train)
+        balanced = [len(train) / len(counts) / n for n in counts.values()]
         return {
-            "classes": class_names(train),
+            "classes": [*counts],
             "label_smoothing": settings.label_smoothing,
             "class_weights": balanced if settings.class_weights else None,
         }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minibert.heads import BertForTokenClassification
+from minibert.io.files import csv_text
 from minibert.training.data import Example
 from minibert.training.entities import entities, entity_scores, is_scheme
 from minibert.training.tasks.base import Feature
@@ -121,12 +120,10 @@ class TokenClassification(ClassTask):
         """The confusion matrix of the tags, and the scores of every type of entity."""
         tables = super().tables(predictions, features)
         if is_scheme(self.classes):
-            text = io.StringIO()
-            writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(["type", "precision", "recall", "f1", "entities"])
+            rows: list[tuple] = [("type", "precision", "recall", "f1", "entities")]
             for kind, (*scores, count) in self.entity_scores(predictions, features).items():
-                writer.writerow([kind, *(f"{score:.4f}" for score in scores), count])
-            tables["entities.csv"] = text.getvalue()
+                rows.append((kind, *(f"{score:.4f}" for score in scores), count))
+            tables["entities.csv"] = csv_text(rows)
         return tables
 
     def names(self, tags: np.ndarray) -> list[str]:
