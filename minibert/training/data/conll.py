@@ -15,6 +15,7 @@ HEADER = "tag", "tags", "label", "labels", "ner", "ner_tags", "pos", "pos_tags"
 UNDERSCORE = re.compile(r"^([BIESLUM])_(?=.)")
 NUMBER, PART = re.compile(r"\d+([-.]\d+)?"), re.compile(r"\d+[-.]\d+$")  # of CoNLL-U
 PHRASES = {*"NP VP PP ADVP ADJP SBAR PRT CONJP INTJ LST UCP NC VC PC".split()}  # of CoNLL-2003
+NEEDED = "a word and its tag a line are needed, and a blank line after a sentence"
 OTHERS = {  # what a file begins with, or has somewhere → whose it is
     r"\A\s*#begin document": "OntoNotes (CoNLL-2012)",
     r"\A\s*#(FORMAT=WebAnno|T_SP=)": "WebAnno",
@@ -38,10 +39,8 @@ def read_words(file: Path, text: str, filled: list[tuple[int, list[str]]] | None
     counts = Counter(len(cells) for _, cells in filled if cells and cells[0][:1] != "#")
     width = max(counts, key=counts.get, default=0)
     if len(counts) > 3 and 4 * counts[width] < 3 * counts.total():
-        raise ValueError(
-            f"{file}: lines of {min(counts)} to {max(counts)} words or columns; a word and its tag "
-            "a line are needed, and a blank line after a sentence"
-        )
+        sizes = f"{min(counts)} to {max(counts)} words or columns"
+        raise ValueError(f"{file}: lines of {sizes}; {NEEDED}")
     table = Table(None, [])
     first = next((cells for _, cells in filled if len(cells) == width), [])
     once = width > 1 and sum(cells[-1:] == first[-1:] for _, cells in filled) == 1
@@ -89,17 +88,12 @@ def refuse_prose(file: Path, table: Table, width: int, at: int) -> None:
     tags = [tag for _, row in table.rows for tag in row[at]]
     tags_first = is_scheme(word for _, row in table.rows for word in row[0])  # `columns` sees to it
     if width > 1 and len(tags) >= 10 and 2 * len(set(tags)) > len(tags) and not tags_first:
-        raise ValueError(
-            f"{file}: {len(set(tags))} different tags for {len(tags)} words, such as {tags[:3]}; a "
-            "word and its tag a line are needed, and a blank line after a sentence"
-        )
+        different = f"{len(set(tags))} different tags for {len(tags)} words, such as {tags[:3]}"
+        raise ValueError(f"{file}: {different}; {NEEDED}")
     words = [word for _, row in table.rows for word in row[word_column(table, width)]]
     spaced = [word for word in words if " " in word]
     if 2 * len(spaced) > len(words):
-        raise ValueError(
-            f"{file}: words with spaces in them, such as {spaced[0]!r}; a word and its tag a line "
-            "are needed"
-        )
+        raise ValueError(f"{file}: words with spaces in them, such as {spaced[0]!r}; {NEEDED}")
     every = [cell for _, row in table.rows for cells in row for cell in cells]
     if tags and any(all(mark in cell[1:] for cell in every) for mark in "/_"):
         raise ValueError(f"{file}: word/TAG, as in {tags[0]!r}; a word and its tag a line is read")

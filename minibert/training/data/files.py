@@ -233,23 +233,21 @@ def read_drawn(text: str) -> Table:
             for n, line in found if "|" in line and not RULE.fullmatch(line)]  # fmt: skip
     rows = [(n, [cell.strip().replace(r"\|", "|") for cell in cells]) for n, cells in rows]
     (_, names), *rows = rows
-    table = Table(names, [row for row in rows if len(row[1]) == len(names)])
-    table.problems = [(n, f"{columns(len(cells))}, not {len(names)}") for n, cells in rows
-                      if len(cells) != len(names)]  # fmt: skip
+    table = even(Table(names, rows), width=len(names))
     left = f"; not in it: {lines(outside)}" if outside else ""
     table.remarks.append(f"read as a table drawn with bars{left}")
     return table
 
 
-def even(table: Table, hint: str = "") -> Table:
+def even(table: Table, hint: str = "", width: int = 0) -> Table:
     """Take out the rows that have not as many columns as most; ``hint``: if they have more."""
     counts = Counter(len(cells) for _, cells in table.rows if cells)
-    width = max(counts, key=counts.get, default=0)
-    odd = [(n, cells) for n, cells in table.rows if cells and len(cells) != width]
+    width = width or max(counts, key=counts.get, default=0)
+    table.problems += [
+        (n, f"{columns(len(cells))}, not {width}{hint * (len(cells) > width)}")
+        for n, cells in table.rows if len(cells) not in (0, width)
+    ]  # fmt: skip
     table.rows = [row for row in table.rows if len(row[1]) in (0, width)]
-    for n, cells in odd:
-        what = f"{columns(len(cells))}, not {width}"
-        table.problems.append((n, what + hint * (len(cells) > width)))
     return table
 
 
