@@ -341,8 +341,7 @@ def _while_it_moves(fetch: Callable[[], str], cache: Path, name: str) -> str:
             if error:
                 raise error
             return snapshot
-        sizes = (file.stat().st_size for file in files.glob("*"))
-        now = sum(sizes)
+        now = sum(file.stat().st_size for file in files.glob("*"))
         if now - before < PATIENCE * SLOWEST:
             raise TimeoutError(f"less than {SLOWEST} bytes a second for {PATIENCE} seconds")
         before = now
