@@ -191,7 +191,8 @@ def asked(args: argparse.Namespace, kind: type, needed: Sequence[str], how: str)
     names = [field.name for field in dataclasses.fields(kind)]
     given = {name: value for name in names if (value := vars(args).get(name)) not in (None, [])}
     if args.resume:
-        return given
+        return {name: value for name, value in given.items()
+                if (name, value) != ("skip_incomplete", False)}  # fmt: skip
     if not {*needed} <= given.keys():
         raise ValueError(how)
     return kind(**given)
