@@ -100,6 +100,7 @@ def onnxruntime(directory: Path, room: Path, int8: bool = False) -> Encode:
 
     Of transformers' model: its operations are the ones that those rules know and fuse.
     """
+    import onnx
     import onnxruntime as ort
     from onnxruntime.quantization import quantize_dynamic
     from onnxruntime.transformers.optimizer import optimize_model
@@ -117,7 +118,10 @@ def onnxruntime(directory: Path, room: Path, int8: bool = False) -> Encode:
     better = optimize_model(path, "bert", num_heads=heads, hidden_size=hidden)
     better.save_model_to_file(path)
     if int8:
-        quantize_dynamic(path, path := str(room / "model.int8.onnx"), per_channel=True)
+        floats = {"DefaultTensorType": onnx.TensorProto.FLOAT}  # the rules left no types behind
+        quantize_dynamic(
+            path, path := str(room / "model.int8.onnx"), per_channel=True, extra_options=floats
+        )
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
