@@ -3,6 +3,7 @@
 import base64
 import re
 import shlex
+from html import unescape
 
 import nbformat
 import pytest
@@ -119,7 +120,7 @@ def test_a_chinese_notebook_is_the_english_one_in_translation(path):
 def test_a_page_shows_its_formulas_without_a_network():
     """As MathML, which a browser draws; no TeX is left, nor a script that is fetched to draw it."""
     config = PyFileConfigLoader("nbconvert_config.py", str(HOME)).load_config()
-    (to_mathml,) = config.HTMLExporter.preprocessors
+    _, to_mathml = config.HTMLExporter.preprocessors
     for path in NOTEBOOKS + CHINESE:
         notebook, _ = to_mathml(nbformat.read(path, as_version=4), {})
         text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
@@ -130,6 +131,24 @@ def test_a_page_shows_its_formulas_without_a_network():
             page, _ = HTMLExporter(config=config).from_filename(path)
             assert page.count("</math>") == len(formulas) > 80
             assert not re.search(r"<(script|link)[^>]+(src|href)=.http", page)
+
+
+def test_a_page_describes_its_pictures():
+    """In the language of the notebook, with the text that stands below the picture."""
+    config = PyFileConfigLoader("nbconvert_config.py", str(HOME)).load_config()
+    describe, _ = config.HTMLExporter.preprocessors
+    for path in NOTEBOOKS + CHINESE:
+        notebook = nbformat.read(path, as_version=4)
+        below = " ".join(" ".join(cell.source.split()) for cell in notebook.cells)
+        pictures = nbformat.writes(notebook).count('"image/png"')
+        page = nbformat.writes(describe(notebook, {})[0]).replace('\\"', '"')
+        if path in (NOTEBOOKS[3], CHINESE[3]):
+            page, _ = HTMLExporter(config=config).from_filename(path)
+        said = [unescape(text) for _, text in re.findall("""<img [^>]*alt=(["'])(.*?)\\1""", page)]
+        assert len(set(said)) == pictures > 0
+        for text in said:
+            assert len(text) > 30 and any(f"*{word}{text}*" in below for word in ("Picture: ", "图："))
+            assert bool(re.search("[\u4e00-\u9fff]", text)) == (path in CHINESE)
 
 
 def test_every_notebook_is_there_in_chinese():
