@@ -237,8 +237,8 @@ def check_pooling(encoder: SentenceEncoder) -> None:
     }
     if found := [what for what, is_so in others.items() if is_so]:
         raise ValueError(
-            f"this model {' and '.join(found)}; the page takes a cosine apart into pairs of "
-            "tokens, which only the mean alone allows"
+            "the page takes a cosine apart into pairs of tokens, which only the mean alone allows; "
+            f"this model {'; '.join(found)}"
         )
 
 
@@ -267,7 +267,7 @@ def page(found: dict) -> str:
     found = {**found, "texts": texts}
     if found["contributions"]:
         found = {**found, "contributions": pack(np.float32(found["contributions"]))}
-    return build({"figures": found}, ["walk.js", "page.js"])
+    return build({"figures": found}, ["walk.js", "canvas.js", "page.js"])
 
 
 def live_page(encoder: SentenceEncoder, texts: Sequence[str], name: str = "") -> str:
@@ -311,7 +311,7 @@ def live_page(encoder: SentenceEncoder, texts: Sequence[str], name: str = "") ->
     }
     # Level 9 takes minutes for a model, and saves 4 %.
     weights = pack(torch.cat([weight.flatten() for weight in state.values()]).cpu().numpy(), 1)
-    scripts = ["live.js", "walk.js", "page.js", "live_page.js"]
+    scripts = ["live.js", "walk.js", "canvas.js", "page.js", "live_page.js"]
     return build({"live": known, "weights": weights}, scripts)
 
 

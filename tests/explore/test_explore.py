@@ -233,7 +233,7 @@ def test_refusals(tiny):
     }  # fmt: skip
     for message, settings in others.items():
         by_cls = SentenceEncoder(tiny.model, tiny.tokenizer, **settings)
-        with pytest.raises(ValueError, match=f"this model {message}; .*only the mean alone allows"):
+        with pytest.raises(ValueError, match=f"only the mean alone allows; this model {message}"):
             figures(by_cls, TEXTS)
     for encoder, texts, message in (
         (tiny, ["a", "b", "c"], "^3 texts; the page shows one, or two"),
@@ -286,7 +286,7 @@ def test_texts_are_escaped_and_the_page_asks_nothing_of_others():
     evil = "</script><script>document.title='a'</script><!-- & \" ' \u2028"
     html = page(figures(random_encoder(), [evil, "FIGURES"], "<i>m</i>"))
     live = live_page(random_encoder(), [evil, "SCRIPTS"], "<i>m</i>")
-    for whole, scripts in ((html, 3), (live, 6)):
+    for whole, scripts in ((html, 4), (live, 7)):
         assert whole.count("<script") == whole.count("</script>") == scripts
     found = embedded(html)
     assert [text["text"] for text in found["texts"]] == [evil, "FIGURES"]
