@@ -202,11 +202,11 @@ def submission_text(results: dict) -> str:
     from minibert.io.language import say
 
     (grades,) = results.values()
-    rows = [(name, one.points, f"of {one.out_of}", say(one.summary))
+    rows = [(name, one.points, say(f"of {one.out_of}"), say(one.summary))
             for name, one in grades.items()]
     points = sum(one.points for one in grades.values())
     out_of = sum(one.out_of for one in grades.values())
-    return table([*rows, ("", points, f"of {out_of}", "")])
+    return table([*rows, ("", points, say(f"of {out_of}"), "")])
 
 
 @option("--data", metavar="FILE", help="texts to encode, one per line (default: random words)")

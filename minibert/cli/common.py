@@ -153,10 +153,16 @@ class Language(argparse.Action):
         os.environ["MINIBERT_LANG"] = values
 
 
-language_option = option(
-    "--lang", action=Language, choices=("en", "zh"), default=argparse.SUPPRESS,
-    help="the language of the report (default: MINIBERT_LANG, or Chinese in a Chinese locale)",
-)  # fmt: skip
+def add_language(parser: argparse.ArgumentParser) -> None:
+    """The language of what is said, of `minibert` itself and of the commands that report."""
+    parser.add_argument(
+        "--lang", action=Language, choices=("en", "zh"), default=argparse.SUPPRESS,
+        help="the language of reports and errors (default: MINIBERT_LANG, or Chinese in a Chinese "
+        "locale)",
+    )  # fmt: skip
+
+
+language_option = options(add_language)
 
 
 class Columns(argparse.Action):
@@ -206,8 +212,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the arguments, and exit."""
         from minibert.io.files import printable
+        from minibert.io.language import say
 
-        super().error(printable(message))
+        said = f"{self.format_usage()}{self.prog}: error: {message}\n"
+        self.exit(2, say(printable(said)))
 
 
 def whole_number(low: int, high: int = 10**9) -> Callable[[str], int]:

@@ -14,7 +14,7 @@ from operator import methodcaller
 
 from minibert import __version__
 from minibert.cli import check, encode, models, pretrain, runs, train
-from minibert.cli.common import Parser, Result, add_parser, refuse_to_replace, tell
+from minibert.cli.common import Parser, Result, add_language, add_parser, refuse_to_replace, tell
 
 COMMANDS = (  # in the order of the help
     encode.similarity, encode.embed, encode.search, encode.keysentences,
@@ -40,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         f"is named, and {FILL_MASK_MODEL}, which fills in masked words.",
     )
     parser.add_argument("--version", action="version", version=f"minibert {__version__}")
+    add_language(parser)
     commands = parser.add_subparsers(metavar="COMMAND")
     for run in COMMANDS:
         add_parser(commands, run.__name__.replace("_", "-"), run)

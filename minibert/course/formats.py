@@ -141,7 +141,7 @@ def credit_part(name: str, number: int, solution: exercises.Solution | None) -> 
     solution = solution or f"{name}.py"
     if (name, solution) not in GRADED:
         if not callable(solution) and not Path(solution).is_file():
-            raise AssertionError(f"there is no function {name}, and no file {solution}")
+            raise AssertionError(say(f"there is no function {name}, and no file {solution}"))
         GRADED[name, solution] = exercises.grade(name, solution)
     grade = GRADED[name, solution]
     part = grade.parts[number - 1]

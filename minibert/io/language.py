@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+WORD, WORDS = r"\S+?", ("number", "mistake")  # placeholders that stand for one word
 CHINESE: dict[str, str] = {}  # English → Chinese; both may have the same {placeholders}
 
 
@@ -55,9 +56,15 @@ def translated(line: str) -> str:
         return indentation + CHINESE[text]
     for pattern, chinese in templates(len(CHINESE)):
         if found := pattern.fullmatch(text):
-            values = {name: translated(value) for name, value in found.groupdict().items()}
+            values = {name: filled(name, value) for name, value in found.groupdict().items()}
             return indentation + chinese.format(**values)
     return line
+
+
+def filled(name: str, value: str) -> str:
+    """What stands for a placeholder in Chinese: {code} as it is, of a {list} every part."""
+    parts = value.split("; ") if name == "list" else [value]
+    return value if name == "code" else "；".join(map(translated, parts))
 
 
 @cache
@@ -67,7 +74,10 @@ def templates(known: int) -> list[tuple[re.Pattern, str]]:
     for english, chinese in CHINESE.items():
         fixed = re.split(r"\{(\w+)\}", english)  # text, name, text, ...
         if len(fixed) > 1:
-            parts = [f"(?P<{part}>.+?)" if i % 2 else re.escape(part)
-                     for i, part in enumerate(fixed)]
+            parts = [f"(?P<{part}>{WORD if part in WORDS else '.+?'})" if i % 2
+                     else re.escape(part) for i, part in enumerate(fixed)]
             found.append((len("".join(fixed[::2])), re.compile("".join(parts)), chinese))
     return [pair for _, *pair in sorted(found, key=lambda one: -one[0])]
+
+
+learn(phrases(Path(__file__).with_name("phrases.zh.txt")))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -25,6 +26,7 @@ from minibert.pretrained import NoInitialisation
 from minibert.trace import trace
 
 BAD = ("differs", "shape", "missing")
+HEADS = "tensor, largest, mean, allowed, bitwise, where, shape"
 PARTS = r"gradient of|after \d+ steps?:|layers\.\d+|[^.:, ]+"  # how the name of a tensor begins
 
 
@@ -137,15 +139,32 @@ class Report:
 
 def table(rows: Sequence[Row]) -> list[str]:
     """A line for each row."""
-    lines = [f"{'':10}{'tensor':42}{'largest':>10}{'mean':>10}{'allowed':>10}  bitwise  where"]
+    lines = [in_columns("", *heads()[:-1])]
     for row in rows:
         mark = {"equal": "OK", "padding": "ok"}.get(row.verdict, row.verdict.upper())
-        exact = "yes" if row.bitwise else "no"
         own = "; right for what goes in" * (
             row.verdict == "equal" and row.largest > row.tolerance)
-        numbers = f"{row.largest:10.1e}{row.mean:10.1e}{row.tolerance:10.1e}"
-        lines.append(f"{mark:10}{row.name:42}{numbers}  {exact:7}  {row.place}{own}".rstrip())
+        numbers = (f"{number:.1e}" for number in (row.largest, row.mean, row.tolerance))
+        exact = "yes" if row.bitwise else "no"
+        lines.append(in_columns(*map(say, (mark, row.name, *numbers, exact, row.place + own))))
     return lines
+
+
+def heads() -> list[str]:
+    """What stands above the columns."""
+    return re.split("[,，] ?", say(HEADS))
+
+
+def in_columns(*cells: str) -> str:
+    """A line of the table; an ideograph is as wide as two letters."""
+    def padded(cell: str, width: int) -> str:
+        wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in cell)
+        return cell.rjust(width - wide) if width == 10 else cell.ljust(-width - wide)
+
+    widths = (-10, -42, 10, 10, 10, -11, 0)
+    mark, name, *numbers, exact, place = cells
+    cells = (mark, name, *numbers, f"  {exact}", place)
+    return "".join(map(padded, cells, widths)).rstrip()
 
 
 # ------------------------------------------------------------------------------- two tensors

@@ -1,6 +1,7 @@
 """The self-check, the walk to the first difference, what is said about it, code and dumps."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -427,6 +428,14 @@ def test_the_page_stands_alone_and_escapes():
     for outside in ("http:", "https:", "src=", "<script", "@import", "url("):
         assert outside not in page, outside
     json.dumps(report.to_dict())
+
+
+def test_the_page_is_chinese_in_chinese(monkeypatch):
+    monkeypatch.setenv("MINIBERT_LANG", "zh")
+    page = to_html([examine_code({"attention": NoMask})])
+    text = re.sub("<style>.*</style>|<[^>]*>", " ", page, flags=re.DOTALL)
+    assert 'lang="zh"' in page and "没有通过" in text and "最大差" in text and "受影响" in text
+    assert not re.findall(r"[a-z]{2,} [a-z]{2,}", text.replace("minibert parity", ""))
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
