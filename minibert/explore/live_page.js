@@ -85,7 +85,8 @@ function nearestWords(trace, t) { // the products with all words are those of a 
   const { tokens, sizes, weights } = model, V = tokens.length;
   const table = { weights: { "words.weight": weights["embeddings.word.weight"].subarray(0, V * model.config.hidden_size), "words.bias": new Float32Array(V) } };
   return range(L + 1).map((i) => {
-    const hidden = row(stage(trace, i), t), cosines = Linear(table, "words", hidden, {}).map((x, id) => x / (size(hidden) * sizes[id]));
+    const hidden = row(stage(trace, i), t), length = size(hidden);
+    const cosines = Linear(table, "words", hidden, {}).map((x, id) => x / (length * sizes[id]));
     return range(model.nearest).map(() => {
       const best = cosines.reduce((best, x, id) => (x > cosines[best] ? id : best), 0), cosine = cosines[best];
       cosines[best] = -2; // so that the next one is the largest now
