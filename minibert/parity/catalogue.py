@@ -198,6 +198,11 @@ def split_by_head(s: Here) -> Tensor:
     return s.split(together).chunk(3, -1)[HEADS.index(s.step)]
 
 
+def looked_up(table: str, choose: Callable[[Here], Tensor]) -> dict[str, Step]:
+    """Other rows of a table of vectors."""
+    return {f"embeddings.{table}": lambda s: s.weight(f"embeddings.{table}.weight")[choose(s)]}
+
+
 def position_ids(choose: Callable[[Here], Tensor]) -> dict[str, Step]:
     """Other positions, as far as the table goes."""
     last = "max_position_embeddings"
@@ -210,20 +215,14 @@ def roberta_positions(s: Here) -> Tensor:
     return real.cumsum(1) * real + (s.config.pad_token_id or 0)
 
 
-def along_batch(s: Here) -> Tensor:
-    """One position for each text, (B, T)."""
-    B, T = s.ids.shape
-    return torch.arange(B)[:, None].expand(B, T)
-
-
 def mean_real(s: Here) -> Tensor:
     """The mean over the real tokens, (B, H)."""
     return (s.input * s.real[..., None]).sum(1) / s.real.sum(1, keepdim=True)
 
 
-def last_real(s: Here) -> Tensor:
-    """The state of the last real token, (B, H)."""
-    return s.input[torch.arange(len(s.real)), s.real.sum(1).long().sub(1).clamp(min=0)]
+def last_real(s: Here) -> tuple[Tensor, Tensor]:
+    """Where the last real token of each text stands, (B,) twice."""
+    return torch.arange(len(s.real)), s.real.sum(1).long().sub(1).clamp(min=0)
 
 
 def before_last(s: Here) -> Tensor:
@@ -236,7 +235,7 @@ def without(s: Here, first: bool = False, last: bool = False) -> Tensor:
     """The mask without the first or the last real token, or both."""
     real = s.real.clone()
     if last:
-        real[torch.arange(len(real)), real.sum(1).long().sub(1).clamp(min=0)] = 0
+        real[last_real(s)] = 0
     if first:
         real[:, 0] = 0
     return real
@@ -315,22 +314,19 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "position-from-one": position_ids(lambda s: s.right + 1),
     "position-from-two": position_ids(lambda s: s.right + 2),
     "position-like-roberta": position_ids(roberta_positions),
-    "position-along-batch": position_ids(along_batch),
+    "position-along-batch": position_ids(
+        lambda s: torch.arange(len(s.ids))[:, None].expand(s.ids.shape)),
     "sinusoidal": {"embeddings.position": lambda s: s.run.cast(sinusoidal_positions(
         s.config.max_position_embeddings, s.config.hidden_size,
     ))[s.positions]},
     "words-scaled": {"embeddings.word": lambda s: s.right * math.sqrt(s.config.hidden_size)},
-    "words-of-the-id-before": {"embeddings.word": lambda s: (
-        s.weight("embeddings.word.weight")[s.ids - 1])},
+    "words-of-the-id-before": looked_up("word", lambda s: s.ids - 1),
     "words-of-the-next-id": {"embeddings.word": lambda s: (
         s.weight("embeddings.word.weight").roll(-1, 0)[s.ids])},
     "no-segment": {"embeddings.segment": zeros},
-    "segments-ignored": {"embeddings.segment": lambda s: (
-        s.weight("embeddings.segment.weight")[0 * s.types])},
-    "segment-one": {"embeddings.segment": lambda s: (
-        s.weight("embeddings.segment.weight")[0 * s.types - 1])},
-    "segments-inverted": {"embeddings.segment": lambda s: (
-        s.weight("embeddings.segment.weight")[1 - s.types])},
+    "segments-ignored": looked_up("segment", lambda s: 0 * s.types),
+    "segment-one": looked_up("segment", lambda s: 0 * s.types - 1),
+    "segments-inverted": looked_up("segment", lambda s: 1 - s.types),
     "no-embedding-norm": {"embeddings.norm": into},
     "position-after-norm": {
         "embeddings.sum": lambda s: s["embeddings.word"] + s["embeddings.segment"],
@@ -475,7 +471,7 @@ CHANGES: dict[str, dict[str, Callable]] = {
     "pooler-mean": {"pooler.first": mean_real},
     "pooler-mean-padding": {"pooler.first": lambda s: s.input.mean(1)},
     "pooler-last": {"pooler.first": lambda s: s.input[:, -1]},
-    "pooler-last-real": {"pooler.first": last_real},
+    "pooler-last-real": {"pooler.first": lambda s: s.input[last_real(s)]},
     "pooler-first-text": {"pooler.first": lambda s: (
         s.input[0, torch.arange(len(s.input)).clamp(max=s.input.shape[1] - 1)])},
     "pooler-no-bias": {"pooler.dense": no_bias},

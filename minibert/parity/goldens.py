@@ -310,13 +310,13 @@ def parity(
     mapping = read_json(names) if names else None
     if names and not isinstance(mapping, dict):
         raise ValueError(f'{names}: an object is needed, {{"your name": "our name"}}')
+    how = {"names": mapping, "pairs": pairs, "patience": patience}
     if dump:
         traced = read_dump(trace_file or dump)[1].get("model")
         inputs = inputs_of(model or traced or OFFICIAL_MODEL, batch or {})
-        return [examine_dump(dump, inputs, mapping, pairs, patience)]
+        return [examine_dump(dump, inputs, **how)]
     if whole:
-        inputs = inputs_of(model or OFFICIAL_MODEL, None)
-        return [examine_spec(whole, inputs, names=mapping, pairs=pairs, patience=patience)]
+        return [examine_spec(whole, inputs_of(model or OFFICIAL_MODEL, None), **how)]
     if replace:
         if wrong := [item for item in replace if "=" not in item]:
             raise ValueError(f"--replace {wrong[0]}; it is KIND=FILE.py:NAME")

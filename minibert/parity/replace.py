@@ -31,7 +31,7 @@ from minibert.io.checkpoint import read_safetensors
 from minibert.io.files import no_such_file
 from minibert.model import BertModel
 from minibert.parity.catalogue import BY_KEY
-from minibert.parity.diagnosis import HALF, Diagnosis, Judge, Patience, diagnose, precision
+from minibert.parity.diagnosis import HALF, Diagnosis, Judge, diagnose, precision
 from minibert.parity.differences import in_words
 from minibert.parity.parameters import DoNotFit, copy_weights, written
 from minibert.parity.probes import example, probes
@@ -410,11 +410,7 @@ def read_dump(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str
 
 
 def examine_dump(
-    path: str | os.PathLike,
-    inputs: Inputs,
-    names: Mapping[str, str] | None = None,
-    pairs: bool = True,
-    patience: Patience | None = None,
+    path: str | os.PathLike, inputs: Inputs, names: Mapping[str, str] | None = None, **how: object
 ) -> Report:
     """Compare a dump from any framework, by name.
 
@@ -422,7 +418,7 @@ def examine_dump(
         path: the dump. It may hold ``input_ids``, ``attention_mask`` and ``token_type_ids`` too.
         inputs: the model it was made with, and the inputs, if the dump does not hold them.
         names: its names → ours.
-        pairs, patience: as of `examine`.
+        how: pairs and patience, as of `diagnose`.
 
     Raises:
         ValueError: no input ids anywhere, or no name in it is one of ours.
@@ -448,7 +444,7 @@ def examine_dump(
             f"{path}: none of its names is one of ours ({', '.join(list(tensors)[:5])}, ...); map "
             'them with --names names.json: {"your name": "our name"}; `minibert trace` lists ours'
         )
-    report = examine(f"Dump {path}", inputs, tensors, pairs, patience)
+    report = examine(f"Dump {path}", inputs, tensors, **how)
     for name in reversed(others):  # said first: all the rest is about other texts
         mine, shape, where = stored[name], asked[name].shape, ""
         if mine.shape == shape:

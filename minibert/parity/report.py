@@ -19,7 +19,7 @@ from torch import Tensor
 from minibert.config import BertConfig
 from minibert.io.language import say
 from minibert.model import BertModel
-from minibert.parity.diagnosis import Diagnosis, Judge, Patience, canonical, diagnose
+from minibert.parity.diagnosis import Diagnosis, Judge, canonical, diagnose
 from minibert.parity.differences import describe, difference, in_words, unravel
 from minibert.parity.steps import Computation, Inputs, model_inputs, parse_name
 from minibert.pretrained import NoInitialisation
@@ -240,25 +240,18 @@ def our_name(name: str, config: BertConfig) -> str:
     return f"layers.{number}.{ALIASES.get(step, step)}" if group == "layers" else name
 
 
-def examine(
-    title: str,
-    inputs: Inputs,
-    mine: Mapping[str, Tensor],
-    pairs: bool = True,
-    patience: Patience | None = None,
-) -> Report:
+def examine(title: str, inputs: Inputs, mine: Mapping[str, Tensor], **how: object) -> Report:
     """Judge somebody's tensors, each by its own inputs, and name the mistake.
 
     Args:
         title: the first line of the report.
         inputs: the model and what went into it.
         mine: the tensors to be judged, by our names.
-        pairs: whether to try pairs of mistakes too.
-        patience: for how long, and only if no single mistake explains everything.
+        how: pairs and patience, as of `diagnose`.
     """
     report, judge = examine_stages(title, inputs, mine)
     if can_be_named(report, judge):
-        report.diagnosis = diagnose([judge], pairs, patience)
+        report.diagnosis = diagnose([judge], **how)
     return report
 
 

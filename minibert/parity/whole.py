@@ -285,7 +285,7 @@ def examine_whole(
         model: called as the module's docstring says.
         inputs: the model that it should be; the batch in it is not used.
         names: what some of their tensors are, theirs → ours, where it cannot be found out.
-        pairs, patience: as of `report.examine`.
+        pairs, patience: as of `diagnosis.diagnose`.
     """
     training = isinstance(model, nn.Module) and model.training
     if isinstance(model, nn.Module):
