@@ -137,18 +137,16 @@ def near(case: Case, got: Any) -> list[str]:
         if name in (stage.counted or stage.names) and judge.residual(name, expected) > allowed:
             shown = torch.where(judge.counts(name, expected), tensor.double(), expected)
             config, _, batch = stage.inputs
-            heads = config.num_attention_heads
-            return describe(name, shown, expected, allowed, batch, heads=heads)
+            return describe(name, shown, expected, allowed, batch, config.num_attention_heads)
     return []
 
 
 def close_to(case: Case, got: Any) -> list[str]:
     """One tensor of numbers."""
     (mine,) = tensors(got, 1, case.what)
-    if wrong := needs_shape(mine, case.expected.shape):
+    wrong = needs_shape(mine, case.expected.shape)
+    if wrong or within(case.expected, mine):
         return wrong
-    if within(case.expected, mine):
-        return []
     return describe("table", mine, case.expected, TOLERANCE)
 
 

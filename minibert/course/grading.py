@@ -87,17 +87,17 @@ class Grade:
         for part in self.parts:
             mark = "ok" if part.points else "wrong" if part.judged else "-"
             lines.append(f"  {mark:<5} {part.points}/{part.out_of}  {part.title}")
-        sections = [("", self.stopped)] if self.stopped else []
         shown: dict[str, str] = {}
         for number, part in enumerate(self.parts, 1):
             if part.lines:
                 shown.setdefault("\n".join(part.lines), f"Part {number}, {part.title}:")
-        sections += [(heading, text) for text, heading in list(shown.items())[:2]]
-        for heading, value in ("What it is:", self.diagnosis), (PRINTED, self.printed):
-            if value:
-                sections.append((heading, textwrap.indent(str(value), "  ")))
-        if self.isolated:
-            sections.append(("", self.isolated))
+        sections = [
+            ("", self.stopped),
+            *((heading, text) for text, heading in list(shown.items())[:2]),
+            ("What it is:", textwrap.indent(str(self.diagnosis or ""), "  ")),
+            (PRINTED, textwrap.indent(self.printed, "  ")),
+            ("", self.isolated),
+        ]
         if not self.passed:
             sections.append((
                 f"Hints: minibert check {self.exercise} --hint 1 (then 2, 3); in a notebook "
@@ -108,7 +108,7 @@ class Grade:
         lines = list(map(say, lines))
         for heading, text in sections:
             text = text if heading == PRINTED else say(text)
-            lines += ["", *filter(None, (say(heading), text))]
+            lines += ["", *filter(None, (say(heading), text))] if text else []
         return "\n".join(lines)
 
     def to_dict(self) -> dict:
