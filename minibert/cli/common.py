@@ -194,8 +194,9 @@ def reading_options(parser: argparse.ArgumentParser) -> None:
 
 def reading(args: argparse.Namespace) -> dict:
     """The arguments of ``data.read`` that the options give."""
-    names = ("columns", "header", "delimiter", "skip_incomplete")
-    return {name: getattr(args, name) for name in names}
+    from minibert.training.settings import READING
+
+    return {name: getattr(args, name) for name in READING}
 
 
 def tell(text: object) -> None:

@@ -32,6 +32,7 @@ GROUPS = {
     "device": "hardware",
 }
 FILES = ("dev", "test", "keep", "replay")
+READING = ("columns", "header", "delimiter", "skip_incomplete")
 
 
 def setting(default: Any, text: str, low: float = -math.inf, high: float = math.inf) -> Any:
@@ -136,10 +137,7 @@ class Settings(Checked):
     @property
     def reading(self) -> dict[str, Any]:
         """How the data files are read: arguments of ``data.read``."""
-        return {
-            "columns": self.columns, "header": self.header, "delimiter": self.delimiter,
-            "skip_incomplete": self.skip_incomplete,
-        }  # fmt: skip
+        return {name: getattr(self, name) for name in READING}
 
 
 @dataclass(frozen=True)

@@ -371,9 +371,8 @@ def read_json(file: Path, text: str) -> Table:
     if len(keys) > 1 and all(isinstance(v, list) for v in keys.values()):
         plain = not any(isinstance(cell, dict) for cells in keys.values() for cell in cells)
         if plain and len({*map(len, keys.values())}) == 1:  # a list for each column
-            rows = zip(*keys.values(), strict=True)
-            objects = (dict(zip(keys, cells, strict=True)) for cells in rows)
-            return of_objects(enumerate(objects, 1), [], "row")
+            rows = map(list, zip(*keys.values(), strict=True))
+            return Table([*keys], [*enumerate(rows, 1)], unit="row")
     if parts := [key for key in keys if isinstance(keys[key], list)]:
         raise ValueError(
             f"{file}: an object with lists in it, {some([repr(part) for part in parts], 6)}; write "
