@@ -145,33 +145,31 @@ class BertForPreTraining(Head):
         )
 
 
-class BertForSequenceClassification(Head):
-    """Which class has the text (or pair)? ``logits`` (B, C); with one label, a regression."""
+class ClassifierHead(Head):
+    """What both classifiers have: dropout, at its own rate if the config has one, and a layer."""
 
     names = (("classifier", "classifier"),)
-    with_pooler = True
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
-        self.dropout = nn.Dropout(classifier_dropout(config))
+        own = config.classifier_dropout
+        self.dropout = nn.Dropout(config.hidden_dropout_prob if own is None else own)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         initialise(self.classifier, config)
+
+
+class BertForSequenceClassification(ClassifierHead):
+    """Which class has the text (or pair)? ``logits`` (B, C); with one label, a regression."""
+
+    with_pooler = True
 
     def score(self, hidden: Tensor, pooled: Tensor) -> Logits:
         """Score the classes."""
         return Logits(self.classifier(self.dropout(pooled)))  # (B, C)
 
 
-class BertForTokenClassification(Head):
+class BertForTokenClassification(ClassifierHead):
     """Which class has each token? ``logits`` (B, T, C)."""
-
-    names = (("classifier", "classifier"),)
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__(config)
-        self.dropout = nn.Dropout(classifier_dropout(config))
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        initialise(self.classifier, config)
 
     def score(self, hidden: Tensor, pooled: None) -> Logits:
         """Score the classes of every token."""
@@ -192,9 +190,3 @@ class BertForQuestionAnswering(Head):
         """Score every token as the first and as the last of the answer."""
         start, end = self.qa_outputs(hidden).unbind(-1)  # (B, T, 2) → (B, T) twice
         return SpanLogits(start, end)
-
-
-def classifier_dropout(config: BertConfig) -> float:
-    """The dropout before a classifier: its own rate if the config has one, else the general one."""
-    own = config.classifier_dropout
-    return config.hidden_dropout_prob if own is None else own
