@@ -19,13 +19,11 @@ MARKS = {  # the byte order marks, the longest first: only with one is an encodi
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
 
-OTHERS = {  # what a file that is not UTF-8 may be → its name for iconv
-    "gb18030": "GB18030", "big5": "BIG5", "cp932": "CP932", "euc_jp": "EUC-JP", "cp949": "CP949",
-    "cp1252": "WINDOWS-1252", "cp1250": "WINDOWS-1250", "cp1251": "WINDOWS-1251",
-    "cp1253": "WINDOWS-1253", "cp1254": "WINDOWS-1254", "cp1255": "WINDOWS-1255",
-    "cp1256": "WINDOWS-1256", "cp1257": "WINDOWS-1257", "cp1258": "WINDOWS-1258",
-    "koi8_r": "KOI8-R", "cp874": "CP874", "mac_roman": "MACINTOSH", "cp850": "CP850",
-}  # fmt: skip
+OTHERS = (  # what a file that is not UTF-8 may be, by the names that Python and iconv have for it
+    *("GB18030", "BIG5", "CP932", "EUC-JP", "CP949"),
+    *(f"WINDOWS-125{number}" for number in (2, 0, 1, 3, 4, 5, 6, 7, 8)),
+    *("KOI8-R", "CP874", "MACINTOSH", "CP850"),
+)
 EAST = {"CJK": "HAN", "HIRAGANA": "HAN", "KATAKANA": "HAN", "FULLWIDTH": "HAN"}  # → one script
 
 
@@ -91,11 +89,11 @@ def how_to_convert(file: Path, data: bytes, error: UnicodeDecodeError) -> str:
     """What to do about a file that is not UTF-8: how its words would read in other encodings."""
     samples: dict[str, str] = {}  # words in an encoding → its name
     words, shares = distinct_words(data), {}
-    for encoding, name in OTHERS.items():
+    for encoding in OTHERS:
         with contextlib.suppress(UnicodeDecodeError):
             text = " ".join(word.decode(encoding) for word in words)
             if text not in samples:
-                samples[text], shares[text] = name, plausible(text)
+                samples[text], shares[text] = encoding, plausible(text)
     best = max(shares.values(), default=0)
     likely = [text for text in samples if shares[text] >= 0.8 * best]
     ways = "; ".join(
