@@ -187,9 +187,8 @@ def reading_options(parser: argparse.ArgumentParser) -> None:
         help="whether the first row of a csv or tsv has the names of the columns",
     )  # fmt: skip
     parser.add_argument("--delimiter", metavar="CHARACTER", help="between the columns: ; | tab")
-    parser.add_argument(
-        "--skip-incomplete", action="store_true", help="leave out rows that cannot be used"
-    )
+    parser.add_argument("--skip-incomplete", action="store_true", default=None,
+                        help="leave out rows that cannot be used")  # fmt: skip
 
 
 def reading(args: argparse.Namespace) -> dict:

@@ -241,7 +241,8 @@ def explore(args: argparse.Namespace) -> Result:
                 f"warning: {size / 1e6:.0f} MB is a lot for a page: a browser takes a while to "
                 "open it, and a phone may not. A smaller model or weights in float16 take less"
             )
-        return Result({"out": args.out, "model": args.model, "bytes": size}, live_text)
+        said = f"{args.out}: {args.model} itself, {size / 1e6:.1f} MB; open it, type"
+        return Result({"out": args.out, "model": args.model, "bytes": size}, lambda value: said)
     directory = open_directory(args.model)
     encoder, masked_lm = SentenceEncoder.from_pretrained(directory), load_masked_lm(directory)
     head = masked_lm and masked_lm.predictions.to(encoder.device)
@@ -252,11 +253,6 @@ def explore(args: argparse.Namespace) -> Result:
     write_text(args.out, page(found))
     tokens = [text["tokens"] for text in found["texts"]]
     return Result({"out": args.out, **found, "texts": args.texts, "tokens": tokens}, explore_text)
-
-
-def live_text(value: dict) -> str:
-    """What stands in the page."""
-    return f"{value['out']}: {value['model']} itself, {value['bytes'] / 1e6:.1f} MB; open it, type"
 
 
 def explore_text(value: dict) -> str:
@@ -297,7 +293,8 @@ def show(args: argparse.Namespace) -> Result:
     import ast
 
     if args.topic is None:
-        return Result(SHOW, topics_text)
+        rows = [(topic, f"minibert/{file}", name or "") for topic, (file, name) in SHOW.items()]
+        return Result(SHOW, lambda topics: table(rows))
     file, name = SHOW[args.topic]
     source = (Path(__file__).parents[1] / file).read_text(encoding="utf-8")
     for node in ast.parse(source).body if name else ():
@@ -307,12 +304,6 @@ def show(args: argparse.Namespace) -> Result:
             break
     value = {"topic": args.topic, "file": f"minibert/{file}", "name": name, "source": source}
     return Result(value, lambda value: value["source"].rstrip("\n"))
-
-
-def topics_text(topics: dict) -> str:
-    """Where each topic is found."""
-    rows = topics.items()
-    return table((topic, f"minibert/{file}", name or "") for topic, (file, name) in rows)
 
 
 def load_model(directory: Path):

@@ -51,12 +51,8 @@ def push(args: argparse.Namespace) -> Result:
     """
     from minibert.training.push import push as upload
 
-    return Result(upload(args.directory, args.name, private=args.private), push_text)
-
-
-def push_text(value: dict) -> str:
-    """How many files, and where they are."""
-    return f"{value['url']}: {len(value['files'])} files"
+    value = upload(args.directory, args.name, private=args.private)
+    return Result(value, lambda value: f"{value['url']}: {len(value['files'])} files")
 
 
 @option("model", metavar="MODEL", help="directory or hub name, of any model")

@@ -191,8 +191,7 @@ def asked(args: argparse.Namespace, kind: type, needed: Sequence[str], how: str)
     names = [field.name for field in dataclasses.fields(kind)]
     given = {name: value for name in names if (value := vars(args).get(name)) not in (None, [])}
     if args.resume:
-        return {name: value for name, value in given.items()
-                if (name, value) != ("skip_incomplete", False)}  # fmt: skip
+        return given
     if not {*needed} <= given.keys():
         raise ValueError(how)
     return kind(**given)
@@ -276,12 +275,8 @@ def evaluate_classify(args: argparse.Namespace) -> Result:
     from minibert.training.inference import evaluate_file
 
     measures = evaluate_file(args.model, args.data, say=tell, **reading(args))
-    return Result({"model": args.model, "data": args.data, **measures}, measures_text)
-
-
-def measures_text(value: dict) -> str:
-    """A line for each measure."""
-    return table(row for row in value.items() if row[0] not in ("model", "data"))
+    value = {"model": args.model, "data": args.data, **measures}
+    return Result(value, lambda value: table(measures.items()))
 
 
 @option("base", metavar="BASE", help="the model that the fine-tuning started from")
