@@ -80,12 +80,13 @@ class Recorder:
         self.kept: dict[int, tuple[object, Seen]] = {}
         self.calls: dict[tuple, int] = {}  # how often a function was called at its place
         self.frames: dict[FrameType, tuple] = {}  # → its place, and the variables seen in it
-        self.own_files = {
-            sys.modules[type(module).__module__].__file__
-            for module in (model.modules() if self.modules else ())
-            if hasattr(sys.modules.get(type(module).__module__), "__file__")
-        }
+        modules = (sys.modules.get(type(part).__module__) for part in self.parts())
+        self.own_files = {getattr(module, "__file__", None) for module in modules}
         self.theirs: dict[str, bool] = {}  # file → whether its variables are looked at
+
+    def parts(self) -> list[nn.Module]:
+        """The modules of the model, if it is one of torch."""
+        return list(self.model.modules()) if self.modules else []
 
     def see(self, value: object, name: str | tuple, line: str = "") -> Seen | None:
         """Keep a copy of a tensor, once: what follows may write into it, and is seen again then."""
@@ -141,7 +142,7 @@ class Recorder:
                     if str(found.name[-1]).startswith("result") and not isinstance(found.name, str):
                         found.name = name  # of its forward: what the module gives
 
-        for module in self.model.modules() if self.modules else ():
+        for module in self.parts():
             if self.modules[id(module)]:
                 handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
                 handles.append(module.register_forward_hook(after))

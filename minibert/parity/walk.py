@@ -17,7 +17,7 @@ from torch import Tensor
 from minibert.parity.diagnosis import MASKED, Judge
 from minibert.parity.layouts import QKV, Layout, layouts
 from minibert.parity.recording import Seen
-from minibert.parity.steps import EMBEDDINGS, LAYER, ON_TOP, Computation, Inputs, parse_name
+from minibert.parity.steps import Computation, Inputs, parse_name
 
 SAME = 1e-3  # of the length of a tensor: the same step, though perhaps not quite right
 EXACT = 1e-5  # what is as near as this needs no comparison with other steps
@@ -30,15 +30,9 @@ LEFT_OUT = ("embeddings.position_ids", "attention.mask", "pooling.mask", "poolin
 
 def sites_of(inputs: Inputs) -> list[str]:
     """The steps of ours that a tensor of theirs can be, in the order of computation."""
-    heads = [name.partition(".")[0] for name in inputs.weights]
-    on_top = [
-        name for name in ON_TOP
-        if name.startswith("pooling") or name == "sentence" or not name.startswith("loss")
-        and name.partition(".")[0] in heads
-    ]
-    layers = [f"layers.{i}.{name}" for i in range(inputs.config.num_hidden_layers)
-              for name in LAYER]
-    return [name for name in (*EMBEDDINGS, *layers, *on_top) if not name.endswith(LEFT_OUT)]
+    there = {name.partition(".")[0] for name in inputs.weights} | {"pooling", "sentence"}
+    return [name for name in Computation(inputs).steps()
+            if name.partition(".")[0] in there and not name.endswith(LEFT_OUT)]
 
 
 def axes_of(name: str, value: Tensor) -> dict[str, int]:
