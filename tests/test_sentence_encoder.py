@@ -363,7 +363,8 @@ def test_lower_casing_before_the_tokenizer(tmp_path, cased, strip):
 @pytest.mark.weights
 @pytest.mark.data
 def test_sts_benchmark(official, data):
-    """Within 1e-6 of sentence-transformers; Spearman of the whole test set as on MTEB: 82.03."""
+    """Spearman of the whole test set as on MTEB, 82.03; every fifth sentence is within 1e-6 of
+    sentence-transformers."""
     from sentence_transformers import SentenceTransformer
 
     from minibert.similarity import pairwise_cosine_similarity
@@ -373,11 +374,11 @@ def test_sts_benchmark(official, data):
     rows = [row.values for row in read(data / "stsb" / "test.csv", ["text", "pair", "score"])]
     texts = [row[role] for role in ("text", "pair") for row in rows]
     ours = SentenceEncoder.from_pretrained(official).encode(texts)
-    theirs = SentenceTransformer(str(official), device="cpu", model_kwargs=EAGER).encode(texts)
-    difference = np.abs(ours - theirs).max()
+    theirs = SentenceTransformer(str(official), device="cpu", model_kwargs=EAGER)
+    difference = np.abs(ours[::5] - theirs.encode(texts[::5])).max()
     cosine = pairwise_cosine_similarity(ours[: len(rows)], ours[len(rows) :])
     score = spearman(cosine, [row["score"] for row in rows])
-    print(f"\n{len(texts)} sentences, max difference {difference:.1e}, Spearman {score:.5f}")
+    print(f"\n{len(texts[::5])} sentences, max difference {difference:.1e}, Spearman {score:.5f}")
     assert len(rows) == 1379 and difference <= 1e-6
     assert f"{score:.5f}" == "0.82032"
 
