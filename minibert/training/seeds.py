@@ -70,7 +70,7 @@ def baselines(settings: Settings) -> dict[str, float]:
     """
     sets = read_data(settings, silent)
     train, test = sets["train"], sets.get("test", sets["dev"])
-    names = list(data.count_classes(train))
+    names = data.class_names(train)
     labels, truth = ([names.index(e.values["label"]) for e in part] for part in (train, test))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -8,6 +8,7 @@ A file goes through ``tables`` (its text), ``files`` and ``conll`` (its format),
 from minibert.training.data.examples import (
     Example,
     check,
+    class_names,
     count_classes,
     refuse_a_class_for_every_row,
     scaled_score,
@@ -18,6 +19,6 @@ from minibert.training.data.examples import (
 from minibert.training.data.reading import Say, locate, read, silent
 
 __all__ = [
-    "Example", "Say", "check", "count_classes", "locate", "read", "refuse_a_class_for_every_row",
-    "scaled_score", "score_scale", "silent", "split", "uneven",
+    "Example", "Say", "check", "class_names", "count_classes", "locate", "read",
+    "refuse_a_class_for_every_row", "scaled_score", "score_scale", "silent", "split", "uneven",
 ]

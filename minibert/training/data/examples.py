@@ -46,8 +46,13 @@ class Example(NamedTuple):
 # -------------------------------------------------------------------------------------- checking
 
 
+def class_names(examples: Sequence[Example]) -> list[str]:
+    """The classes that occur: in the order of their numbers if all are numbers, else sorted."""
+    return list(count_classes(examples))
+
+
 def count_classes(examples: Sequence[Example]) -> dict[str, int]:
-    """Class → how many examples it has; in the order of their numbers if all are, else sorted."""
+    """Class → how many examples it has; the classes in the order of `class_names`."""
     counts = Counter(example.values["label"] for example in examples)
     try:
         names = sorted(counts, key=lambda name: (float(name), name))
