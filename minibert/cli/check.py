@@ -281,6 +281,7 @@ def training_steps(name: str, peers: bool) -> dict:
 
 def training_step(directory: Path, pairs: list, scores: list) -> Callable[[], object]:
     """What `finetune` does with a batch of pairs of texts and their similarities."""
+    from minibert.batching import keep_freed_memory
     from minibert.model import BertModel
     from minibert.tokenization.tokenizer import BertTokenizer
     from minibert.training.data import Example
@@ -289,6 +290,7 @@ def training_step(directory: Path, pairs: list, scores: list) -> Callable[[], ob
     from minibert.training.tasks import Similarity
 
     model = BertModel.from_pretrained(directory)
+    keep_freed_memory()
     longest = min(64, model.config.max_position_embeddings)
     task = Similarity(BertTokenizer.from_pretrained(directory), max_length=longest)
     features = task.encode([

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import minibert
+from minibert.batching import keep_freed_memory
 from minibert.io import distributed
 from minibert.io.files import locked, read_json, read_text, remove, write_json, write_text
 from minibert.sentence_encoder import best_device
@@ -61,6 +62,7 @@ def carry_out(
             say(f"{out} is finished already")
             return clear(here)
         device = best_device(settings.device)
+        keep_freed_memory()
         distributed.start(device)
         if not resume and distributed.rank() == 0:
             write_json(here / "asked.json", dataclasses.asdict(settings))
