@@ -24,28 +24,44 @@ if TYPE_CHECKING:  # for editors; at run time a name is imported when it is firs
     from minibert.training.inference import Answerer, Classifier, FineTuned, TokenTagger
 
 __version__ = "0.1.0"
-HOMES = {  # public name → where it is
+__all__ = [
+    "Answerer",
+    "BertConfig",
+    "BertForMaskedLM",
+    "BertForNextSentencePrediction",
+    "BertForPreTraining",
+    "BertForQuestionAnswering",
+    "BertForSequenceClassification",
+    "BertForTokenClassification",
+    "BertModel",
+    "BertTokenizer",
+    "Classifier",
+    "CrossEncoder",
+    "FineTuned",
+    "SentenceEncoder",
+    "TokenTagger",
+    "cosine_similarity",
+    "finetune",
+    "key_sentences",
+    "paraphrases",
+    "search",
+]
+HOMES = {
     "BertConfig": "config",
     "BertTokenizer": "tokenization.tokenizer",
     "BertModel": "model",
     "SentenceEncoder": "sentence_encoder",
     "CrossEncoder": "cross_encoder",
-    **dict.fromkeys(
-        ("BertForMaskedLM", "BertForNextSentencePrediction", "BertForPreTraining",
-         "BertForQuestionAnswering", "BertForSequenceClassification", "BertForTokenClassification"),
-        "heads",
-    ),
     **dict.fromkeys(("cosine_similarity", "key_sentences", "paraphrases", "search"), "similarity"),
     **dict.fromkeys(("FineTuned", "Classifier", "TokenTagger", "Answerer"), "training.inference"),
     "finetune": "training.api",
-}  # fmt: skip
-__all__ = sorted(HOMES)
+}  # all others: heads
 
 
 def __getattr__(name: str) -> object:
     """Import the home of a public name when it is first asked for: ``--help`` needs no torch."""
-    if name in HOMES:
-        return getattr(importlib.import_module(f"minibert.{HOMES[name]}"), name)
+    if name in __all__:
+        return getattr(importlib.import_module(f"minibert.{HOMES.get(name, 'heads')}"), name)
     raise AttributeError(f"minibert has no {name!r}; it has {', '.join(__all__)}")
 
 
