@@ -11,6 +11,8 @@ import zipfile
 import pytest
 from conftest import CHECKOUT
 
+from minibert.cli.main import main
+
 PROJECT = (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8")
 SHIPPED = [path for path in (CHECKOUT / "weights").glob("minibert-*") if path.is_dir()]
 SENTENCES = ["A man is playing a guitar.", "Someone plays an instrument."]
@@ -95,3 +97,16 @@ status = main(["similarity", *sys.argv[1:]])
 print(minibert.__file__)
 sys.exit(status)
 """
+
+
+def test_binder_installs_what_there_is():
+    """An extra, a file of versions and a command that do not exist fail on somebody else's site."""
+    folder = CHECKOUT / ".binder"
+    lines = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    extra = next(re.fullmatch(r"-e \.\[(\w+)\]", line) for line in lines if line[:2] == "-e")
+    assert re.search(rf"^{extra.group(1)} = \[", PROJECT, re.MULTILINE)
+    assert (folder / next(line[3:] for line in lines if line[:2] == "-c")).is_file()
+    command = (folder / "postBuild").read_text(encoding="utf-8").split()[-1]
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    assert os.access(folder / "postBuild", os.X_OK)
