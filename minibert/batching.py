@@ -55,19 +55,29 @@ def make_batches(
             raise ValueError(f"{name} in a batch must be at least {least}, not {limit}")
     if order is None:
         order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    batches: list[list[int]] = []
-    count = longest = real = 0  # texts, longest text, tokens of the batch that is being filled
-    for i in order:
-        count, longest, real = count + 1, max(longest, lengths[i]), real + lengths[i]
-        full = (
+
+    def measure(texts: Sequence[int]) -> tuple[int, int, int]:
+        sizes = [lengths[i] for i in texts]
+        return len(sizes), max(sizes), sum(sizes)
+
+    def over(count: int, longest: int, real: int) -> bool:
+        return (
             (size is not None and count > size)
             or (tokens is not None and count * longest > tokens)
             or (padding is not None and count * longest - real > padding)
         )
-        if full or not batches:
-            batches.append(leave(batches[-1], lengths) if even and batches else [])
-            sizes = [lengths[j] for j in (*batches[-1], i)]
-            count, longest, real = len(sizes), max(sizes), sum(sizes)
+
+    batches: list[list[int]] = []
+    count = longest = real = 0  # texts, longest text, tokens of the batch that is being filled
+    for i in order:
+        count, longest, real = count + 1, max(longest, lengths[i]), real + lengths[i]
+        if not batches or over(count, longest, real):
+            left = leave(batches[-1], lengths) if even and batches else []
+            if left and over(*measure([*left, i])):  # too much longer than the next, say
+                batches[-1] += left
+                left = []
+            batches.append(left)
+            count, longest, real = measure([*left, i])
         batches[-1].append(i)
     return batches
 

@@ -63,9 +63,11 @@ def test_every_thread_gets_a_share_of_few_texts(tiny, monkeypatch):
 
 
 def test_batches_hold_every_limit_and_lose_nobody():
-    lengths = [random.Random(0).randint(2, 50) for _ in range(200)]
-    for tokens, size, padding in itertools.product((None, 50, 333), (None, 1, 7), (None, 0, 20)):
-        batches = make_batches(lengths, tokens=tokens, size=size, padding=padding)
+    draw = random.Random(0)
+    lengths = [draw.choice((2, 11, 13, 50)) for _ in range(200)]
+    limits = itertools.product((None, 50, 333, 1000), (None, 1, 27), (None, 0, 20), (False, True))
+    for tokens, size, padding, even in limits:
+        batches = make_batches(lengths, tokens=tokens, size=size, padding=padding, even=even)
         assert sorted(itertools.chain(*batches)) == list(range(200))
         for batch in batches:
             area = len(batch) * max(lengths[i] for i in batch)
