@@ -246,11 +246,14 @@ class InBatches:
         padding = 0 if self.engine == "int8" else padding  # see `SentenceEncoder.hidden_states`
         cut = functools.partial(make_batches, lengths, size=batch_size, padding=padding, even=cpu)
         batches, total = cut(tokens=batch_tokens), sum(lengths)
-        each = min(total // (MIN_BATCH_TOKENS * threads), MOST_BATCHES)  # batches for a thread
-        if threads > 1 and each and batch_size is None:  # of like size, so that all end together
-            shares = range(total // (each * threads), batch_tokens, 16)
+        most = min(total // MIN_BATCH_TOKENS, MOST_BATCHES * threads)
+        most -= most % threads if most > threads else 0
+        if threads > 1 < most and batch_size is None and len(batches) <= most:
+            # Of like size, so that all end together. The steps are wide: each cuts all texts anew.
+            share = total // most
+            shares = range(share, batch_tokens, max(share // 16, 16))
             cuts = (cut(tokens=share) for share in shares)
-            batches = next((some for some in cuts if len(some) <= each * threads), batches)
+            batches = next((some for some in cuts if len(some) <= most), batches)
         return sorted(batches, key=lambda batch: -len(batch) * lengths[batch[0]])
 
     def run(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from support.tiny import WORDS, build, tiny_config, words
 
+from minibert import batching
 from minibert.batching import make_batches, round_up
 from minibert.io.checkpoint import read_safetensors
 from minibert.model import BertModel
@@ -60,6 +61,20 @@ def test_every_thread_gets_a_share_of_few_texts(tiny, monkeypatch):
     tiny.encode(["a b c d e f g h"] * 25)
     tiny.encode(["a b c d e f g h"] * 27)  # not 25 and 2
     assert sizes == [48] * 8 + [16] + [25] + [15, 12]
+
+
+def test_few_texts_are_shared_by_many_threads_and_soon(tiny, monkeypatch):
+    """A batch of 128 tokens for each; texts that no share suits are not cut a thousand times."""
+    cuts = []
+    monkeypatch.setattr(
+        batching, "make_batches", lambda *a, **kw: cuts.append(kw) or make_batches(*a, **kw)
+    )
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    assert 12 <= len(tiny.batches([[0] * 10] * 200, None, None)) <= 16
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    cuts.clear()
+    tiny.batches([[0] * n for n in range(3, 60)] * 40, None, 32768)
+    assert 1 <= len(cuts) < 40
 
 
 def test_batches_hold_every_limit_and_lose_nobody():
