@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-WORD, WORDS = r"\S+?", ("number", "mistake")  # placeholders that stand for one word
+WORD, WORDS = r"\S+?", ("number", "mistake", "path")  # placeholders that stand for one word
 CHINESE: dict[str, str] = {}  # English → Chinese; both may have the same {placeholders}
 
 
