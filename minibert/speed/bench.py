@@ -16,13 +16,14 @@ import multiprocessing
 import os
 import platform
 import random
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from html import escape
 from pathlib import Path
@@ -84,19 +85,18 @@ def bench(
         with tempfile.TemporaryDirectory() as room:
             directory = locate(name)
             contestants, missing = gather(directory, Path(room), peers, say)
-            encoder = SentenceEncoder.from_pretrained(directory, device="cpu")
-            result = {
-                "machine": machine(), "model": name, "rounds": rounds, "missing": missing,
-                "matrix_gflops": [], "encode": {},
-            }
-            kinds = texts(encoder.tokenizer, data, number, encoder.max_length)
-            for kind, sample in kinds.items():
-                say(f"{kind}: {len(sample)} texts, {rounds} rounds")
-                rates = result["matrix_gflops"]
-                result["encode"][kind] = race(contestants, sample, rounds, encoder, rates)
-            result["start"] = cold_start(directory, rounds, peers) if start else {}
-            for contestant in contestants.values():
-                contestant.end()
+            with ended(contestants):
+                encoder = SentenceEncoder.from_pretrained(directory, device="cpu")
+                result = {
+                    "machine": machine(), "model": name, "rounds": rounds, "missing": missing,
+                    "matrix_gflops": [], "encode": {},
+                }
+                kinds = texts(encoder.tokenizer, data, number, encoder.max_length)
+                for kind, sample in kinds.items():
+                    say(f"{kind}: {len(sample)} texts, {rounds} rounds")
+                    rates = result["matrix_gflops"]
+                    result["encode"][kind] = race(contestants, sample, rounds, encoder, rates)
+                result["start"] = cold_start(directory, rounds, peers) if start else {}
     finally:
         torch.set_num_threads(before)
     return result
@@ -147,7 +147,11 @@ class Apart:
 
     def __init__(self, make: Callable, *args: object) -> None:
         self.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-        self.pool.submit(begin, torch.get_num_threads(), make, args).result()
+        try:
+            self.pool.submit(begin, torch.get_num_threads(), make, args).result()
+        except BaseException:
+            self.end()
+            raise
 
     def run(self, function: Callable, *args: object) -> Any:
         """``function(call, *args)``, there."""
@@ -162,12 +166,23 @@ class Apart:
         self.pool.shutdown()
 
 
+@contextlib.contextmanager
+def ended(contestants: dict[str, Apart]) -> Iterator[None]:
+    """End the processes afterwards, whatever happens."""
+    try:
+        yield
+    finally:
+        for contestant in contestants.values():
+            contestant.end()
+
+
 call: Callable  # in the process of a contestant: what is measured
 
 
 def begin(threads: int, make: Callable, args: Sequence) -> None:
     """In the process of a contestant: get ready, without a word about it."""
     global call
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # after Ctrl-C one of us has a word to say
     torch.set_num_threads(threads)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         warnings.simplefilter("ignore")
@@ -209,10 +224,11 @@ def gather(
             continue
         say(f"getting {name} ready")
         try:
-            contestant = Apart(make, directory, room)
-            contestant(1, ["a", "b c"])
-            found[name] = contestant
+            found[name] = Apart(make, directory, room)
+            found[name](1, ["a", "b c"])
         except Exception as error:  # whatever goes wrong in another package is not our end
+            if name in found:
+                found.pop(name).end()
             missing[name] = f"{type(error).__name__}: {str(error)[:100]}"
     return found, missing
 

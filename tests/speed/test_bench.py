@@ -1,7 +1,10 @@
 """`minibert bench`: every figure is there, and says what it says; nothing here is timed."""
 
+import functools
 import json
+import multiprocessing
 import os
+import signal
 import sys
 import time
 import xml.etree.ElementTree as ET
@@ -111,33 +114,48 @@ def broken(directory, room):
     raise RuntimeError("not today")
 
 
+def slow_to_fail(directory, room):
+    return functools.partial(broken, room)
+
+
 def sleeper(seconds):
     return lambda: time.sleep(seconds)
 
 
-def test_each_is_measured_in_a_process_of_its_own():
-    """With its threads there; what goes wrong there is raised here."""
+def test_each_is_measured_in_a_process_of_its_own(monkeypatch):
+    """With our threads there, and silent at Ctrl-C; what goes wrong there is raised here."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     contestant = bench.Apart(sleeper, 0.01)
-    here = (os.getpid(), torch.get_num_threads())
-    there = contestant.run(process_and_threads)
-    assert contestant(3) >= 0.01 and there[0] != here[0] and there[1] == here[1]
+    process, *rest = contestant.run(process_and_state)
+    assert contestant(3) >= 0.01 and process != os.getpid() and rest == [3, signal.SIG_DFL]
     contestant.end()
-    with pytest.raises(RuntimeError, match="not today"):
+    with pytest.raises(RuntimeError, match="not today") as caught:
         bench.Apart(broken, 1, 2)
+    assert caught and not multiprocessing.active_children()
 
 
-def process_and_threads(call):
-    return os.getpid(), torch.get_num_threads()
+def process_and_state(call):
+    return os.getpid(), torch.get_num_threads(), signal.getsignal(signal.SIGINT)
+
+
+def test_no_process_is_left_when_something_goes_wrong(model, monkeypatch):
+    monkeypatch.setattr(bench, "ENGINES", {"minibert": "float32"})
+    monkeypatch.setattr(bench, "race", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as caught:
+        bench.bench(model, peers=False)
+    assert caught and not multiprocessing.active_children()
 
 
 def test_who_is_missing_is_said(model, tmp_path, monkeypatch):
     monkeypatch.setattr(int8, "unsupported", lambda: "no such instructions")
     monkeypatch.setattr(bench, "available", lambda: False)
     monkeypatch.setattr(
-        bench, "PEERS", {"one": (broken, []), "other": (broken, ["no_such_package"])}
-    )
+        bench, "PEERS", {"one": (broken, []), "other": (broken, ["no_such_package"]),
+                         "third": (slow_to_fail, [])},
+    )  # fmt: skip
     found, missing = bench.gather(model, tmp_path, True, lambda line: None)
     found["minibert"].end()
+    assert not multiprocessing.active_children()
     assert set(found) == {"minibert"}
     assert missing == {
         "minibert textbook": "minibert is that: torch has no oneDNN here",
@@ -145,6 +163,7 @@ def test_who_is_missing_is_said(model, tmp_path, monkeypatch):
         "minibert int8": "no such instructions",
         "one": "RuntimeError: not today",
         "other": "needs no_such_package, not installed",
+        "third": "RuntimeError: not today",
     }
 
 
