@@ -42,6 +42,7 @@ def similarity(args: argparse.Namespace) -> Result:
     value = {
         "model": args.model, "measure": measure, "dimension": vectors.shape[1],
         "texts": args.texts, "similarity": SIMILARITY[measure](vectors, vectors).tolist(),
+        **named_engine(args, encoder),
     }  # fmt: skip
     return Result(value, similarity_text)
 
@@ -54,6 +55,7 @@ def similarity_text(value: dict) -> str:
     rows = zip(numbers, texts, value["similarity"], strict=True)
     rows = [("", "", *numbers), *((number, text, *row) for number, text, row in rows)]
     title = f"{value['measure']} similarity, {value['model']}, {value['dimension']} dimensions"
+    title += f", engine {value['engine']}" if "engine" in value else ""
     return f"{title}\n\n{table(rows)}"
 
 
@@ -102,6 +104,8 @@ def search(args: argparse.Namespace) -> Result:
     from minibert.speed.embed_file import read_vectors
     from minibert.training.data import locate
 
+    if not args.query.strip():
+        raise ValueError("the query is empty; say what to look for")
     texts, lines = searched(args)
     encoder = load_encoder(args)
     if args.vectors:
@@ -109,12 +113,15 @@ def search(args: argparse.Namespace) -> Result:
     else:
         vectors = encoder.encode(texts, on_long=args.on_long)
     query = encoder.encode([args.query], on_long=args.on_long)
-    hits = nearest(query, vectors, args.k)[0]
+    blank = sum(not text.strip() for text in texts)  # a line without words is no answer
+    hits = nearest(query, vectors, args.k + blank)[0]
+    hits = [hit for hit in hits if texts[hit["corpus_id"]].strip()][: args.k]
     for hit in hits:
         hit["text"] = texts[hit["corpus_id"]]
         hit["corpus_id"] = lines[hit["corpus_id"]] - 1  # which line of the file, from 0
-    tell(f"model: {args.model}")
-    return Result({"model": args.model, "query": args.query, "hits": hits}, search_text)
+    engine = named_engine(args, encoder)
+    tell(f"model: {args.model}" + "".join(f", engine {name}" for name in engine.values()))
+    return Result({"model": args.model, "query": args.query, **engine, "hits": hits}, search_text)
 
 
 def search_text(value: dict) -> str:
@@ -206,6 +213,11 @@ def correlation_text(value: dict) -> str:
         f"{value['pairs']:,} pairs, {value['measure']} similarity, {value['model']}\n"
         f"Spearman {value['spearman']:.5f}\nPearson  {value['pearson']:.5f}"
     )
+
+
+def named_engine(args: argparse.Namespace, encoder) -> dict[str, str]:
+    """The engine that computed, if the arguments ask for one: it may be another than they name."""
+    return {"engine": encoder.engine} if args.engine or args.precision else {}
 
 
 def load_encoder(args: argparse.Namespace):

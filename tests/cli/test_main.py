@@ -139,6 +139,39 @@ def test_embed_then_search(capsys, model, tmp_path):
     assert "the vectors of other texts" in run(capsys, *arguments, "--vectors", vectors)[2]
 
 
+@pytest.mark.parametrize("ending, head", [("txt", ""), ("tsv", "text\tlabel\n")])
+def test_a_blank_line_is_no_hit_and_an_empty_query_no_query(
+    capsys, model, tmp_path, ending, head
+):
+    file, vectors = tmp_path / f"lines.{ending}", tmp_path / "vectors.npy"
+    end = "\tx\n" if head else "\n"
+    file.write_text(head + end.join(["a b c", "", "d e f", " ", "g h i", ""]))
+    ways = [[]] if head else [[], ["--vectors", vectors]]
+    run(capsys, "embed", file, "--out", vectors, "--model", model)
+    for given in ways:
+        words = [file, *given, "--model", model]
+        for k, count in ((1, 1), (3, 3), (9, 3)):
+            out = run(capsys, "search", "d e f", *words, "-k", k)[1]
+            assert len(out.splitlines()) == count and "d e f" in out.splitlines()[0]
+        lines = {int(line.split()[2]) - bool(head): line.split()[3:] for line in out.splitlines()}
+        assert lines == {1: ["a", "b", "c"], 3: ["d", "e", "f"], 5: ["g", "h", "i"]}
+        for query in ("", " \t"):
+            status, out, err = run(capsys, "search", query, *words)
+            assert (status, out) == (2, "") and "the query is empty" in err
+
+
+def test_the_engine_is_named_where_it_was_asked_for(capsys, model, tmp_path):
+    (tmp_path / "lines.txt").write_text("a b c\nd e f\n")
+    for words in (["similarity", "a", "b"], ["search", "a", tmp_path / "lines.txt"]):
+        words += ["--model", model]
+        said = "".join(run(capsys, *words)[1:])
+        assert "engine" not in said + run(capsys, *words, "--json")[1]
+        said = "".join(run(capsys, *words, "--engine", "textbook")[1:])
+        assert ", engine textbook\n" in said
+        out = run(capsys, *words, "--engine", "textbook", "--json")[1]
+        assert json.loads(out)["engine"] == "textbook"
+
+
 def test_keysentences(capsys, model, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("a b. c d e! f g?\nh i j k.\n")
