@@ -98,7 +98,8 @@ def parity(args: argparse.Namespace) -> Result:
 
 @option("exercise", nargs="?", metavar="EXERCISE", help="a name, or all; without one: a list")
 @option("path", nargs="?", metavar="FILE", help="your file; for all a directory")
-@writes("--start", ending=".py", help="write the file to start from")
+@writes("--start", ending=".py", nargs="?", const=lambda args: f"{args.exercise}.py".replace("-", "_"),
+        help="write the file to start from (without a name: EXERCISE.py)")
 @option("--hint", type=int, choices=(1, 2, 3), help="give a hint, each more concrete")
 @option("--csv", action="store_true", help="for all: print the table as csv")
 @option("--format", choices=("gradescope", "prairielearn", "github", "junit", "nbgrader", "otter"),
@@ -112,9 +113,9 @@ def check(args: argparse.Namespace) -> Result:
     """Grade an exercise: one file, a submission (all DIR), or a class (all DIR, with a directory
     for each student).
 
-    Example: minibert check attention --start attention.py
+    Example: minibert check attention --start
 
-    Then fill in the file, and: minibert check attention attention.py
+    Then fill in attention.py, and: minibert check attention attention.py
 
     more examples:
       minibert check all class --csv                      a class, for a spreadsheet

@@ -51,6 +51,7 @@ def writes(*names: str, ending: str, **settings: Any) -> Callable:
 
     Args:
         ending: that the name must have.
+        settings: as ``add_argument`` takes them; ``const`` may be a function of the arguments.
     """
 
     def add(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +72,9 @@ def refuse_to_replace(args: argparse.Namespace) -> None:
     from minibert.io.files import need_ending
 
     for name, ending in vars(args).get("written", {}).items():
-        if path := vars(args)[name]:
+        if callable(path := vars(args)[name]):  # it depends on what was given beside the option
+            setattr(args, name, path := path(args))
+        if path:
             need_ending(path, ending)
             if Path(path).exists() and not args.force:
                 raise FileExistsError(f"{path} exists; name another file, or --force to replace it")

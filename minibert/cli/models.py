@@ -204,15 +204,15 @@ def trace_text(value: dict) -> str:
 
 @option("texts", nargs="*", metavar="TEXT", help="one text, or two to compare")
 @option("--live", action="store_true", help="put the model into the page: type there")
-@writes("--out", ending=".html", required=True, help="page to write")
+@writes("--out", ending=".html", default="page.html", help="page to write (default page.html)")
 @model_option
 def explore(args: argparse.Namespace) -> Result:
     """Write a page to look inside the model: what every head attends to and, for two texts, what
     their similarity is made of.
 
-    Example: minibert explore "The bank raised its rates." "She sat on the bank." --out page.html
-    Example: minibert explore "Tea with [MASK]." --model minibert-tiny --out page.html
-    Example: minibert explore --live --out page.html
+    Example: minibert explore "The bank raised its rates." "She sat on the bank."
+    Example: minibert explore "Tea with [MASK]." --model minibert-tiny --out tea.html
+    Example: minibert explore --live --out live.html
 
     Open the page in a browser; it needs no network. It shows
       all layers and heads at a glance, one of them large, with its probabilities

@@ -385,6 +385,20 @@ def test_embed_takes_whole_lines_of_a_table_and_says_so(capsys, model, tmp_path)
     assert out.splitlines()[0].split() == ["1.0000", "line", "3", "c", "d", "y"]
 
 
+@pytest.mark.parametrize("words, file", [
+    ("check mean-pooling --start", "mean_pooling.py"), ("explore a", "page.html"),
+    ("explore a b --live", "page.html"),
+])  # fmt: skip
+def test_a_file_that_is_not_named_has_a_name_and_is_not_written_over(capsys, shipped, words, file):
+    assert run(capsys, *words.split())[0] == 0
+    written = Path(file).read_bytes()
+    assert len(written) > 200
+    Path(file).write_text("mine")
+    status, _, err = run(capsys, *words.split())
+    assert status == 2 and f"{file} exists" in err and Path(file).read_text() == "mine"
+    assert run(capsys, *words.split(), "--force")[0] == 0 and Path(file).read_bytes() == written
+
+
 @pytest.mark.parametrize("words, option, ending", [
     (["embed", "lines.txt"], "--out", ".npy"),
     (["vocabulary", "lines.txt", "--size", 60], "--out", ".txt"),

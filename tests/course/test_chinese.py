@@ -161,7 +161,7 @@ def test_hints_and_files_to_start_from_are_chinese(tmp_path, capsys):
     ("check attention mine.py --seconds 0", "minibert：seconds 是 0.0；允许大于 0"),
     ("check attention --hint 9", "check：用法错误：参数 --hint：没有 9 这个选项（可选：1, 2, 3）"),
     ("check attention mine.py --memory much", "参数 --memory：'much' 不是 int 类型的值"),
-    ("check attention --start", "参数 --start：后面要有一个值"),
+    ("check attention --hint", "参数 --hint：后面要有一个值"),
     ("check attention --start mine.py", "mine.py 已经存在；请换一个文件名，或者用 --force 覆盖"),
     ("check attention mine.py more.py", "minibert check：用法错误：无法识别的参数：more.py"),
     ("chek", "minibert：用法错误：参数 COMMAND：没有 'chek' 这个选项"),
@@ -175,7 +175,7 @@ def test_hints_and_files_to_start_from_are_chinese(tmp_path, capsys):
     ("explore a --model no/such/name --out a.html", "'no/such/name'：没有这个目录（从 {here}"),
     ("explore a b c --model {model} --out a.html", "minibert：给了 3 段文本；页面可以看一段，或者"),
     ("explore a --out a.htm", "minibert：a.htm：要写的是 .html 文件；请用这个扩展名"),
-    ("explore a", "minibert explore：用法错误：缺少必需的参数：--out"),
+    ("trace a", "minibert trace：用法错误：缺少必需的参数：--out"),
 ])
 def test_wrong_use_is_explained_in_chinese(words, said, tmp_path, model, capsys, monkeypatch):
     """What a class meets with `check`, `parity` and `explore`; the help is English."""
