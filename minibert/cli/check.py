@@ -98,7 +98,8 @@ def parity(args: argparse.Namespace) -> Result:
 
 @option("exercise", nargs="?", metavar="EXERCISE", help="a name, or all; without one: a list")
 @option("path", nargs="?", metavar="FILE", help="your file; for all a directory")
-@writes("--start", ending=".py", nargs="?", const=lambda args: f"{args.exercise}.py".replace("-", "_"),
+@writes("--start", ending=".py", nargs="?",
+        const=lambda args: f"{args.exercise}.py".replace("-", "_"),
         help="write the file to start from (without a name: EXERCISE.py)")
 @option("--hint", type=int, choices=(1, 2, 3), help="give a hint, each more concrete")
 @option("--csv", action="store_true", help="for all: print the table as csv")
