@@ -35,8 +35,8 @@ def section(report: Report) -> str:
     if report.diagnosis:
         parts.append(f"<p>{say('Which mistake it is:')}</p>")
         parts.append(f'<pre class="mistake">{escape(str(report.diagnosis))}</pre>')
-    folded = report.folded()
-    parts.append(table(folded))
+    folded = report.rows if report.raised else report.folded()
+    parts += [] if report.raised else [table(folded)]
     if len(folded) < len(report.rows):
         every = f"<summary>{say(f'All {len(report.rows)} tensors')}</summary>"
         parts.append(f"<details>{every}{table(report.rows)}</details>")

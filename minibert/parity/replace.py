@@ -111,7 +111,7 @@ def replaced(
     (config, weights, _), model = inputs, model_of(inputs)
     for kind, make in replacements.items():
         for place in places_of(kind, config):
-            module, start = make(config), place + "."
+            module, start = made(kind, make, config), place + "."
             part = {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}
             said = names.get(kind) if names else None
             copy_weights(module, part, said, place, config.num_attention_heads)
@@ -119,6 +119,37 @@ def replaced(
             parent, _, last = place.rpartition(".")
             setattr(model.get_submodule(parent), last, module)
     return model.to(next(iter(weights.values())).dtype).eval()
+
+
+class NotAsNeeded(TypeError):
+    """What a learner gives is of another kind than what is asked for."""
+
+
+def made(kind: str, make: Callable, config: BertConfig) -> nn.Module:
+    """A learner's module.
+
+    Raises:
+        NotAsNeeded: none is made, and what should make it is no class of modules.
+    """
+    try:
+        module = make(config)
+    except ERRORS as error:
+        if isinstance(make, type) and issubclass(make, nn.Module):
+            raise
+        module = error
+    if isinstance(module, nn.Module):
+        return module
+    name = getattr(make, "__name__", make)
+    what = "a class, but no nn.Module" if isinstance(make, type) else "no class"
+    raise NotAsNeeded(f"{name} is {what}; for {kind} a class is needed: "
+                      f"class {name}(nn.Module), made as {name}(config)")
+
+
+def needs_tensor(returned: object, who: str) -> None:
+    """Raise NotAsNeeded unless it is a tensor."""
+    if not isinstance(returned, Tensor):
+        what = "None (is there a return?)" if returned is None else f"a {type(returned).__name__}"
+        raise NotAsNeeded(f"your {who} returned {what}; a tensor is needed")
 
 
 def make_guest(module: nn.Module) -> None:
@@ -129,7 +160,8 @@ def make_guest(module: nn.Module) -> None:
 
     def first_of(_: nn.Module, given: tuple, returned: object) -> object:
         first = returned[0] if isinstance(returned, (tuple, list)) and returned else returned
-        if not isinstance(first, Tensor) or first.dtype not in HALF:
+        needs_tensor(first, "forward")
+        if first.dtype not in HALF:
             return first
         return first.to(given[0].dtype if given[0].is_floating_point() else torch.float32)
 
@@ -165,6 +197,8 @@ def run_function(kind: str, function: Callable, inputs: Inputs) -> dict[str, Ten
     name, beside = FUNCTIONS[kind]
     given = own_run(inputs, torch.float32)[our_name(name, inputs.config)]
     returned = function(given.clone(), inputs.batch[beside].clone())
+    if returned is None:
+        needs_tensor(returned, kind)
     return {name: given, kind: torch.as_tensor(returned)}
 
 
@@ -336,7 +370,7 @@ def examine_code(
             report.notes.append(f"also tried on: {'; '.join(filter(None, tried))}")
         return crash or report
     if crash:
-        report.notes.append(f"{crash.title}:{crash.shown[0]}")
+        report.notes.append(f"{crash.title}:  {crash.first.reason}")
     if report.diagnosis is None or not inner:
         return report
     closer = first_failure(looks(without=()), pairs)
@@ -354,8 +388,9 @@ def first_failure(looks: Sequence[tuple[Report, Judge]], pairs: bool) -> Report:
 
 def crash_report(title: str, kinds: Collection[str], error: Exception) -> Report:
     """The report for code that does not run to its end."""
-    shown = [f"  your code raised {blame(error)}"]
-    return Report(title, [Row(next(iter(kinds)), (), "missing")], shown=shown)
+    said, *shown = (str(error) if isinstance(error, NotAsNeeded)
+                    else f"your code raised {blame(error)}").split("\n")
+    return Report(title, [Row(next(iter(kinds)), (), "raised", reason=said)], shown=shown)
 
 
 def random_report(title: str, name: str, value: Tensor, said: str) -> Report:

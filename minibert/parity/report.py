@@ -25,7 +25,7 @@ from minibert.parity.steps import Computation, Inputs, model_inputs, parse_name
 from minibert.pretrained import NoInitialisation
 from minibert.trace import trace
 
-BAD = ("differs", "shape", "missing")
+BAD = ("differs", "shape", "missing", "raised")
 HEADS = "tensor, largest, mean, allowed, bitwise, where, shape"
 PARTS = r"gradient of|after \d+ steps?:|layers\.\d+|[^.:, ]+"  # how the name of a tensor begins
 
@@ -35,9 +35,10 @@ class Row:
     """One tensor of a comparison.
 
     ``verdict``: equal, differs, padding (only padding differs), follows (differs because what goes
-    in differs), shape, missing. ``largest`` and ``mean`` are absolute differences from the
-    reference; ``place`` says in words where the largest one is. ``bitwise``: the same bits, after
-    rounding to the coarser precision of the two.
+    in differs), shape, missing, raised (the code gave no numbers, ``reason`` says why).
+    ``largest`` and ``mean`` are absolute differences from the reference; ``place`` says in words
+    where the largest one is. ``bitwise``: the same bits, after rounding to the coarser precision of
+    the two.
     """
 
     name: str
@@ -71,19 +72,26 @@ class Report:
         """Whether there is none."""
         return self.first is None and bool(self.rows)
 
+    @property
+    def raised(self) -> bool:
+        """Whether the code raised an error, so that there are no numbers for a table."""
+        return self.first is not None and self.first.verdict == "raised"
+
     def __str__(self) -> str:
         """What a reader needs, in this order: first difference, mistake and cure, table."""
         lines = [self.title, "", self.verdict(), *self.shown]
         if self.diagnosis is not None:
             lines += ["", "Which mistake it is:"]
             lines += [f"  {line}" for line in str(self.diagnosis).splitlines()]
-        lines += ["", *table(self.folded())] if self.rows else []
+        lines += ["", *table(self.folded())] if self.rows and not self.raised else []
         return say("\n".join([*lines, "", *self.remarks()]).rstrip())
 
     def verdict(self) -> str:
         """The finding in a line."""
         if not self.rows:
             return "FAILED: there was nothing to compare"
+        if self.raised:
+            return f"FAILED: {self.first.reason}"
         if self.first:
             return f"FAILED: the first difference is in {self.first.name}"
         exact = sum(row.bitwise for row in self.rows)
@@ -91,7 +99,7 @@ class Report:
 
     def remarks(self) -> list[str]:
         """The notes, and why so much is allowed as the table says."""
-        reasons = dict.fromkeys(row.reason for row in self.rows if row.reason)
+        reasons = dict.fromkeys(row.reason for row in self.rows if row.reason and not self.raised)
         return self.notes + ([f"allowed: {'; '.join(reasons)}"] if reasons else [])
 
     def folded(self) -> list[Row]:

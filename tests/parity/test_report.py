@@ -292,6 +292,16 @@ class WrongShape(Embeddings):
         return super().forward(input_ids, token_type_ids).transpose(0, 1)
 
 
+class NoReturn(MultiHeadSelfAttention):
+    def forward(self, hidden, mask):
+        super().forward(hidden, mask)
+
+
+class NoModule:
+    def __init__(self, config):
+        pass
+
+
 class Crash(MultiHeadSelfAttention):
     def forward(self, hidden, mask):
         return self.quary(hidden)
@@ -322,9 +332,24 @@ def test_wrong_shapes_and_crashes_are_reported_not_raised():
     assert not (report := examine_code({"attention": Crash})).passed
     assert "has no attribute 'quary'" in str(report)
     assert "return self.quary(hidden)" in str(report), "the learner's own line"
+    assert "FAILED: your code raised AttributeError" in str(report)
+    for said in (str(report), to_html([report])):
+        assert "MISSING" not in said and "bitwise" not in said and "<table" not in said
     report = examine_code({"pooling": lambda hidden, mask: hidden[:, 0, :5]})
     assert report.first.verdict == "shape" and "(3, 5)" in str(report)
     assert not examine_code({"embeddings": WrongShape}).passed
+
+
+@pytest.mark.parametrize("kind, thing, said", [
+    ("attention", NoReturn, "your forward returned None (is there a return?); a tensor is needed"),
+    ("pooling", lambda hidden, mask: None, "your pooling returned None (is there a return?)"),
+    ("attention", lambda hidden, mask: hidden, "is no class; for attention a class is needed"),
+    ("feed_forward", lambda hidden: hidden * 2, "is no class; for feed_forward a class is needed"),
+    ("attention", NoModule, "NoModule is a class, but no nn.Module; for attention a class"),
+])  # fmt: skip
+def test_what_is_not_of_the_kind_that_is_needed_is_told(kind, thing, said):
+    report = examine_code({kind: thing})
+    assert not report.passed and said in report.verdict(), str(report)
 
 
 def test_the_help_names_the_weights_of_each_kind(capsys):
