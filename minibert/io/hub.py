@@ -285,11 +285,10 @@ def _ask_hub(name: str, asked: dict, fetch: partial) -> str:
         with _etags_that_are_names():
             return _while_it_moves(partial(fetch, allow_patterns=wanted), cache, name)
     except Exception as error:  # the HTTP library's (which one depends on the version), the disk's
-        what = str(error).strip().split("\n")[0]
-        unreached = (
-            f"{constants.ENDPOINT} was not reached or broke off ({type(error).__name__}: {what}); "
-            "the files that came in full are kept, run again"
-        )
+        why = f"{type(error).__name__}: {error}".strip().split("\n")[0]
+        snapshots = fetch.keywords["cache_dir"] / f"models--{name.replace('/', '--')}" / "snapshots"
+        kept = "the files that came in full are kept, " if any(snapshots.glob("*/*")) else ""
+        unreached = f"{constants.ENDPOINT} was not reached or broke off ({why}); {kept}run again"
         says = (reason for kind, reason in refused.items() if isinstance(error, kind))
         raise FileNotFoundError(next(says, unreached)) from error
 

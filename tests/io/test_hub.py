@@ -430,6 +430,7 @@ def test_a_hub_that_trickles_is_given_up(place, fake_hub):
     fake_hub.trickle.add("model.safetensors")
     result = place.run("some/bert", before="hub.PATIENCE = 2")
     assert "TimeoutError: less than 1000 bytes a second for 2 seconds" in result["message"]
+    assert "; the files that came in full are kept, run again" in result["message"]
 
 
 def test_what_the_hub_refuses_is_said_plainly(place, fake_hub):
@@ -475,7 +476,8 @@ def test_nothing_anywhere_says_what_was_tried_and_what_to_do(place, fake_hub):
     assert result["error"] == "FileNotFoundError"
     assert re.search(
         rf"(?s)1\..* 2\. {place.weights / SHORT}: .* 3\..*{fake_hub.url} was not reached or broke"
-        r" off.* 4\. the mirror tiny-bert-mirror==0.1.0: pip: ERROR.*PIP_INDEX_URL"
+        r" off [^;]*; run again\n"
+        r".* 4\. the mirror tiny-bert-mirror==0.1.0: pip: ERROR.*PIP_INDEX_URL"
         ".*A copy from another machine will do",
         result["message"],
     )
