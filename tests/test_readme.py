@@ -153,13 +153,27 @@ def test_every_command_runs(somewhere, pages, monkeypatch, capsys):
 
 def test_fine_tuning_takes_the_lines_of_python(somewhere, tmp_path, monkeypatch):
     lines = blocks("python")[3]
-    assert blocks("python", DETAILS[2].read_text("utf-8")) == [lines]
     monkeypatch.setattr(minibert, "finetune", partial(minibert.finetune, steps=2, batch_size=4))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notebooks").symlink_to(somewhere / "notebooks")
     answers: dict = {}
     exec(lines.replace("Classifier.from", "answers = Classifier.from"), answers)  # noqa: S102
     assert answers["answers"][0]["label"]
+
+
+def test_the_fine_tuning_in_python_is_that_of_the_command(monkeypatch):
+    page, asked = DETAILS[2].read_text("utf-8"), []
+
+    def begin(settings, out, **how):
+        asked.append((settings, out))
+        raise EOFError("enough")
+
+    monkeypatch.setattr("minibert.training.finetune.finetune", begin)
+    (code,) = blocks("python", page)
+    for start in (lambda: cli.main(commands(page)[0][1:]), lambda: exec(code, {})):  # noqa: S102
+        with pytest.raises(EOFError):
+            start()
+    assert asked[0] == asked[1] and len(asked) == 2
 
 
 def test_the_proofs_name_the_versions_that_ci_has():

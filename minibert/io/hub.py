@@ -285,7 +285,7 @@ def _ask_hub(name: str, asked: dict, fetch: partial) -> str:
         with _etags_that_are_names():
             return _while_it_moves(partial(fetch, allow_patterns=wanted), cache, name)
     except Exception as error:  # the HTTP library's (which one depends on the version), the disk's
-        why = f"{type(error).__name__}: {error}".strip().split("\n")[0]
+        why = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
         snapshots = fetch.keywords["cache_dir"] / f"models--{name.replace('/', '--')}" / "snapshots"
         kept = "the files that came in full are kept, " if any(snapshots.glob("*/*")) else ""
         unreached = f"{constants.ENDPOINT} was not reached or broke off ({why}); {kept}run again"
