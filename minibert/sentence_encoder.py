@@ -432,8 +432,9 @@ class SentenceEncoder(InBatches):
                 rows.extend(more)
                 owners.extend([i] * len(more))
             return rows, owners
+        have = "has" if len(long) == 1 else "have"
         message = (
-            f"{len(long)} of {len(texts)} texts have more than {self.max_length} tokens, the "
+            f"{len(long)} of {len(texts)} texts {have} more than {self.max_length} tokens, the "
             f"longest {max(batch.lengths)} (text {batch.lengths.index(max(batch.lengths))})"
         )
         if on_long == "error":

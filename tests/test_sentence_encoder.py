@@ -197,7 +197,7 @@ def test_wrong_input(tiny):
         tiny.encode(["a", 3])
     with pytest.raises(ValueError, match='on_long is "?\'?cut'):
         tiny.encode(["a"], on_long="cut")
-    with pytest.raises(ValueError, match="1 of 1 texts have more than 16 tokens, the longest 22"):
+    with pytest.raises(ValueError, match="1 of 1 texts has more than 16 tokens, the longest 22"):
         tiny.encode(["a " * 20], on_long="error")
     tiny.encode(["a " * 14], on_long="error")
     with pytest.raises(ValueError, match="size in a batch must be at least 1, not 0"):

@@ -241,7 +241,8 @@ def explore(args: argparse.Namespace) -> Result:
                 f"warning: {size / 1e6:.0f} MB is a lot for a page: a browser takes a while to "
                 "open it, and a phone may not. A smaller model or weights in float16 take less"
             )
-        said = f"{args.out}: {args.model} itself, {size / 1e6:.1f} MB; open it, type"
+        said = f"{args.out}: {args.model} itself, {size / 1e6:.1f} MB"
+        said += "; open it in a browser and type"
         return Result({"out": args.out, "model": args.model, "bytes": size}, lambda value: said)
     directory = open_directory(args.model)
     encoder, masked_lm = SentenceEncoder.from_pretrained(directory), load_masked_lm(directory)

@@ -43,7 +43,7 @@ def need_ending(path: str | os.PathLike, ending: str) -> None:
         ValueError: the name does not end so, or is that of a directory.
     """
     if Path(path).suffix != ending or Path(path).is_dir():
-        raise ValueError(f"{path}: what is written is a {ending} file; name one that ends so")
+        raise ValueError(f"{path}: give the name of a file that ends in {ending}")
 
 
 def no_such_file(path: str | os.PathLike) -> FileNotFoundError:

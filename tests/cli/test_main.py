@@ -419,7 +419,7 @@ def test_no_file_is_written_over(capsys, tmp_path, monkeypatch, words, option, e
     for out in ("notes.md", f"room{ending}"):
         for force in ([], ["--force"]):
             status, _, err = run(capsys, *words, option, out, *force)
-            assert status == 2 and f"minibert: {out}: what is written is a {ending} file" in err
+            assert status == 2 and f"{out}: give the name of a file that ends in {ending}\n" in err
     status, _, err = run(capsys, *words, option, f"mine{ending}")
     assert status == 2 and f"mine{ending} exists; name another file, or --force" in err
     assert [path.read_text() for path in tmp_path.iterdir() if path.is_file()] == ["mine"] * 2

@@ -174,7 +174,7 @@ def test_hints_and_files_to_start_from_are_chinese(tmp_path, capsys):
     ("parity mine.py --names bad.json", "minibert：bad.json 第 1 行：不是合法的 JSON"),
     ("explore a --model no/such/name --out a.html", "'no/such/name'：没有这个目录（从 {here}"),
     ("explore a b c --model {model} --out a.html", "minibert：给了 3 段文本；页面可以看一段，或者"),
-    ("explore a --out a.htm", "minibert：a.htm：要写的是 .html 文件；请用这个扩展名"),
+    ("explore a --out a.htm", "minibert：a.htm：请给出以 .html 结尾的文件名"),
     ("trace a", "minibert trace：用法错误：缺少必需的参数：--out"),
 ])
 def test_wrong_use_is_explained_in_chinese(words, said, tmp_path, model, capsys, monkeypatch):

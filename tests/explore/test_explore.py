@@ -330,6 +330,7 @@ def test_the_command_for_a_live_page(capsys, model, tmp_path, monkeypatch):
     out = tmp_path / "page.html"
     said = run(capsys, "explore", "--live", "--out", out)[1]
     assert said.startswith(f"{out}: minibert-small itself, 2")
+    assert said.endswith(" MB; open it in a browser and type\n")
     assert 10e6 < out.stat().st_size <= 25e6
     monkeypatch.setattr("minibert.explore.explore.LARGE", 1000)
     arguments = ["explore", "--live", "a", "b c", "--out", out, "--model", model, "--force"]
