@@ -84,14 +84,14 @@ def bench(
     try:
         with tempfile.TemporaryDirectory() as room:
             directory = locate(name)
+            encoder = SentenceEncoder.from_pretrained(directory, device="cpu")
+            kinds = texts(encoder.tokenizer, data, number, encoder.max_length)
             contestants, missing = gather(directory, Path(room), peers, say)
             with ended(contestants):
-                encoder = SentenceEncoder.from_pretrained(directory, device="cpu")
                 result = {
                     "machine": machine(), "model": name, "rounds": rounds, "missing": missing,
                     "matrix_gflops": [], "encode": {},
                 }
-                kinds = texts(encoder.tokenizer, data, number, encoder.max_length)
                 for kind, sample in kinds.items():
                     say(f"{kind}: {len(sample)} texts, {rounds} rounds")
                     rates = result["matrix_gflops"]

@@ -12,7 +12,7 @@ from support.tiny import ragged_batch
 
 from minibert.model import BertModel
 from minibert.sentence_encoder import SentenceEncoder
-from minibert.speed import int8
+from minibert.speed import int8, packed
 from minibert.training.adapt import add_lora
 
 TEXTS = [text for text, _ in small.sentences(40)]
@@ -39,6 +39,12 @@ def test_close_to_float32_and_the_same_in_any_company_bit_for_bit(hidden_act):
     assert 0.998 < (back.encode(TEXTS) * exact).sum(1).min()
     assert isinstance(back.model.embeddings.word, torch.nn.Embedding)
     assert not any(isinstance(part, int8.Int8Linear) for part in back.model.modules())
+
+
+def test_a_model_in_bfloat16_is_as_good_a_beginning():
+    exact, model = encoder(bert()).encode(TEXTS), bert().to(torch.bfloat16)
+    ours = encoder(int8.quantize(packed.pack(model, packed.BFloat16Linear)))
+    assert 0.99 < (ours.encode(TEXTS) * exact).sum(1).min() and ours.engine == "int8"
 
 
 def test_padding_reaches_no_token():
