@@ -464,13 +464,14 @@ def diagnose_parts(judges: Mapping[str, Judge]) -> Diagnosis | None:
 
     found = diagnose(list(judges.values()))
     if found and found.answers and not found.partial:
-        found.answers = tightest(found, list(judges.values())[-1])
+        found.answers, found.harmless = tightest(found, list(judges.values())[-1]), False
         return found
     for title, judge in judges.items():
         one = diagnose([judge])
         if one and one.answers:
             one.answers = tightest(one, judge)
-            one.name, one.partial = f"the part {title!r}", True
+            others = any(other.faults for other in judges.values() if other is not judge)
+            one.name, one.partial, one.harmless = f"the part {title!r}", others, False
             return one
     comparable = found and math.isfinite(found.residual)  # else another shape: nothing is near
     return found if comparable else None

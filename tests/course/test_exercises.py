@@ -83,7 +83,7 @@ def test_what_is_not_known_is_not_named_but_shown():
         return scores.masked_fill(mask[:, None, None] == 0, -1e9).softmax(-1)
 
     report = grade("attention", attention)
-    assert report.points == 3  # the rows sum to 1, the arguments are left alone
+    assert report.points == 4  # the rows sum to 1, all is finite, the arguments are left alone
     assert not report.diagnosis.answers
     for said in ("yours", "reference", "not in the catalogue"):
         assert said in str(report)
@@ -99,6 +99,22 @@ def test_only_some_parts_explained_is_said():
     report = grade("attention", attention)
     assert report.diagnosis.partial and "there is another difference" in str(report)
     assert report.diagnosis.answers[0] == (BY_KEY["no-scale"],)
+
+
+@pytest.mark.parametrize("masked, points, key", [
+    (lambda scores, real: scores.masked_fill(real == 0, -torch.inf), 9, "mask-infinite"),
+    (lambda scores, real: scores * real, 8, "mask-multiplied"),
+])  # fmt: skip
+def test_a_text_of_padding_alone_is_a_part_of_its_own(masked, points, key):
+    """It is looked at by itself, and what explains the only part that is wrong leaves nothing."""
+
+    def attention(query, key, mask):
+        scores = query @ key.mT / query.shape[-1] ** 0.5
+        return masked(scores, mask[:, None, None]).softmax(-1)
+
+    report = grade("attention", attention)
+    assert report.points == points and report.diagnosis.answers == [(BY_KEY[key],)]
+    assert "another difference" not in str(report) and "Only padding differs" not in str(report)
 
 
 @pytest.mark.parametrize("returned, said", [
