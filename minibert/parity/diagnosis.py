@@ -108,8 +108,8 @@ class Diagnosis:
                 if others:
                     known = "; ".join(f"{one.title} [{one.key}]" for one in others[:3])
                     more = f"; or {len(others) - 3} more" if len(others) > 3 else ""
-                    lines.append(f"    hides:  {known}{more}: these change no number as long as "
-                                 "it is there; fix it and run again")
+                    lines.append("    hides:  if it is there, too, it can't be seen until this is "
+                                 f"fixed: {known}{more}")
         lines += [
             "or both of these at once, which give the same numbers here: "
             + " + ".join(f"{mistake.title} [{mistake.key}]" for mistake in pair)
@@ -589,13 +589,16 @@ def diagnose(
     elif mistakes:
         rests = [main.left_over(first, mistake.changes) for mistake in mistakes]
         share = min(rests) / (main.left_over(first, {}) or 1.0)
-        if share <= 0.9:
+        if share < 0.5:
             result.residual, result.nearest = share, singles[rests.index(min(rests))]
     return result
 
 
 def suspects(seen: Sequence[tuple[Judge, list[str]]]) -> list[Mistake]:
-    """The mistakes that change any of these tensors that are wrong, on any of the inputs."""
-    wrong = [(judge, [n for n in names if judge.verdicts.get(n) != "equal"])
+    """The mistakes that change any of these tensors that are wrong, on any of the inputs.
+
+    What went into somebody's code was not made by it, though padding may differ there.
+    """
+    wrong = [(judge, [n for n in names if n in judge.own and judge.verdicts.get(n) != "equal"])
              for judge, names in seen]
     return [m for m in CATALOGUE if any(judge.visible(m.changes, names) for judge, names in wrong)]

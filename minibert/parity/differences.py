@@ -76,11 +76,13 @@ def describe(
         worst = unravel(off.argmax(), off.shape)
         lines.append(f"  worst at {in_words(name, worst, off.shape, batch)}:")
         start = max(0, min(worst[-1] - 2, off.shape[-1] - 5))
-        near = (*worst[:-1], slice(start, start + 5))
+        near, marked = (*worst[:-1], slice(start, start + 5)), worst[-1] - start
     else:
-        near = (None,)
+        near, marked = (None,), None
     for who, values in (("yours", a), ("reference", b)):
-        lines.append(f"    {who:9} " + " ".join(f"{x:12.6g}" for x in values[near].tolist()))
+        cells = (f"[{x:.6g}]" if i == marked else f"{x:.6g} "
+                 for i, x in enumerate(values[near].tolist()))
+        lines.append(f"    {who:9} " + "".join(f"{cell:>13}" for cell in cells).rstrip())
     lines.append(f"  the difference is {where(name, off > allowed, batch, heads)}")
     masked = (a <= -1e4) & (b <= -1e4)
     a, b = torch.where(masked, 0.0, a), torch.where(masked, 0.0, b)
@@ -134,7 +136,8 @@ def of_a_text(wrong: Tensor, names: list[str], batch: Batch, heads: int) -> str:
 def pattern(got: Tensor, expected: Tensor, allowed: float) -> str:
     """Whether a difference has a simple form: a factor, an offset, a transpose, a permutation."""
     if not (got.isfinite().all() and expected.isfinite().all()) or got.numel() < 4:
-        return "not a number in some places" if not got.isfinite().all() else ""
+        bad = 100 * float((~got.isfinite()).double().mean())
+        return f"not a number in {bad:.3g} % of the places" if bad else ""
     near = max(allowed, 1e-5 * float(got.abs().max()))
 
     def equal(one: Tensor, two: Tensor | float) -> bool:

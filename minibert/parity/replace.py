@@ -19,6 +19,7 @@ A class may name and lay out its parameters as it likes: what is what is found o
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from zipfile import BadZipFile
@@ -383,6 +384,12 @@ def first_failure(looks: Sequence[tuple[Report, Judge]], pairs: bool) -> Report:
     report, judge = next((one for one in looks if not one[0].passed), looks[0])
     if can_be_named(report, judge):
         report.diagnosis = diagnose([judge for _, judge in looks], pairs)
+        unnamed = report.diagnosis is not None and not report.diagnosis.answers
+        if unnamed and re.match(r"layers\.\d+\.(attention|feed_forward_norm)", report.first.name):
+            mine, right = judge.mine[report.first.name], judge.predict(report.first.name, {})
+            if right.isfinite().all() and not mine.isfinite().all():
+                report.shown += ["  the mask is to be added to the scores: it is 0 for real "
+                                 "tokens, the dtype's minimum for padding"]
     return report
 
 

@@ -114,6 +114,8 @@ def test_a_text_of_padding_alone_is_a_part_of_its_own(masked, points, key):
 
     report = grade("attention", attention)
     assert report.points == points and report.diagnosis.answers == [(BY_KEY[key],)]
+    hidden = report.diagnosis.hidden.get(key, ())  # of the code's own part
+    assert {mistake.section for mistake in hidden} <= {"Attention"}
     assert "another difference" not in str(report) and "Only padding differs" not in str(report)
 
 

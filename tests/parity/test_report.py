@@ -231,6 +231,17 @@ def test_where_a_difference_is():
     assert "worst at text 1, token 2 (id" in said((1, 2, 7), 99.0)
 
 
+def test_the_number_at_the_worst_place_is_marked_and_what_is_no_number_is_counted():
+    right = torch.arange(12.0).view(2, 6)
+    for place, yours in ((0, "[9] 1"), (4, "3 [9] 5"), (5, "4 [9]")):
+        wrong = right.clone()
+        wrong[0, place] = 9
+        said = [line.split() for line in describe("x", wrong, right, 1e-6)]
+        assert yours in " ".join(said[2]) and f"[{place}]" in said[3]
+    right[1] = torch.nan
+    assert pattern(right, torch.ones(2, 6), 1e-6) == "not a number in 50 % of the places"
+
+
 def test_what_kind_a_difference_is():
     x = torch.randn(3, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert "factor: 2.5" in pattern(2.5 * x, x, 1e-9)
@@ -292,6 +303,26 @@ class WrongShape(Embeddings):
         return super().forward(input_ids, token_type_ids).transpose(0, 1)
 
 
+class MaskedTimes(MultiHeadSelfAttention):
+    def attend(self, scores, mask):
+        return (scores * mask).softmax(-1)
+
+    def forward(self, hidden, mask):
+        q, k, v = (self.split_heads(part(hidden)) for part in (self.query, self.key, self.value))
+        weights = self.attend(q @ k.transpose(2, 3) / q.shape[3] ** 0.5, mask)
+        return self.output(self.merge_heads(weights @ v))
+
+
+class OverQueries(MaskedTimes):
+    def attend(self, scores, mask):
+        return (scores + mask).softmax(-2)
+
+
+class TooFlat(MaskedTimes):
+    def attend(self, scores, mask):
+        return (scores * 0.85 + mask).softmax(-1)
+
+
 class NoReturn(MultiHeadSelfAttention):
     def forward(self, hidden, mask):
         super().forward(hidden, mask)
@@ -350,6 +381,24 @@ def test_wrong_shapes_and_crashes_are_reported_not_raised():
 def test_what_is_not_of_the_kind_that_is_needed_is_told(kind, thing, said):
     report = examine_code({kind: thing})
     assert not report.passed and said in report.verdict(), str(report)
+
+
+def test_a_mask_that_makes_nan_is_told_how_it_is_meant():
+    hint = "the mask is to be added to the scores: it is 0 for real tokens"
+    assert hint in str(examine_code({"attention": MaskedTimes}))
+    assert hint not in str(examine_code({"attention": TooFlat}))
+
+
+def test_what_is_far_is_not_called_the_nearest():
+    """The nearest there is leaves most of the difference."""
+    report = examine_code({"attention": TooFlat})
+    assert not report.diagnosis.answers and not report.diagnosis.nearest, str(report)
+    assert "nothing in the catalogue comes near" in str(report)
+
+
+def test_what_may_be_hidden_is_no_accusation():
+    said = "hides:  if it is there, too, it can't be seen until this is fixed: the scores of padded"
+    assert said in str(examine_code({"attention": OverQueries}))
 
 
 def test_the_help_names_the_weights_of_each_kind(capsys):
