@@ -116,7 +116,7 @@ def as_texts(texts: Iterable[str], *, list_of: bool = True) -> Iterable[str]:
     if isinstance(texts, set | frozenset):
         raise TypeError(f"a {kind} has no order to tell whose each row is; pass a list")
     if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
-        raise TypeError(f"a text or texts (str) are needed, not a {kind}")
+        raise TypeError(f"a text or texts (str) are needed; this is of type {kind}")
     if not list_of:
         return texts
     texts = list(texts)

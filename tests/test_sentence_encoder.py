@@ -220,9 +220,9 @@ def test_texts_of_every_kind(tiny):
         columns = ("text",)
 
     for wrong, message in (
-        (dict.fromkeys(texts), "texts .str. are needed, not a dict"),
-        (b"a b", "not a bytes"),
-        (None, "not a NoneType"),
+        (dict.fromkeys(texts), "texts .str. are needed; this is of type dict"),
+        (b"a b", "of type bytes"),
+        (None, "of type NoneType"),
         ({"a", "b"}, "a set has no order .* pass a list"),
         (frozenset("ab"), "a frozenset has no order"),
         (DataFrame(text=texts), "a DataFrame is a table, not texts; pass one of its columns"),
