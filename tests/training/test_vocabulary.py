@@ -132,7 +132,7 @@ def test_the_command(tmp_path, capsys):
 @pytest.mark.parametrize("words, message", [
     (["loop", "--out", "vocab.txt"], "loop: no such file"),
     (["--out", "text.txt", "--force"], "one of the texts"),
-    (["--out", "vocab.json"], "a .txt file"),
+    (["--out", "vocab.json"], "ends in .txt"),
     (["--out", "vocab.txt", "--held-out-share", 1], "the share held out"),
     (["--out", "vocab.txt", "--size", 7], "at least"),
 ])  # fmt: skip
