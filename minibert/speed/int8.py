@@ -32,7 +32,7 @@ from minibert.io.directory import open_directory
 from minibert.io.files import atomic_directory
 from minibert.model import BertModel
 from minibert.pretrained import NoInitialisation
-from minibert.speed.packed import BFloat16Linear, PackedLinear
+from minibert.speed.packed import PackedLinear
 from minibert.trace import record
 
 FILE = checkpoint.INT8
@@ -190,9 +190,10 @@ def quantize(model: BertModel) -> BertModel:
     Raises:
         ValueError: a linear layer is not an ``nn.Linear`` (any more): one with LoRA matrices, say.
     """
-    before, floats = dict(model.named_modules()), (nn.Linear, PackedLinear, BFloat16Linear)
+    before = dict(model.named_modules())
     for name, part in before.items():
-        if name.endswith(LINEAR) and type(part) not in floats:
+        plain = type(part) is nn.Linear or isinstance(part, PackedLinear)
+        if name.endswith(LINEAR) and not plain:
             raise ValueError(
                 f"{name} is a {type(part).__name__}; int8 takes the place of nn.Linear: merge LoRA "
                 "matrices first"

@@ -5,8 +5,8 @@ For the few tokens of one short text that is half of the time. `PackedLinear` do
 again when the weight has changed. It takes the place of ``nn.Linear``; the model around it stays
 the one that you read. The sums are added in another order, so the numbers differ by about 3e-7.
 
-`BFloat16Linear` is the same in bfloat16: half of the bytes, and a quarter of the time for a product
-where the processor has instructions for it, but three digits only.
+`BFloat16Linear` is the same in bfloat16: half of the bytes, and about half of the time where the
+processor has instructions for it, but three digits only.
 """
 
 from __future__ import annotations
