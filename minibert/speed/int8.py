@@ -32,7 +32,7 @@ from minibert.io.directory import open_directory
 from minibert.io.files import atomic_directory
 from minibert.model import BertModel
 from minibert.pretrained import NoInitialisation
-from minibert.speed.packed import PackedLinear
+from minibert.speed.packed import PackedLinear, ShortSoftmax
 from minibert.trace import record
 
 FILE = checkpoint.INT8
@@ -177,6 +177,7 @@ def swap_in(model: BertModel) -> None:
         rounding = Rounding()
         for name in ("query", "key", "value"):
             setattr(layer.attention, name, Int8Linear(H, H, smooth=True, rounding=rounding))
+        layer.attention.probabilities = ShortSoftmax(dim=-1)
         layer.attention.output = Int8Linear(H, H)
         layer.feed_forward.expand = Int8Linear(H, F, smooth=True)
         layer.feed_forward.contract = Int8Linear(F, H, floor=FLOORS[config.hidden_act])

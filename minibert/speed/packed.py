@@ -7,6 +7,8 @@ the one that you read. The sums are added in another order, so the numbers diffe
 
 `BFloat16Linear` is the same in bfloat16: half of the bytes, and about half of the time where the
 processor has instructions for it, but three digits only.
+
+`ShortSoftmax` goes with both: the softmax of a text of a few tokens.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from minibert.batching import round_up
 # With AVX-512 the second copy is faster for any number of tokens; with AVX2 alone, for few.
 AVX512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 MOST_TOKENS = 1_000_000_000 if AVX512 else 64
+LANES = 16 if AVX512 else 8  # float32 numbers that the processor computes at once
 
 steps = 0  # of all optimizers of this process
 
@@ -89,6 +92,26 @@ class BFloat16Linear(PackedLinear):
     engine, dtype = "bf16", torch.bfloat16
 
 
+class ShortSoftmax(nn.Softmax):
+    """``nn.Softmax``, written out where a row has fewer numbers than the processor takes at once.
+
+    Torch's kernel fills the processor's registers from one row, and takes the numbers of a shorter
+    one singly: in texts of 10 tokens it is a twentieth of the time of `encode`. Every step of the
+    formula by itself goes through all rows at once. The numbers differ by some 1e-7; where
+    gradients are wanted, this *is* ``nn.Softmax``.
+
+    Shapes: (..., n) → (..., n).
+    """
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """exp(x) / Σ exp(x), with the largest x of each row taken off all of them beforehand."""
+        if scores.shape[-1] >= LANES or self.dim != -1 or torch.is_grad_enabled():
+            return super().forward(scores)
+        powers = scores.float() - scores.amax(-1, keepdim=True)
+        powers = powers.exp_()
+        return powers.div_(powers.sum(-1, keepdim=True)).to(scores.dtype)
+
+
 def lay_out(weight: Tensor, dtype: torch.dtype) -> Tensor | None:
     """The weight in oneDNN's blocks, or None where oneDNN does not take it."""
     if weight.dtype != dtype or weight.device.type != "cpu":
@@ -114,9 +137,14 @@ def no_bfloat16() -> str | None:
 
 
 def pack(model: nn.Module, kind: type[PackedLinear] = PackedLinear) -> nn.Module:
-    """Swap every ``nn.Linear`` of a model for a `PackedLinear`, in place; returns the model."""
+    """Swap every ``nn.Linear`` of a model for a `PackedLinear`, in place; returns the model.
+
+    Every ``nn.Softmax`` becomes a `ShortSoftmax`.
+    """
     for module in list(model.modules()):
         for name, part in module.named_children():
             if type(part) is nn.Linear:
                 setattr(module, name, kind(part))
+            elif type(part) is nn.Softmax:
+                setattr(module, name, ShortSoftmax(part.dim).train(part.training))
     return model
