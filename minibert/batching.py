@@ -18,9 +18,10 @@ from torch import nn
 
 BATCH_TOKENS = 512  # the most tokens in a batch, padding included
 GPU_BATCH_TOKENS = 32768  # there: a small batch leaves most of a GPU idle
-MIN_BATCH_TOKENS = 128  # fewer are one batch, on all threads: two would fetch all weights twice
-MOST_BATCHES = 4  # for each thread, as long as they are not full
+MIN_BATCH_TOKENS = 64  # where texts are divided among threads
+MOST_BATCHES = 8  # for each thread; with more, it hardly matters which of them ends last
 MAX_PADDING = 64  # tokens of padding in a batch: more would cost more than another batch
+BATCH_COST = 48  # what a batch costs beside its tokens, in tokens: Python, and fetching all weights
 
 Item = TypeVar("Item")
 STARTING = threading.Lock()  # threads are started one call after the other
@@ -89,6 +90,20 @@ def leave(batch: list[int], lengths: Sequence[int]) -> list[int]:
     keep = min(some, key=lambda texts: round_up(texts * longest) - texts * longest)
     left, batch[keep:] = batch[keep:], []
     return left
+
+
+def busiest(batches: list[list[int]], lengths: Sequence[int], threads: int) -> float:
+    """How many tokens the busiest thread computes, where each takes the largest batch next.
+
+    A single batch is computed on all threads.
+    """
+    sizes = [round_up(len(batch) * lengths[batch[0]]) + BATCH_COST for batch in batches]
+    if len(sizes) == 1:
+        return sizes[0] / threads
+    loads = [0] * threads
+    for size in sorted(sizes, reverse=True):
+        loads[loads.index(min(loads))] += size
+    return max(loads)
 
 
 def round_up(tokens: int) -> int:
@@ -245,15 +260,15 @@ class InBatches:
         padding = MAX_PADDING if cpu else max(MAX_PADDING, batch_tokens // 16)
         padding = 0 if self.engine == "int8" else padding  # see `SentenceEncoder.hidden_states`
         cut = functools.partial(make_batches, lengths, size=batch_size, padding=padding, even=cpu)
-        batches, total = cut(tokens=batch_tokens), sum(lengths)
-        most = min(total // MIN_BATCH_TOKENS, MOST_BATCHES * threads)
-        most -= most % threads if most > threads else 0
-        if threads > 1 < most and batch_size is None and len(batches) <= most:
-            # Of like size, so that all end together. The steps are wide: each cuts all texts anew.
-            share = total // most
-            shares = range(share, batch_tokens, max(share // 16, 16))
-            cuts = (cut(tokens=share) for share in shares)
-            batches = next((some for some in cuts if len(some) <= most), batches)
+        batches = cut(tokens=batch_tokens)
+        if 1 < len(batches) <= MOST_BATCHES * threads and threads > 1 and batch_size is None:
+            # There are few, so it matters that all threads end together: cut in other ways, too.
+            share = max(sum(lengths) // (MOST_BATCHES * threads), MIN_BATCH_TOKENS)
+            shares = range(share, batch_tokens, (batch_tokens - share) // 8 + 1)
+            cuts = [batches, *(cut(tokens=share) for share in shares)]
+            if padding and len(rows) * max(lengths) <= batch_tokens:
+                cuts.append([sorted(range(len(rows)), key=lambda i: -lengths[i])])
+            batches = min(cuts, key=lambda cut: busiest(cut, lengths, threads))
         return sorted(batches, key=lambda batch: -len(batch) * lengths[batch[0]])
 
     def run(

@@ -13,7 +13,7 @@ import torch
 from support.tiny import WORDS, build, tiny_config, words
 
 from minibert import batching
-from minibert.batching import make_batches, round_up
+from minibert.batching import busiest, make_batches, round_up
 from minibert.io.checkpoint import read_safetensors
 from minibert.model import BertModel
 from minibert.pretrained import round_to_half
@@ -49,7 +49,7 @@ def test_a_stream_is_encoded_chunk_by_chunk(tiny):
 
 
 def test_every_thread_gets_a_share_of_few_texts(tiny, monkeypatch):
-    """Batches of like size, as many for each thread, and a rest; what is small stays one."""
+    """Batches of like size, as many for each thread; what is small stays one."""
     sizes = []
     encode_batch = tiny.encode_batch
     monkeypatch.setattr(
@@ -59,8 +59,18 @@ def test_every_thread_gets_a_share_of_few_texts(tiny, monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     tiny.encode(["a b c d e f g h"] * 400)  # 10 tokens each
     tiny.encode(["a b c d e f g h"] * 25)
-    tiny.encode(["a b c d e f g h"] * 27)  # not 25 and 2
-    assert sizes == [48] * 8 + [16] + [25] + [15, 12]
+    assert sizes == [40] * 10 + [25]
+
+
+def test_no_thread_waits_long_for_another(tiny, monkeypatch):
+    """A few longer texts are no batch of their own, with all others in one that takes longer."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    lengths = [20] * 2 + [10] * 14
+    batches = tiny.batches([[0] * n for n in lengths], None, None)
+    uneven = busiest([[0, 1], [*range(2, 16)]], lengths, 2)
+    assert busiest(batches, lengths, 2) < 0.9 * uneven
+    small = tiny.batches([[0] * n for n in lengths], None, 40)
+    assert all(len(batch) * lengths[batch[0]] <= 40 for batch in small)
 
 
 def test_few_texts_are_shared_by_many_threads_and_soon(tiny, monkeypatch):

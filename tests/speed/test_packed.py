@@ -10,7 +10,7 @@ from support.tiny import ragged_batch
 from torch import nn
 
 from minibert.speed import packed as packed_module
-from minibert.speed.packed import PackedLinear, available, pack
+from minibert.speed.packed import PackedLinear, ShortSoftmax, available, pack
 
 pytestmark = pytest.mark.skipif(
     not available(), reason="this build of torch has no oneDNN: nothing is packed here"
@@ -119,6 +119,34 @@ def test_a_packed_model_gives_the_numbers_of_the_textbook(hidden_act):
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         assert torch.allclose(value, theirs[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize("keys", (1, 5, packed_module.LANES - 1, packed_module.LANES, 33))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+def test_a_short_softmax_gives_the_numbers_of_the_softmax(keys, dtype):
+    """Also where all keys but some are masked, all of them, or the scores are large."""
+    scores = torch.randn(3, 4, 6, keys, generator=torch.Generator().manual_seed(0)) * 30
+    scores[0, ..., keys // 2 :] = torch.finfo(dtype).min
+    scores[1, 0] = torch.finfo(dtype).min
+    scores = scores.to(dtype)
+    plain = scores.softmax(-1)
+    with torch.inference_mode():
+        short = ShortSoftmax(-1)(scores.clone())
+    assert short.dtype == dtype and short.shape == plain.shape
+    least = {torch.float32: 1e-6, torch.bfloat16: 1e-2}[dtype]
+    assert torch.allclose(short, plain, rtol=least, atol=0 if dtype == torch.bfloat16 else 1e-7)
+    assert torch.equal(ShortSoftmax(-1)(scores), plain)  # with gradients on, it is the softmax
+    with torch.inference_mode():
+        assert torch.equal(ShortSoftmax(0)(scores), scores.softmax(0))
+
+
+def test_a_short_softmax_is_swapped_in_and_in_the_same_mode():
+    """In another mode than its model it would make `encode` copy the model at every call."""
+    model = pack(bert("gelu").eval())
+    parts = [layer.attention.probabilities for layer in model.layers]
+    assert all(type(part) is ShortSoftmax for part in parts)
+    assert not any(part.training for part in model.modules())
+    assert all(part.training for part in pack(bert("gelu").train()).modules())
 
 
 def test_the_plain_model_can_be_exported():
