@@ -264,7 +264,7 @@ class InBatches:
         if 1 < len(batches) <= MOST_BATCHES * threads and threads > 1 and batch_size is None:
             # There are few, so it matters that all threads end together: cut in other ways, too.
             share = max(sum(lengths) // (MOST_BATCHES * threads), MIN_BATCH_TOKENS)
-            shares = range(share, batch_tokens, (batch_tokens - share) // 8 + 1)
+            shares = range(share, batch_tokens, max(batch_tokens - share, 0) // 8 + 1)
             cuts = [batches, *(cut(tokens=share) for share in shares)]
             if padding and len(rows) * max(lengths) <= batch_tokens:
                 cuts.append([sorted(range(len(rows)), key=lambda i: -lengths[i])])
