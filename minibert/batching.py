@@ -268,7 +268,7 @@ class InBatches:
             cuts = [batches, *(cut(tokens=share) for share in shares)]
             if padding and len(rows) * max(lengths) <= batch_tokens:
                 cuts.append([sorted(range(len(rows)), key=lambda i: -lengths[i])])
-            batches = min(cuts, key=lambda cut: busiest(cut, lengths, threads))
+            batches = min(cuts, key=lambda some: busiest(some, lengths, threads))
         return sorted(batches, key=lambda batch: -len(batch) * lengths[batch[0]])
 
     def run(
