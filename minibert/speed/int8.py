@@ -116,7 +116,7 @@ class Int8Linear(nn.Module):
             q = (x * factor).add_(shift).round_().to(torch.int8)  # (..., in)
             product = torch._int_mm(q.flatten(0, -2), self.weight).add_(self.offset)
         y = product.float().view(*x.shape[:-1], -1).mul_(largest)  # (..., out)
-        return y.mul_(self.scale).add_(self.bias)
+        return torch.addcmul(self.bias, y, self.scale, out=y)
 
     @torch.no_grad()
     def fill(self, linear: nn.Linear, smooth: Tensor | None = None) -> None:
