@@ -180,7 +180,8 @@ class SentenceEncoder(InBatches):
         2e-6 in float32, 0.02 in bf16, not at all in int8).
 
         What runs is ``self.model``, the `BertModel` in ``model.py``; with the default engine of a
-        CPU its ``nn.Linear`` layers have been swapped for faster ones (``engine`` says so).
+        CPU its ``nn.Linear`` layers and its softmax have been swapped for faster ones (``engine``
+        says so).
 
         Args:
             texts: a text, or texts; for more than fit into memory see `stream`.
