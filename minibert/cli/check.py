@@ -245,11 +245,12 @@ def bench(args: argparse.Namespace) -> Result:
     if args.train or args.profile:
         if args.svg or args.data:
             raise ValueError("--svg and --data belong to encoding, not to --train")
-        steps = training_steps(args.model, peers=not args.alone)
-        with measure.ended(steps):
-            value = measure.bench_training(
-                args.model, steps, batch=16, rounds=args.rounds, profile=args.profile
-            )
+        with measure.using_threads(args.threads):
+            steps = training_steps(args.model, peers=not args.alone)
+            with measure.ended(steps):
+                value = measure.bench_training(
+                    args.model, steps, batch=16, rounds=args.rounds, profile=args.profile
+                )
     else:
         value = measure.bench(
             args.model, data=args.data, number=args.number, threads=args.threads,

@@ -80,27 +80,33 @@ def bench(
     """
     if rounds < 1 or number < 1:
         raise ValueError(f"rounds is {rounds}, number {number}; both must be at least 1")
+    with using_threads(threads), tempfile.TemporaryDirectory() as room:
+        directory = locate(name)
+        encoder = SentenceEncoder.from_pretrained(directory, device="cpu")
+        kinds = texts(encoder.tokenizer, data, number, encoder.max_length)
+        contestants, missing = gather(directory, Path(room), peers, say)
+        with ended(contestants):
+            result = {
+                "machine": machine(), "model": name, "rounds": rounds, "missing": missing,
+                "matrix_gflops": [], "encode": {},
+            }
+            for kind, sample in kinds.items():
+                say(f"{kind}: {len(sample)} texts, {rounds} rounds")
+                rates = result["matrix_gflops"]
+                result["encode"][kind] = race(contestants, sample, rounds, encoder, rates)
+            result["start"] = cold_start(directory, rounds, peers) if start else {}
+    return result
+
+
+@contextlib.contextmanager
+def using_threads(threads: int | None) -> Iterator[None]:
+    """Have torch, and each `Apart` that begins here, compute on so many threads; None: as it is."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        with tempfile.TemporaryDirectory() as room:
-            directory = locate(name)
-            encoder = SentenceEncoder.from_pretrained(directory, device="cpu")
-            kinds = texts(encoder.tokenizer, data, number, encoder.max_length)
-            contestants, missing = gather(directory, Path(room), peers, say)
-            with ended(contestants):
-                result = {
-                    "machine": machine(), "model": name, "rounds": rounds, "missing": missing,
-                    "matrix_gflops": [], "encode": {},
-                }
-                for kind, sample in kinds.items():
-                    say(f"{kind}: {len(sample)} texts, {rounds} rounds")
-                    rates = result["matrix_gflops"]
-                    result["encode"][kind] = race(contestants, sample, rounds, encoder, rates)
-                result["start"] = cold_start(directory, rounds, peers) if start else {}
+        yield
     finally:
         torch.set_num_threads(before)
-    return result
 
 
 def machine() -> dict:

@@ -87,8 +87,9 @@ def test_own_texts(capsys, model, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_training_and_its_profile(capsys, model):
     arguments = ["--model", model, "--profile", "--rounds", 1, "--alone", "--json"]
-    status, out, _ = run(capsys, "bench", *arguments)
+    status, out, _ = run(capsys, "bench", *arguments, "--threads", 3)
     found = json.loads(out)
+    assert found["machine"]["threads"] == 3 != torch.get_num_threads()
     assert status == 0 and found["training"]["minibert"]["steps_per_s"] > 0
     assert sum(row["share"] for row in found["profile"]) <= 1 + 1e-9
     assert any("mm" in row["operation"] for row in found["profile"])
