@@ -107,8 +107,8 @@ class ShortSoftmax(nn.Softmax):
         """exp(x) / Σ exp(x), with the largest x of each row taken off all of them beforehand."""
         if scores.shape[-1] >= LANES or self.dim != -1 or torch.is_grad_enabled():
             return super().forward(scores)
-        powers = scores.float() - scores.amax(-1, keepdim=True)
-        powers = powers.exp_()
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        powers = (scores.to(wide) - scores.amax(-1, keepdim=True)).exp_()
         return powers.div_(powers.sum(-1, keepdim=True)).to(scores.dtype)
 
 

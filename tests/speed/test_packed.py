@@ -122,19 +122,18 @@ def test_a_packed_model_gives_the_numbers_of_the_textbook(hidden_act):
 
 
 @pytest.mark.parametrize("keys", (1, 5, packed_module.LANES - 1, packed_module.LANES, 33))
-@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+@pytest.mark.parametrize("dtype", (torch.float64, torch.float32, torch.bfloat16))
 def test_a_short_softmax_gives_the_numbers_of_the_softmax(keys, dtype):
     """Also where all keys but some are masked, all of them, or the scores are large."""
-    scores = torch.randn(3, 4, 6, keys, generator=torch.Generator().manual_seed(0)) * 30
+    scores = torch.randn(3, 4, 6, keys, generator=torch.Generator().manual_seed(0)).to(dtype) * 30
     scores[0, ..., keys // 2 :] = torch.finfo(dtype).min
     scores[1, 0] = torch.finfo(dtype).min
-    scores = scores.to(dtype)
     plain = scores.softmax(-1)
     with torch.inference_mode():
         short = ShortSoftmax(-1)(scores.clone())
     assert short.dtype == dtype and short.shape == plain.shape
-    least = {torch.float32: 1e-6, torch.bfloat16: 1e-2}[dtype]
-    assert torch.allclose(short, plain, rtol=least, atol=0 if dtype == torch.bfloat16 else 1e-7)
+    least = 8 * torch.finfo(dtype).eps
+    assert torch.allclose(short, plain, rtol=least, atol=torch.finfo(dtype).eps)
     assert torch.equal(ShortSoftmax(-1)(scores), plain)  # with gradients on, it is the softmax
     with torch.inference_mode():
         assert torch.equal(ShortSoftmax(0)(scores), scores.softmax(0))
