@@ -267,7 +267,7 @@ class InBatches:
             shares = range(share, batch_tokens, max(batch_tokens - share, 0) // 8 + 1)
             cuts = [batches, *(cut(tokens=share) for share in shares)]
             if padding and len(rows) * max(lengths) <= batch_tokens:
-                cuts.append([sorted(range(len(rows)), key=lambda i: -lengths[i])])
+                cuts.append(make_batches(lengths))  # all in one
             batches = min(cuts, key=lambda some: busiest(some, lengths, threads))
         return sorted(batches, key=lambda batch: -len(batch) * lengths[batch[0]])
 

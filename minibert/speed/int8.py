@@ -249,6 +249,8 @@ def dequantize(model: BertModel) -> BertModel:
         for name, part in module.named_children():
             if isinstance(part, Int8Linear):
                 setattr(module, name, part.to_float())
+            elif isinstance(part, ShortSoftmax):
+                setattr(module, name, nn.Softmax(part.dim).train(part.training))
     table = model.embeddings.word
     words, pad = table.weight.float() * table.scale, model.config.pad_token_id
     model.embeddings.word = nn.Embedding(*words.shape, padding_idx=pad, _weight=words)

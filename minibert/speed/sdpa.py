@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minibert.attention import MultiHeadSelfAttention
+from minibert.speed.packed import ShortSoftmax
 
 
 class FusedAttention(MultiHeadSelfAttention):
@@ -44,7 +45,8 @@ class FusedAttention(MultiHeadSelfAttention):
 
     def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """Mix the values of all tokens, each weighted by how well its key fits the query."""
-        if not (unseen(self.probabilities, nn.Softmax) and unseen(self.dropout, nn.Dropout)):
+        softmax = unseen(self.probabilities, nn.Softmax, ShortSoftmax)
+        if not (softmax and unseen(self.dropout, nn.Dropout)):
             return super().forward(hidden, mask)
         query = self.split_heads(self.query(hidden))  # (B, N, T, D)
         key = self.split_heads(self.key(hidden))  # (B, N, T, D)
@@ -59,11 +61,11 @@ class FusedAttention(MultiHeadSelfAttention):
         return self.output(self.merge_heads(context))  # (B, T, H)
 
 
-def unseen(part: nn.Module, kind: type) -> bool:
-    """Whether a part is the textbook's own, and nobody has put a hook on it."""
+def unseen(part: nn.Module, *kinds: type) -> bool:
+    """Whether a part is one of ours, and nobody has put a hook on it."""
     hooks = part._forward_hooks, part._forward_pre_hooks
     back = part._backward_hooks, part._backward_pre_hooks
-    return type(part) is kind and not any((*hooks, *back))
+    return type(part) in kinds and not any((*hooks, *back))
 
 
 def fuse(model: nn.Module) -> nn.Module:

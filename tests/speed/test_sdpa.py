@@ -7,6 +7,7 @@ import torch
 from support.small import SHAPES, bert
 from support.tiny import ragged_batch
 
+from minibert.speed.packed import pack
 from minibert.speed.sdpa import FusedAttention, fuse
 from minibert.trace import trace
 
@@ -58,6 +59,19 @@ def test_dropout_while_training_and_only_then():
     assert not torch.equal(attention(x, None), attention(x, None))
     attention.dropout.p = 0.0
     assert torch.equal(attention(x, None), attention(x, None))
+
+
+def test_a_packed_model_is_fused_too(monkeypatch):
+    """Its softmax is another than the textbook's, but one of ours: the kernel stands for it."""
+    calls, kernel = [], torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_dot_product_attention",
+        lambda *args: calls.append(1) or kernel(*args),
+    )  # fmt: skip
+    model = fuse(pack(bert("gelu")))
+    with torch.inference_mode():
+        model(**ragged_batch(model.config))
+    assert len(calls) == len(model.layers)
 
 
 def test_who_looks_at_the_softmax_sees_it():
